@@ -1,0 +1,55 @@
+# Two commands on a fresh machine do all the set-up: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+
+.PHONY: help demo test check lint docs bench faults clean
+
+help:
+	@echo "make demo      the main job, end to end, on this machine (ONCE=1: one round, then stop)"
+	@echo "make test      install what is missing, then the whole suite against real servers"
+	@echo "make check     lint, types, floors, docs, and make test"
+	@echo "make bench     every figure in the docs, beside its peers"
+	@echo "make faults    seeded random kills (SEED=n KILLS=200 MESSAGES=10000)"
+
+$(STAMP): pyproject.toml
+	$(PYTHON) tools/python_is_new_enough.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev --editable .
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/python examples/signup/demo.py $(if $(ONCE),--once)
+
+test: $(STAMP)
+	$(BIN)/python tools/provide_servers.py
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict --quiet
+
+check: lint docs test
+
+bench: $(STAMP)
+	$(BIN)/python tools/provide_servers.py
+	$(BIN)/python bench/compose.py
+	$(BIN)/python bench/smtp.py
+	$(BIN)/python bench/send_later.py
+	$(BIN)/python bench/under_load.py
+
+faults: $(STAMP)
+	$(BIN)/python tests/faults/random_kills.py $(if $(SEED),--seed $(SEED)) \
+		--kills $(or $(KILLS),200) --messages $(or $(MESSAGES),10000)
+
+clean:
+	rm -rf $(VENV) site build dist

@@ -1,0 +1,1 @@
+"""Values and rules: no socket, process, thread, database or clock on this floor."""

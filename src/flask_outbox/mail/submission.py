@@ -1,0 +1,106 @@
+"""A message on its way (RFC 6409, RFC 8621), and the receipt of one attempt to send it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from types import MappingProxyType
+from typing import Self
+
+from flask_outbox.mail.outcome import Accepted, Deferred, Outcome, Refused, Unclear
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dsn:
+    """Delivery status notifications that the sender asks for (RFC 3461).
+
+    ``notify`` holds NEVER alone, or any of SUCCESS, FAILURE, DELAY, by recipient;
+    the key ``*`` speaks for every recipient that is not named. ``ret`` is FULL or HDRS.
+    """
+
+    notify: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    ret: str | None = None
+    envid: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """One sealed message with its envelope; frozen, so that a repeat is the same bytes.
+
+    Addresses are canonical addr-specs: local part as given, domain as lower-case A-labels.
+    ``recipients`` are those still to be reached. ``content`` is the finished MIME, every line
+    ended by CRLF, not dot-stuffed. ``date`` is UNIX seconds, the value of the Date field.
+    """
+
+    sender: str
+    recipients: tuple[str, ...]
+    content: bytes
+    message_id: str
+    date: float
+    utf8: bool = False  # an address in it needs SMTPUTF8 (RFC 6531)
+    dsn: Dsn | None = None
+    mail_options: tuple[str, ...] = ()
+    rcpt_options: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = NOTHING
+    sensitive: bool = False
+    at_most_once: bool = False
+
+    # What the outbox adds: which row, by which way, and how often so far.
+    id: str = ""
+    transport: str = "default"
+    route: str = ""
+    fence: str = ""
+    attempt: int = 0
+    alone: bool = False  # it was on the line, or being signed, when a worker died
+
+    @property
+    def idempotency_key(self) -> str:
+        """Derive the far side's key from the row and whom it is still to reach."""
+        whom = "\n".join((self.id or self.message_id, *sorted(self.recipients)))
+        return sha256(whom.encode()).hexdigest()
+
+    def only(self, recipients: Iterable[str]) -> Self:
+        """Narrow it to these recipients."""
+        return replace(self, recipients=tuple(recipients))
+
+
+class Receipt(dict[str, Outcome]):
+    """Recipient → outcome of one attempt, in the order of the envelope."""
+
+    def __init__(self, outcomes: Mapping[str, Outcome] = MappingProxyType({})) -> None:
+        super().__init__(outcomes)
+
+    @classmethod
+    def same(cls, submission: Submission, outcome: Outcome) -> Self:
+        """Give every recipient of the submission one outcome."""
+        return cls(dict.fromkeys(submission.recipients, outcome))
+
+    def _that_are(self, kind: type[Outcome]) -> list[str]:
+        return [recipient for recipient, outcome in self.items() if isinstance(outcome, kind)]
+
+    @property
+    def accepted(self) -> list[str]:
+        """Recipients that the far side answered for."""
+        return self._that_are(Accepted)
+
+    @property
+    def deferred(self) -> list[str]:
+        """Recipients to be tried again."""
+        return self._that_are(Deferred)
+
+    @property
+    def refused(self) -> list[str]:
+        """Recipients that it will not take."""
+        return self._that_are(Refused)
+
+    @property
+    def unclear(self) -> list[str]:
+        """Recipients that may or may not have been reached."""
+        return self._that_are(Unclear)
+
+    @property
+    def reference(self) -> str:
+        """The id that the far side gave the submission, or nothing."""
+        return next((o.reference for o in self.values() if isinstance(o, Accepted)), "")

@@ -1,0 +1,1 @@
+"""Keeps mail: the only SQL."""

@@ -1,0 +1,1 @@
+"""Introduces outbox, transports and wire to one another; open journey.py first."""
