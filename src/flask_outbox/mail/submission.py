@@ -43,7 +43,7 @@ class Submission:
     mail_options: tuple[str, ...] = ()
     rcpt_options: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
-    metadata: Mapping[str, str] = NOTHING
+    metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     sensitive: bool = False
     at_most_once: bool = False
 
