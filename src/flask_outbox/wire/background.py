@@ -1,0 +1,74 @@
+"""The event loop that carries a process's asynchronous mail, in a thread of its own."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Background:
+    """One daemon thread with an event loop per process: started on first use, anew after a fork."""
+
+    def __init__(self) -> None:
+        self._begin()
+        os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        # A child keeps the parent's loop, for closing it would speak to what the two share.
+        self._inherited = getattr(self, "_loop", None)
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run it there; the future can be waited for from any thread, or wrapped for a loop."""
+        if self._pid != os.getpid():  # uWSGI forks without telling Python
+            self._begin()
+        with self._lock:
+            loop = self._loop or self._start()
+            return asyncio.run_coroutine_threadsafe(coroutine, loop)
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        self._loop = loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=_run, args=(loop,), name="flask-outbox-loop", daemon=True
+        )
+        self._thread.start()
+        return loop
+
+    def stop(self) -> None:
+        """Cancel what runs there, end the thread and wait for it; the next submit starts anew."""
+        if self._pid != os.getpid():
+            self._begin()
+        with self._lock:
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+        if loop is None or thread is None:
+            return
+        loop.call_soon_threadsafe(loop.stop)
+        if thread is not threading.current_thread():
+            thread.join()
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    """Run until stopped, then let what was cancelled close its lines."""
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+background = Background()

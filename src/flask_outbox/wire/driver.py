@@ -1,0 +1,92 @@
+"""What both drivers know of a conversation: its one line, its pool, its limits."""
+
+from collections.abc import Callable, Hashable
+from time import monotonic
+from typing import Any, Generic, TypeVar
+
+from flask_outbox.mail.errors import WireError
+from flask_outbox.mail.exchange import Open, Opened
+from flask_outbox.wire.pool import Pool
+from flask_outbox.wire.smtp_line import Line
+
+LineT = TypeVar("LineT", bound=Line)
+
+
+class Driver(Generic[LineT]):
+    """The one line of a conversation, and the limits that stand over it."""
+
+    __slots__ = ("_fresh", "_key", "_line", "_owner", "_pool", "_seconds", "_until")
+
+    def __init__(self, pool: Pool, seconds: float, owner: Hashable = None) -> None:
+        self._pool = pool
+        self._seconds = seconds
+        self._owner = owner  # who alone can use the lines: an event loop
+        self._until = monotonic() + seconds
+        self._line: LineT | None = None
+        self._key: Hashable = None
+        self._fresh = False  # the next line is to be a new one
+
+    @property
+    def line(self) -> LineT:
+        """The open line."""
+        if self._line is None:
+            raise WireError("no line is open")
+        return self._line
+
+    @line.setter
+    def line(self, line: LineT) -> None:
+        self._line = line
+
+    def again(self) -> None:
+        """Start the limit of the next message."""
+        self._until = monotonic() + self._seconds
+
+    def limit(self, seconds: float) -> float:
+        """Tell when a question's time is up, in monotonic time."""
+        return min(self._until, monotonic() + seconds)
+
+    def reuse(self, question: Open) -> Opened | None:
+        """Begin anew with a kept line, if there is one.
+
+        A kept line may be dead and not know it; whoever asks a second time has just had one of
+        those, and gets no other.
+        """
+        self.close()
+        self.again()
+        self._key = key = (
+            self._owner,
+            question.host,
+            question.port,
+            question.tls,
+            question.account,
+        )
+        kept = None if self._fresh else self._pool.take(key)
+        self._fresh = True
+        if kept is None:
+            return None
+        self._line = kept.line
+        return Opened(kept.session, kept.line.local_ip)
+
+    def keep(self, session: Any) -> None:
+        """Put the line at rest, if it is fit for that."""
+        line, self._line = self._line, None
+        if line is None:
+            return
+        if line.is_alive():
+            self._pool.give(self._key, line, session)
+        else:
+            line.close()
+
+    def close(self) -> None:
+        """Close the line, if there is one."""
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+
+def ask_token(source: Callable[[], str]) -> str:
+    """Ask; what it raises may hold a secret, so only its kind is passed on."""
+    try:
+        return source()
+    except Exception as error:
+        raise WireError(f"the token source failed with {type(error).__name__}") from error

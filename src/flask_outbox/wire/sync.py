@@ -1,0 +1,213 @@
+"""Carry a conversation over a blocking line: for ``mail.send``, and for gevent and eventlet.
+
+Only plain socket calls that block, so that monkey patching turns each into a cooperative one.
+"""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from time import monotonic
+from typing import assert_never
+
+from flask_outbox.mail.errors import WireError
+from flask_outbox.mail.exchange import (
+    Answer,
+    Close,
+    Conversation,
+    Keep,
+    Open,
+    Opened,
+    Question,
+    Read,
+    Report,
+    SmtpReply,
+    StartTls,
+    Tls,
+    Token,
+    Write,
+)
+from flask_outbox.wire import smtp_line
+from flask_outbox.wire.driver import Driver, ask_token
+from flask_outbox.wire.pool import Pool
+
+__all__ = ["Pool", "carry"]
+
+_ALERT = 0.1  # seconds for a last word of TLS
+_GLANCE = 1.0  # seconds that a Write may stand still before we look whether the server spoke
+
+
+class _Line(smtp_line.Line):
+    """A blocking socket; ``until`` is always a monotonic time."""
+
+    __slots__ = ()
+
+    def _wait(self, until: float, most: float = float("inf")) -> None:
+        """Let the next call take no longer than this."""
+        left = until - monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.sock.settimeout(min(left, most))
+
+    def glance(self) -> None:
+        """Take in whatever the kernel has, without waiting."""
+        with contextlib.suppress(BlockingIOError):
+            while not self.gone and self.replies.room > 0:
+                self.sock.settimeout(0)
+                self.receive()
+
+    def read(self, until: float) -> SmtpReply:
+        """Wait for one whole reply."""
+        replies = self.replies
+        while (reply := replies.take()) is None:
+            if replies.error or self.gone:
+                raise self.failure(smtp_line.AWAITED, replies.error)
+            try:
+                self._wait(until)
+                self.receive()
+            except TimeoutError:
+                raise self.failure(smtp_line.AWAITED, smtp_line.OVERDUE) from None
+        return reply
+
+    def write(self, question: Write, until: float) -> None:
+        """Put all blocks on the wire."""
+        if len(self.replies) == self.replies.owed:
+            self.glance()  # nothing is outstanding: whatever comes now is out of turn
+        earlier = self.begin(question.replies)
+        for piece in smtp_line.pieces(question.blocks):
+            rest = self.outgoing(piece)
+            while rest:
+                if self.settled(earlier, question.replies):
+                    raise self.broken_write(question, earlier)
+                rest = rest[self._send(rest, len(piece), until, question, earlier) :]
+
+    def _send(
+        self, rest: memoryview, size: int, until: float, question: Write, earlier: int
+    ) -> int:
+        """Hand the kernel what it takes, and look whether the server spoke meanwhile."""
+        try:
+            self._wait(until, _GLANCE)
+            count = self.sock.send(rest)
+        except TimeoutError:
+            if monotonic() >= until:
+                raise self.broken_write(question, earlier, smtp_line.OVERDUE) from None
+            count = 0
+        except OSError as error:
+            self.glance()
+            self.lost(error)
+            raise self.broken_write(question, earlier) from error
+        self.went_out(count, size)
+        if count < len(rest):
+            self.glance()
+        return count
+
+    def shake(self, tls: Tls, host: str, until: float) -> None:
+        """Make it private."""
+        privacy = self.begin_privacy(tls, host)
+        try:
+            while not self.shaken(privacy):
+                self._push(privacy.records(), until)
+                self._wait(until)
+                privacy.feed(self.sock.recv(smtp_line.RECEIVE))
+            self._push(privacy.records(), until)
+        except TimeoutError:
+            raise self.unshaken(smtp_line.OVERDUE) from None
+        except OSError as error:
+            self.lost(error)
+            raise self.unshaken() from error
+        finally:
+            with contextlib.suppress(OSError):  # the alert that says why, if it was we
+                self._push(privacy.records(), monotonic() + _ALERT)
+        self.private(privacy)
+
+    def _push(self, records: bytes, until: float) -> None:
+        rest = memoryview(records)
+        while rest:
+            self._wait(until)
+            rest = rest[self.sock.send(rest) :]
+
+
+def _connect(host: str, port: int, until: float) -> _Line:
+    """Try every address of the host, each with its share of the time that is left."""
+    where = f"{host}:{port}"
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise smtp_line.unknown_host(where, error) from error
+    problem: OSError | None = None
+    for tried, (family, kind, protocol, _, address) in enumerate(addresses):
+        with contextlib.ExitStack() as unless_connected:
+            try:
+                sock = unless_connected.enter_context(socket.socket(family, kind, protocol))
+                sock.settimeout(smtp_line.share(until, len(addresses) - tried))
+                sock.connect(address)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError as error:
+                problem = error
+                continue
+            unless_connected.pop_all()
+            return _Line(sock, where)
+    raise smtp_line.unreachable(where, problem) from problem
+
+
+class _Driver(Driver[_Line]):
+    """Does what a conversation asks for."""
+
+    __slots__ = ()
+
+    def ask(self, question: Question) -> Answer:
+        """Do one thing and answer."""
+        match question:
+            case Write():
+                self.line.write(question, self.limit(question.seconds))
+            case Read():
+                return self.line.read(self.limit(question.seconds))
+            case Open():
+                return self.reuse(question) or self._open(question)
+            case StartTls():
+                self.line.shake(question.tls, question.host, self.limit(question.seconds))
+            case Token():
+                return ask_token(question.source)
+            case Keep():
+                self.keep(question.session)
+            case Close() | Report():
+                self.close()
+            case _:
+                assert_never(question)
+        return None
+
+    def _open(self, question: Open) -> Opened:
+        until = self.limit(question.seconds)
+        self.line = line = _connect(question.host, question.port, until)
+        if question.tls:
+            line.shake(question.tls, question.host, until)
+        return Opened(None, line.local_ip)
+
+
+def carry(conversation: Conversation, pool: Pool, *, seconds: float) -> Iterator[Report]:
+    """Carry it to its end, handing out each Report as it comes.
+
+    ``seconds`` is the wall-clock limit for one message: it starts with the connection, and again
+    at each Report. Each question's own limit holds besides. Whoever stops half-way closes the
+    line. The look-up of a host name takes the time that the resolver takes.
+    """
+    driver = _Driver(pool, seconds)
+    answer: Answer = None
+    broken: WireError | None = None
+    try:
+        while True:
+            try:
+                question = conversation.throw(broken) if broken else conversation.send(answer)
+            except StopIteration:
+                return
+            answer = broken = None
+            if isinstance(question, Report):
+                yield question
+                driver.again()
+                continue
+            try:
+                answer = driver.ask(question)
+            except WireError as error:
+                broken = error
+    finally:
+        driver.close()
+        conversation.close()
