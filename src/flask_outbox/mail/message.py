@@ -1,0 +1,324 @@
+"""What an app composes: a message shaped like Flask-Mail's, and its attachments.
+
+Nothing is checked here but what would otherwise be misread in silence; ``seal()`` checks all of
+it, since everything may be set after construction.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from mimetypes import guess_type
+from secrets import token_hex
+from typing import Any, overload
+
+from flask_outbox.mail.address import Address
+from flask_outbox.mail.errors import MessageError
+from flask_outbox.mail.files import FilePath, OpenFile, Readable
+from flask_outbox.mail.submission import NOTHING, Dsn
+
+Mailbox = str | tuple[str, str] | Address
+Data = str | bytes | Iterable[bytes] | FilePath
+
+_METHOD = re.compile(r"^METHOD:([A-Za-z-]+)\s*$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """An iCalendar object (RFC 5545) to be offered as an invitation (RFC 6047).
+
+    ``method`` is read from the object's METHOD line unless given, and must be the same.
+    """
+
+    content: str
+    method: str = ""
+
+    def __post_init__(self) -> None:
+        found = _METHOD.search(self.content)
+        inside = found[1].upper() if found else ""
+        if self.method and inside and self.method.upper() != inside:
+            raise MessageError("invitation has a method other than the METHOD in its content")
+        if not (self.method or inside):
+            raise MessageError("invitation needs a METHOD line in its content, such as REQUEST")
+        object.__setattr__(self, "method", (self.method or inside).upper())
+
+
+class Attachment:
+    """A file that goes along: its bytes, its text, or an iterable of blocks of bytes.
+
+    ``cid``: the Content-ID by which the HTML shows it, without angle brackets. The type is
+    guessed from the name, else text/plain for str and application/octet-stream for the rest.
+    Raises ValueError when there is no data.
+    """
+
+    def __init__(  # noqa: PLR0913  Flask-Mail's five, in its order, and one of ours
+        self,
+        filename: str | None = None,
+        content_type: str | None = None,
+        data: Data | None = None,
+        disposition: str | None = None,
+        headers: dict[str, str] | None = None,
+        *,
+        cid: str | None = None,
+    ) -> None:
+        if data is None:
+            raise ValueError("The 'data' argument is required.")
+        if content_type is None and filename is not None:
+            content_type = guess_type(filename)[0]
+        if content_type is None:
+            content_type = "text/plain" if isinstance(data, str) else "application/octet-stream"
+        self.filename = filename
+        self.content_type = content_type
+        self.data = data
+        self.disposition = disposition or ("inline" if cid else "attachment")
+        self.headers = dict(headers or {})
+        self.cid = cid
+
+
+class _MadeWhenRead:
+    """The Message-ID: made when first read, then an ordinary attribute, as in Flask-Mail.
+
+    It lives in the instance's ``__dict__``, so that copying, pickling and ``__dict__.update`` of
+    messages take it along.
+    """
+
+    @overload
+    def __get__(self, message: None, owner: type["Message"]) -> "_MadeWhenRead": ...
+    @overload
+    def __get__(self, message: "Message", owner: type["Message"]) -> str: ...
+    def __get__(self, message: "Message | None", owner: type["Message"]) -> "str | _MadeWhenRead":
+        if message is None:
+            return self
+        made = message.__dict__["msgId"] = new_message_id(message.sender)
+        return made
+
+
+def new_message_id(sender: Mailbox | None) -> str:
+    """Make one with the sender's domain; no host is looked up, and none is told."""
+    text = sender if isinstance(sender, str) else (sender and str(sender)) or ""
+    domain = text.rpartition("@")[2].rstrip("> ")
+    if not (domain.isascii() and domain.replace("-", "").replace(".", "").isalnum()):
+        domain = "localhost"
+    return f"<{token_hex(16)}@{domain.lower()}>"
+
+
+def _listed(value: Iterable[Any] | None, field: str) -> list[Any]:
+    """Copy a list of recipients; a lone str would be taken for a list of letters."""
+    if isinstance(value, (str, bytes, Address)):
+        raise MessageError(f"{field} must be a list; write {field}=[...] around the address")
+    return list(value) if value else []
+
+
+class Message:
+    """One e-mail, to be changed freely until it is sealed.
+
+    The arguments up to ``rcpt_options`` are Flask-Mail's, in its order. Ours by keyword:
+
+    ``in_reply_to``, ``references``
+        Message-IDs, with their angle brackets.
+    ``auto_submitted``
+        ``auto-generated`` or ``auto-replied`` (RFC 3834).
+    ``list_id``
+        ``"news.example.org"`` or ``("The news", "news.example.org")`` (RFC 2919).
+    ``list_unsubscribe``, ``list_help``, ``list_subscribe``, ``list_post``, ``list_owner``,
+    ``list_archive``
+        one URL or several (RFC 2369).
+    ``list_unsubscribe_post``
+        one-click unsubscribing (RFC 8058); ``list_unsubscribe`` then needs an https URL.
+    ``invitation``
+        a calendar invitation: an ``Invitation``, or the text of an iCalendar object.
+    ``dsn``
+        which delivery status notifications to ask for (RFC 3461).
+    ``tags``, ``metadata``
+        for providers and for finding it again; not in the mail.
+    ``sensitive``
+        its content is to be forgotten as soon as it can be.
+    ``at_most_once``
+        rather lose it than send it twice.
+    """
+
+    # What is unset is read from here: a message stays small, and one that was unpickled or filled
+    # through its __dict__ lacks nothing.
+    subject: Any = ""
+    sender: Mailbox | None = None
+    reply_to: Mailbox | None = None
+    body: Any = None
+    date: float | None = None
+    charset: str | None = None
+    extra_headers: dict[str, str] | None = None
+    in_reply_to: str | None = None
+    references: Sequence[str] | str = ()
+    auto_submitted: str | None = None
+    list_id: str | tuple[str, str] | None = None
+    list_unsubscribe: Sequence[str] | str = ()
+    list_unsubscribe_post: bool = False
+    list_help: Sequence[str] | str = ()
+    list_subscribe: Sequence[str] | str = ()
+    list_post: Sequence[str] | str = ()
+    list_owner: Sequence[str] | str = ()
+    list_archive: Sequence[str] | str = ()
+    invitation: Invitation | str | None = None
+    dsn: Dsn | None = None
+    tags: Sequence[str] = ()
+    metadata: Mapping[str, str] = NOTHING
+    sensitive: bool = False
+    at_most_once: bool = False
+    msgId = _MadeWhenRead()  # noqa: N815  Flask-Mail's name
+
+    def __init__(  # noqa: PLR0913, PLR0917  Flask-Mail's fifteen, and what a mail can have besides
+        self,
+        subject: str = "",
+        recipients: Sequence[Mailbox] | None = None,
+        body: str | None = None,
+        html: str | None = None,
+        alts: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
+        sender: Mailbox | None = None,
+        cc: Sequence[Mailbox] | None = None,
+        bcc: Sequence[Mailbox] | None = None,
+        attachments: Sequence[Attachment] | None = None,
+        reply_to: Mailbox | None = None,
+        date: float | None = None,
+        charset: str | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+        mail_options: Sequence[str] | None = None,
+        rcpt_options: Sequence[str] | None = None,
+        *,
+        in_reply_to: str | None = None,
+        references: Sequence[str] | str | None = None,
+        auto_submitted: str | None = None,
+        list_id: str | tuple[str, str] | None = None,
+        list_unsubscribe: Sequence[str] | str | None = None,
+        list_unsubscribe_post: bool = False,
+        list_help: Sequence[str] | str | None = None,
+        list_subscribe: Sequence[str] | str | None = None,
+        list_post: Sequence[str] | str | None = None,
+        list_owner: Sequence[str] | str | None = None,
+        list_archive: Sequence[str] | str | None = None,
+        invitation: Invitation | str | None = None,
+        dsn: Dsn | None = None,
+        tags: Sequence[str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        sensitive: bool = False,
+        at_most_once: bool = False,
+    ) -> None:
+        self.recipients: list[Mailbox] = _listed(recipients, "recipients")
+        self.cc: list[Mailbox] = _listed(cc, "cc")
+        self.bcc: list[Mailbox] = _listed(bcc, "bcc")
+        self.alts: dict[str, str] = dict(alts) if alts else {}
+        self.attachments: list[Attachment] = list(attachments) if attachments else []
+        self.mail_options: list[str] = _listed(mail_options, "mail_options")
+        self.rcpt_options: list[str] = _listed(rcpt_options, "rcpt_options")
+        self.subject = subject
+        self.body = body
+        self.sender = as_text(sender)
+        self.reply_to = reply_to
+        self.date = date
+        self.charset = charset
+        self.extra_headers = dict(extra_headers) if extra_headers is not None else None
+        if html is not None:
+            self.alts["html"] = html
+        self.__dict__.update(
+            in_reply_to=in_reply_to,
+            references=references or (),
+            auto_submitted=auto_submitted,
+            list_id=list_id,
+            list_unsubscribe=list_unsubscribe or (),
+            list_unsubscribe_post=list_unsubscribe_post,
+            list_help=list_help or (),
+            list_subscribe=list_subscribe or (),
+            list_post=list_post or (),
+            list_owner=list_owner or (),
+            list_archive=list_archive or (),
+            invitation=invitation,
+            dsn=dsn,
+            tags=tuple(_listed(tags, "tags")) if tags else (),
+            metadata=dict(metadata) if metadata else NOTHING,
+            sensitive=sensitive,
+            at_most_once=at_most_once,
+        )
+
+    @property
+    def html(self) -> str | None:
+        """The HTML: the alternative of that name."""
+        return self.alts.get("html")
+
+    @html.setter
+    def html(self, value: str | None) -> None:
+        if value is None:
+            self.alts.pop("html", None)
+        else:
+            self.alts["html"] = value
+
+    @property
+    def send_to(self) -> set[Mailbox]:
+        """Everybody it is for, as given."""
+        return {*self.recipients, *(self.bcc or ()), *(self.cc or ())}
+
+    def add_recipient(self, recipient: Mailbox) -> None:
+        """Add one to those in To."""
+        self.recipients.append(recipient)
+
+    def attach(  # noqa: PLR0913  Flask-Mail's five, in its order, and one of ours
+        self,
+        filename: str | None = None,
+        content_type: str | None = None,
+        data: Data | None = None,
+        disposition: str | None = None,
+        headers: dict[str, str] | None = None,
+        *,
+        cid: str | None = None,
+    ) -> None:
+        """Attach data; see Attachment."""
+        self.attachments.append(
+            Attachment(filename, content_type, data, disposition, headers, cid=cid),
+        )
+
+    def attach_file(
+        self,
+        file: str | os.PathLike[str] | Readable,
+        filename: str | None = None,
+        content_type: str | None = None,
+        *,
+        cid: str | None = None,
+    ) -> None:
+        """Attach a file by its path, or an open one; it is read when the message is sealed.
+
+        A path must lead to a regular file below one of MAIL_ATTACHMENT_ROOTS. An open file must
+        be open for bytes, and still be open then.
+        """
+        if isinstance(file, (str, os.PathLike)):
+            path = os.fspath(file)
+            data: FilePath | OpenFile = FilePath(path)
+            name: Any = path
+        else:
+            data = OpenFile.at_its_place(file)
+            name = getattr(file, "filename", None) or getattr(file, "name", None)
+        if filename is None and isinstance(name, str):
+            filename = os.path.basename(name)  # noqa: PTH119  a name, not a path of this machine
+        self.attach(filename, content_type, data, cid=cid)
+
+    def inline(
+        self,
+        filename: str | None = None,
+        content_type: str | None = None,
+        data: Data | None = None,
+    ) -> str:
+        """Attach an image for the HTML to show; give the URL for its ``src``.
+
+        The URL is made from the name and the bytes, so that the same image has the same one.
+        """
+        mark = data if isinstance(data, bytes) else repr((len(self.attachments), filename)).encode()
+        cid = f"{sha256(mark).hexdigest()[:24]}@inline"
+        self.attach(filename, content_type, data, cid=cid)
+        return f"cid:{cid}"
+
+
+def as_text(sender: Mailbox | None) -> str | None:
+    """Write a sender as Flask-Mail keeps it: ``tester <tester@example.com>``."""
+    if isinstance(sender, Address):
+        return str(sender)
+    if isinstance(sender, (tuple, list)) and len(sender) == 2:  # noqa: PLR2004  JSON has no tuples
+        name, addr = sender
+        return str(Address(name or "", addr))
+    return sender  # pyright: ignore[reportReturnType]

@@ -1,0 +1,333 @@
+"""``seal()``: from a message to a submission, in one pass, seven bits wide.
+
+RFC 5322, 2045 to 2047 and 2231. Everything is checked before it is written, and what was written
+is read again by ``scan.guard``, which knows nothing of how it was made. The same message gives
+the same bytes each time: boundaries derive from its Message-ID.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from flask_outbox.mail.address import parse_address, refuse_control_characters
+from flask_outbox.mail.body import Part, attachment_part, multipart, text_part
+from flask_outbox.mail.errors import BadHeaderError, MessageError, TooLargeError
+from flask_outbox.mail.fields import Mailboxes, as_str, header_fields, read_mailboxes
+from flask_outbox.mail.fingerprint import fingerprint
+from flask_outbox.mail.headers import charset_label
+from flask_outbox.mail.message import Attachment, Invitation, Message
+from flask_outbox.mail.scan import guard
+from flask_outbox.mail.submission import NOTHING, Dsn, Submission
+from flask_outbox.mail.unseal import Parts, unseal
+
+__all__ = ["Composed", "Limits", "Parts", "blocks", "compose", "fingerprint", "seal", "unseal"]
+
+_VALUE_SET = frozenset({"SUCCESS", "FAILURE", "DELAY"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a message may come to at most; one more raises TooLargeError naming the limit."""
+
+    size: int = 25 * 1024 * 1024  # octets, encoded, headers included
+    recipients: int = 1000
+    headers: int = 100
+    field: int = 102_400  # octets of one header field: beyond it Postfix cuts silently
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """A message as it will be written: its fields by name, its body, its boundaries' token."""
+
+    fields: dict[str, str]
+    root: Part
+    token: str
+
+    def intended(self) -> list[list[str]]:
+        """List the names of each header block, in the order in which they are written."""
+        own = [*self.fields, *self.root.names]
+        return [own, *_names_below(self.root)] if self.root.parts else [own]
+
+    def blocks(self) -> Iterator[bytes]:
+        """Write it, attachments block by block as they are read."""
+        head = "\r\n".join([*self.fields.values(), self.root.head, "\r\n"])
+        yield head.encode()
+        yield from _written(self.root)
+
+
+def seal(  # noqa: PLR0913  what an app decides once for all its messages
+    message: Message,
+    *,
+    now: float,
+    limits: Limits = DEFAULT_LIMITS,
+    roots: Sequence[str] = (),
+    text_from_html: bool = False,
+    ascii_attachments: bool = False,
+    return_path: str | None = None,
+    transport: str = "default",
+) -> Submission:
+    """Check and write a message; raise MessageError naming the field and the fix.
+
+    The Date is the message's, else ``now``. ``roots`` are the folders that files may be attached
+    from. ``return_path`` is where bounces go, else the sender; "" or "<>" asks for none.
+    """
+    _check_counts(message, limits)
+    boxes = read_mailboxes(message)
+    composed = compose(
+        message,
+        boxes,
+        now=now,
+        roots=roots,
+        text_from_html=text_from_html,
+        ascii_attachments=ascii_attachments,
+    )
+    _check_fields(composed.fields, limits)
+    content = _join(composed.blocks(), limits)
+    guard(content, composed.intended(), f"\r\n--=_{composed.token}".encode())
+    recipients = tuple(dict.fromkeys([a.addr for a in (*boxes.to, *boxes.cc, *boxes.bcc)]))
+    sender = boxes.sender.addr if boxes.sender else ""
+    if return_path is not None:
+        path = "" if return_path in {"", "<>"} else parse_address(return_path, "return_path").addr
+        sender = path
+    return Submission(
+        sender=sender,
+        recipients=recipients,
+        content=content,
+        message_id=composed.fields["message-id"].partition(": ")[2],
+        date=now if message.date is None else message.date,
+        utf8=not (
+            sender.isascii()
+            and "".join(recipients).isascii()
+            and "".join(composed.fields.values()).isascii()
+        ),
+        dsn=_dsn(message.dsn, recipients) if message.dsn else None,
+        mail_options=_options(message.mail_options, "mail_options"),
+        rcpt_options=_options(message.rcpt_options, "rcpt_options"),
+        tags=tuple([_plain(tag, "tags") for tag in message.tags]) if message.tags else (),
+        metadata=_metadata(message.metadata) if message.metadata else NOTHING,
+        sensitive=message.sensitive,
+        at_most_once=message.at_most_once,
+        transport=transport,
+    )
+
+
+def compose(  # noqa: PLR0913  as seal
+    message: Message,
+    boxes: Mailboxes,
+    *,
+    now: float,
+    roots: Sequence[str] = (),
+    text_from_html: bool = False,
+    ascii_attachments: bool = False,
+) -> Composed:
+    """Lay out a message; nothing is read from files before its blocks are asked for."""
+    fields = header_fields(message, boxes, now)
+    charset = charset_label(message.charset) if message.charset else "utf-8"
+    alternatives = _alternatives(message, charset, text_from_html=text_from_html)
+    inline: list[Part] = []
+    others: list[Part] = []
+    for attachment in message.attachments or ():
+        part = attachment_part(attachment, roots, ascii_names=ascii_attachments)
+        (inline if _is_inline(attachment) and "html" in message.alts else others).append(part)
+    token = _token(fields["message-id"], [*alternatives.values(), *inline, *others])
+    root = _layout(alternatives, inline, others, f"=_{token}_")
+    fields["mime-version"] = "MIME-Version: 1.0"
+    return Composed(fields, root, token)
+
+
+def blocks(
+    message: Message,
+    *,
+    now: float,
+    roots: Sequence[str] = (),
+    text_from_html: bool = False,
+    ascii_attachments: bool = False,
+) -> Iterator[bytes]:
+    """Write a message block by block: what seal joins, checks and guards."""
+    return compose(
+        message,
+        read_mailboxes(message),
+        now=now,
+        roots=roots,
+        text_from_html=text_from_html,
+        ascii_attachments=ascii_attachments,
+    ).blocks()
+
+
+def _alternatives(message: Message, charset: str, *, text_from_html: bool) -> dict[str, Part]:
+    """Write the texts, plainest first."""
+    parts: dict[str, Part] = {}
+    body = message.body
+    if body is None and text_from_html and (html := message.alts.get("html")):
+        from flask_outbox.mail.text import text_of  # noqa: PLC0415  only where asked for
+
+        body = text_of(as_str(html, "html"))
+    if body is not None or not (message.alts or message.invitation):
+        parts["plain"] = _text(body or "", "body", "plain", charset)
+    for key, content in message.alts.items():
+        if key != "html" and not _is_token(key):
+            raise BadHeaderError("alts has a key that cannot be the subtype of text/…")
+        parts[key.lower()] = _text(content, key, key, charset)
+    if message.invitation:
+        invitation = message.invitation
+        if not isinstance(invitation, Invitation):
+            invitation = Invitation(invitation)
+        if not _is_token(invitation.method):
+            raise BadHeaderError("invitation has a method that is not a word, such as REQUEST")
+        params = f"; method={invitation.method}"
+        parts["calendar"] = text_part(invitation.content, "calendar", "utf-8", params)
+    return parts
+
+
+def _is_token(text: str) -> bool:
+    return text.isascii() and text.replace("-", "").replace(".", "").replace("+", "").isalnum()
+
+
+def _text(content: Any, field: str, subtype: str, charset: str) -> Part:
+    try:
+        return text_part(as_str(content, field), subtype, charset)
+    except UnicodeEncodeError:
+        raise MessageError(f"{field} has a lone surrogate, which no charset can write") from None
+
+
+def _is_inline(attachment: Attachment) -> bool:
+    """Whether the HTML shows it: it has a Content-ID, ours or in Flask-Mail's way."""
+    return bool(attachment.cid) or (
+        attachment.disposition == "inline"
+        and any(name.lower() == "content-id" for name in attachment.headers or ())
+    )
+
+
+def _layout(
+    alternatives: dict[str, Part],
+    inline: list[Part],
+    others: list[Part],
+    boundary: str,
+) -> Part:
+    """mixed(alternative(plain, related(html, images)), attachments), less what is empty."""
+    if inline:
+        alternatives["html"] = multipart("related", [alternatives["html"], *inline], f"{boundary}3")
+    several = list(alternatives.values())
+    root = several[0] if len(several) == 1 else multipart("alternative", several, f"{boundary}2")
+    return multipart("mixed", [root, *others], f"{boundary}1") if others else root
+
+
+def _token(message_id: str, parts: Iterable[Part]) -> str:
+    """Derive what the boundaries share; quoted-printable and base64 cannot contain ``=_``."""
+    token = sha256(message_id.encode()).hexdigest()[:24]
+    verbatim = [part.verbatim for part in parts if part.verbatim]
+    while any(f"=_{token}".encode() in each for each in verbatim):
+        token = sha256(token.encode()).hexdigest()[:24]
+    return token
+
+
+def _names_below(part: Part) -> Iterator[list[str]]:
+    for each in part.parts:
+        yield each.names
+        if each.parts:
+            yield from _names_below(each)
+
+
+def _written(part: Part) -> Iterator[bytes]:
+    if not part.parts:
+        yield from part.blocks
+        return
+    between = f"--{part.boundary}\r\n"
+    for each in part.parts:
+        yield f"{between}{each.head}\r\n\r\n".encode()
+        yield from _written(each)
+        between = f"\r\n--{part.boundary}\r\n"
+    yield f"\r\n--{part.boundary}--\r\n".encode()
+
+
+def _join(source: Iterator[bytes], limits: Limits) -> bytes:
+    """Join once; stop as soon as it is too much, whatever a file said of its size."""
+    kept: list[bytes] = []
+    size = 0
+    for block in source:
+        size += len(block)
+        if size > limits.size:
+            raise TooLargeError(
+                f"the message is larger than the limit on size, {limits.size} octets encoded",
+            )
+        kept.append(block)
+    if kept[-1][-2:] != b"\r\n":
+        kept.append(b"\r\n")
+    return b"".join(kept)
+
+
+def _check_counts(message: Message, limits: Limits) -> None:
+    count = len(message.recipients or ()) + len(message.cc or ()) + len(message.bcc or ())
+    if count > limits.recipients:
+        raise TooLargeError(
+            f"recipients, cc and bcc have {count} addresses; the limit on recipients is"
+            f" {limits.recipients}",
+        )
+    if message.extra_headers and len(message.extra_headers) > limits.headers:
+        raise TooLargeError(
+            f"extra_headers has {len(message.extra_headers)} headers; the limit on headers is"
+            f" {limits.headers}",
+        )
+    for attachment in message.attachments or ():
+        data = attachment.data
+        if isinstance(data, (str, bytes)) and len(data) > limits.size:
+            raise TooLargeError(
+                f"attachments has one that is larger than the limit on size, {limits.size} octets",
+            )
+
+
+def _check_fields(fields: dict[str, str], limits: Limits) -> None:
+    if len(fields) > limits.headers:
+        raise TooLargeError(f"{len(fields)} headers; the limit on headers is {limits.headers}")
+    if max(map(len, fields.values())) > limits.field:
+        field = max(fields, key=lambda key: len(fields[key]))
+        raise TooLargeError(
+            f"{field} is larger than the limit on one header field, {limits.field} octets",
+        )
+
+
+def _options(values: Sequence[str], field: str) -> tuple[str, ...]:
+    """Check ESMTP parameters: each is one word of printable ASCII."""
+    if not values:
+        return ()
+    if isinstance(values, str):
+        raise MessageError(f"{field} must be a list; write {field}=[...] around the option")
+    for value in values:
+        text = refuse_control_characters(value, field)
+        if not text.isascii() or not text or " " in text or "\t" in text:
+            raise BadHeaderError(f"{field} must be words of printable ASCII, one option each")
+    return tuple(values)
+
+
+def _plain(value: Any, field: str) -> str:
+    if not isinstance(value, str):
+        raise MessageError(f"{field} must be str, not {type(value).__name__}")
+    return refuse_control_characters(value, field)
+
+
+def _metadata(values: Any) -> dict[str, str]:
+    return {_plain(key, "metadata"): _plain(value, "metadata") for key, value in values.items()}
+
+
+def _dsn(dsn: Dsn, recipients: Sequence[str]) -> Dsn:
+    """Check a request for notifications; its addresses become canonical (RFC 3461)."""
+    notify: dict[str, tuple[str, ...]] = {}
+    for key, words in dsn.notify.items():
+        addr = key if key == "*" else parse_address(key, "dsn: notify").addr
+        if addr != "*" and addr not in recipients:
+            raise MessageError("dsn: notify names an address that is not a recipient")
+        wanted = tuple(word.upper() for word in words)
+        if not wanted or (wanted != ("NEVER",) and not _VALUE_SET.issuperset(wanted)):
+            raise MessageError("dsn: notify must be NEVER alone, or of SUCCESS, FAILURE, DELAY")
+        notify[addr] = wanted
+    if dsn.ret not in {None, "FULL", "HDRS"}:
+        raise MessageError("dsn: ret must be FULL or HDRS")
+    if dsn.envid is not None:
+        refuse_control_characters(dsn.envid, "dsn: envid")
+        if not (dsn.envid.isascii() and 0 < len(dsn.envid) <= 100):  # noqa: PLR2004  RFC 3461 section 5.4
+            raise BadHeaderError("dsn: envid must be printable ASCII, of at most 100 characters")
+    return Dsn(notify=notify, ret=dsn.ret, envid=dsn.envid)
