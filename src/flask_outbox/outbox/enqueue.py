@@ -1,0 +1,111 @@
+"""A submission becomes rows, in the transaction of the caller: no commit, no mail."""
+
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, insert, select, text
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from flask_outbox.mail.errors import KeyConflict, MissingFieldError
+from flask_outbox.mail.lifecycle import State
+from flask_outbox.mail.submission import Submission
+from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.schedule import Priority, Schedule
+from flask_outbox.outbox.stored import pack
+from flask_outbox.outbox.tables import content, message, recipient
+
+__all__ = ["Priority", "Schedule", "enqueue", "uuid7"]
+
+NOW = Schedule()
+
+_MESSAGE = insert(message)
+_MESSAGE_UNLESS_KEY = sqlite_insert(message).on_conflict_do_nothing(
+    index_elements=[message.c.key], index_where=text("key IS NOT NULL")
+)
+_RECIPIENT = insert(recipient)
+_CONTENT = insert(content)
+_BY_KEY = select(message.c.id, message.c.fingerprint).where(message.c.key == bindparam("key"))
+
+
+def uuid7(now: float, serial: int, random: bytes) -> str:
+    """Make a UUIDv7 (RFC 9562) as 32 hex digits, from 8 random bytes.
+
+    The serial keeps those of one millisecond in order.
+    """
+    milliseconds = int(now * 1000) & (1 << 48) - 1
+    tail = int.from_bytes(random[:8]) & (1 << 62) - 1
+    return f"{milliseconds << 80 | 7 << 76 | (serial & 0xFFF) << 64 | 2 << 62 | tail:032x}"
+
+
+def enqueue(
+    connection: Connection, outbox: Outbox, submission: Submission, schedule: Schedule = NOW
+) -> str:
+    """Write it down and return the id of its row.
+
+    A ``key`` that is there already gives the id of the message that has it, or raises KeyConflict
+    where the fingerprint is another; neither disturbs the caller's transaction.
+    """
+    if not submission.recipients:
+        raise MissingFieldError("A message needs at least one recipient.")
+    now = outbox.now(connection)
+    named = schedule.at is not None and schedule.at > now
+    due = schedule.at if named else now
+    row = uuid7(now, next(outbox.serial), outbox.random(8))
+    values: dict[str, Any] = {
+        "id": row,
+        "message_id": submission.message_id,
+        "transport": submission.transport,
+        "route": "",
+        "priority": schedule.priority.value,
+        "state": State.QUEUED.value,
+        "due_at": due,
+        "due_from": None if named else now,
+        "created_at": now,
+        "first_due": due,
+        "expires_at": schedule.expires,
+        "worker": "",
+        "attempts": 0,
+        "crashes": 0,
+        "alone": False,
+        "unclear": False,
+        "sender": submission.sender,
+        "size": len(submission.content),
+        "extra": pack(submission),
+        "key": schedule.key,
+        "fingerprint": schedule.fingerprint,
+        "reason": "",
+    }
+    if schedule.key is None:
+        connection.execute(_MESSAGE, values)
+    elif connection.execute(_MESSAGE_UNLESS_KEY, values).rowcount == 0:
+        return _holder(connection, schedule.key, schedule.fingerprint)
+    connection.execute(
+        _RECIPIENT,
+        [
+            {
+                "message": row,
+                "position": position,
+                "address": address,
+                "state": State.QUEUED.value,
+                "due_at": due,
+                "attempts": 0,
+                "unclear": 0,
+                "reply": "",
+                "reference": "",
+            }
+            for position, address in enumerate(dict.fromkeys(submission.recipients))
+        ],
+    )
+    connection.execute(_CONTENT, {"message": row, "content": submission.content})
+    return row
+
+
+def _holder(connection: Connection, key: str, fingerprint: str) -> str:
+    """Find the message that has the key, and see that it is the same one."""
+    there = connection.execute(_BY_KEY, {"key": key}).one()
+    if there.fingerprint != fingerprint:
+        raise KeyConflict(
+            "This key= was used before, for a message with other content. Use another key for "
+            "another message; the same key only to repeat the same call."
+        )
+    found: str = there.id
+    return found

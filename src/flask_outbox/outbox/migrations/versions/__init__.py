@@ -1,0 +1,1 @@
+"""One file for each version, in order; each expands or contracts, never both."""

@@ -1,0 +1,138 @@
+"""What a dead worker, or a clock that was set back, left behind."""
+
+import logging
+
+from sqlalchemy import (
+    Connection,
+    bindparam,
+    case,
+    or_,
+    select,
+    text,
+    update,
+)
+
+from flask_outbox.mail.lifecycle import State
+from flask_outbox.mail.outcome import Deferred, Outcome, Refused, Unclear
+from flask_outbox.mail.retry import MAX_CRASHES
+from flask_outbox.mail.submission import Receipt
+from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.record import Recorded
+from flask_outbox.outbox.settle import Held, Judge, Kind, hold, settle
+from flask_outbox.outbox.stored import Unreadable, unpack
+from flask_outbox.outbox.tables import content, message, recipient
+
+log = logging.getLogger("flask_outbox.outbox")
+
+RECLAIM_MOST = 100
+POISON = "poison"
+
+_m = message.c
+_NOT_ACCEPTED = text("outbox_message.state <> 'accepted'")  # said aloud for the partial index
+_LEFT_BEHIND = (
+    select(message, content.c.content)
+    .join(content, content.c.message == _m.id, isouter=True)
+    .where(
+        _m.state == State.SENDING.value,
+        _NOT_ACCEPTED,
+        or_(
+            _m.lease_until <= bindparam("now"),
+            # Further ahead than twice its length: the clock was set back since.
+            _m.lease_until - bindparam("now") > 2 * (_m.lease_until - _m.leased_at),
+        ),
+    )
+    .limit(RECLAIM_MOST)
+    .with_for_update(skip_locked=True, of=message)
+)
+_FROM_THE_FUTURE = (
+    select(_m.id)
+    .where(
+        _m.state == State.QUEUED.value,
+        _NOT_ACCEPTED,
+        _m.due_from > bindparam("soon"),
+    )
+    .limit(1)
+)
+_ahead = _m.due_from - bindparam("now")
+_MEND_RECIPIENTS = (
+    update(recipient)
+    .where(
+        recipient.c.state == State.QUEUED.value,
+        recipient.c.message == _m.id,
+        _m.state == State.QUEUED.value,
+        _NOT_ACCEPTED,
+        _m.due_from > bindparam("soon"),
+    )
+    .values(due_at=recipient.c.due_at - _ahead)
+)
+_MEND_MESSAGES = (
+    update(message)
+    .where(_m.state == State.QUEUED.value, _NOT_ACCEPTED, _m.due_from > bindparam("soon"))
+    .values(
+        due_at=_m.due_at - _ahead,
+        first_due=case(
+            (_m.first_due > bindparam("now"), _m.first_due - _ahead), else_=_m.first_due
+        ),
+        due_from=bindparam("now"),
+    )
+)
+
+
+def reclaim(outbox: Outbox) -> list[Recorded]:
+    """Take back expired leases; give what became of those that had been started.
+
+    Never started: queued again, uncharged. Started: unclear, since its last byte may have gone out,
+    and claimed alone from then on. Started, claimed alone, and not marked as leaving: it died with
+    its worker before the first byte; charged, and poison after MAX_CRASHES of that.
+    """
+    with outbox.begin() as connection:
+        now = outbox.now(connection)
+        _mend(connection, now, outbox.lease)
+        rows = connection.execute(_LEFT_BEHIND, {"now": now}).mappings().all()
+        held = hold(connection, rows, now)
+        recorded = [one for each in held if (one := _take_back(outbox, each)) is not None]
+        settle(connection, held)
+    return recorded
+
+
+def _take_back(outbox: Outbox, held: Held) -> Recorded | None:
+    if held.row["started_at"] is None:
+        held.give_back()
+        return None
+    try:
+        addresses = [place.address for place in held.sending()]
+        submission = unpack(held.row, addresses)
+    except Unreadable as error:
+        poisoned(held, f"its row cannot be read ({error})")
+        return None
+    outcome = _outcome(held)
+    held.alone = True
+    jitter = int.from_bytes(outbox.random(4)) / 2**32
+    receipt = Receipt.same(submission, outcome)
+    held.end_attempt(receipt, Judge(outbox.patience, jitter, submission.at_most_once))
+    return Recorded(submission=submission, receipt=receipt, state=held.state, reason=held.reason)
+
+
+def _outcome(held: Held) -> Outcome:
+    if not held.row["alone"] or held.row["left_at"] is not None:
+        return Unclear("its worker died, or lost its lease, after the start")
+    held.crashes += 1
+    if held.crashes >= MAX_CRASHES:
+        return Refused(f"{POISON}: {held.crashes} workers died before its first byte")
+    return Deferred("its worker died before the first byte")
+
+
+def poisoned(held: Held, why: str) -> Held:
+    """Fail a row that nobody can send."""
+    held.move(State.SENDING, State.FAILED, Kind.FAILED, f"{POISON}: {why}")
+    return held
+
+
+def _mend(connection: Connection, now: float, lease: float) -> None:
+    """Bring due times back that were counted from a clock that stood in the future."""
+    terms = {"now": now, "soon": now + lease}
+    if connection.execute(_FROM_THE_FUTURE, terms).first() is None:
+        return
+    connection.execute(_MEND_RECIPIENTS, terms)
+    mended = connection.execute(_MEND_MESSAGES, terms).rowcount
+    log.warning("The clock was set back: %d messages were due too late, and are not now.", mended)

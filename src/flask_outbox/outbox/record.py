@@ -1,0 +1,67 @@
+"""What the far side said becomes rows: one transaction for a batch of reports."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from flask_outbox.mail.exchange import Report
+from flask_outbox.mail.lifecycle import State
+from flask_outbox.mail.submission import Receipt, Submission
+from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.routes import hear
+from flask_outbox.outbox.settle import ROWS, Judge, hold, settle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """What became of a message by this."""
+
+    submission: Submission
+    receipt: Receipt
+    state: State
+    reason: str = ""  # why it stands where it stands; nothing for what was accepted
+    alert: str = ""  # its route began to fail with it: somebody should look
+
+
+def record(
+    outbox: Outbox, reports: Sequence[Report], jitter: Callable[[], float]
+) -> list[Recorded]:
+    """Write down what was reported; nothing comes back for a row whose fence was lost.
+
+    Raises OutboxUnavailable with nothing written: the caller keeps the reports and tries again.
+    """
+    first: dict[str, Report] = {}
+    for report in reports:
+        first.setdefault(report.submission.id, report)
+    if not first:
+        return []
+    with outbox.begin() as connection:
+        now = outbox.now(connection)
+        rows = connection.execute(ROWS, {"ids": list(first)}).mappings()
+        ours = [row for row in rows if row["fence"] == first[row["id"]].submission.fence]
+        held = hold(connection, ours, now)
+        for each in held:
+            submission = first[each.row["id"]].submission
+            judge = Judge(outbox.patience, jitter(), submission.at_most_once)
+            each.end_attempt(first[each.row["id"]].receipt, judge)
+        done = {each.row["id"]: each for each in held}
+        settle(
+            connection,
+            held,
+            wipe=[
+                each.row["id"]
+                for each in held
+                if each.state is State.ACCEPTED and first[each.row["id"]].submission.sensitive
+            ],
+        )
+        alerts = hear(connection, [first[each] for each in first if each in done], now)
+    return [
+        Recorded(
+            submission=report.submission,
+            receipt=report.receipt,
+            state=done[id_].state,
+            reason=done[id_].reason,
+            alert=alerts.pop(report.submission.route, ""),
+        )
+        for id_, report in first.items()
+        if id_ in done
+    ]

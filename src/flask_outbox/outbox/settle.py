@@ -1,0 +1,275 @@
+"""Where a row goes from here: the only code that moves messages and recipients from state to state.
+
+A ``Held`` is a row and its recipients, read in the transaction at hand. What happened is told to it
+in the words of ``mail/``; ``settle`` then writes all of them with a fixed number of statements. The
+message's UPDATE carries the fence and the state that were read: no row, no overwrite.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select, update
+
+from flask_outbox.mail.errors import OutboxUnavailable
+from flask_outbox.mail.lifecycle import State, may, summary
+from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Outcome, Refused, Unclear
+from flask_outbox.mail.retry import Patience, next_attempt
+from flask_outbox.outbox.tables import content, event, message, recipient
+
+TEXT_MOST = 500
+REFERENCE_MOST = 255
+NO_REPORT = Unclear("nothing was reported for this recipient")
+
+
+class Kind(Enum):
+    """What an event in a message's history says; the stored word is the word in the code."""
+
+    STARTED = "started"
+    ACCEPTED = "accepted"
+    DEFERRED = "deferred"
+    UNCLEAR = "unclear"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    RETRIED = "retried"  # by hand
+
+
+def printable(text: str) -> str:
+    """Shorten what a far side said, and take out what a terminal would obey."""
+    return "".join(each if each.isprintable() else " " for each in text[:TEXT_MOST])
+
+
+@dataclass(slots=True)
+class Place:
+    """One recipient's place in the row."""
+
+    position: int
+    address: str
+    state: State
+    due_at: float | None
+    attempts: int
+    unclear: int
+    reply: str
+    reference: str
+    moved: bool = False
+
+    def move(self, state: State, due_at: float | None, reply: str | None = None) -> None:
+        """Go to a state, if the lifecycle has that change."""
+        if not may(self.state, state):
+            raise ValueError(f"{self.state.value} cannot become {state.value}")
+        self.state, self.due_at, self.moved = state, due_at, True
+        if reply is not None:
+            self.reply = printable(reply)
+
+
+@dataclass(slots=True)
+class Held:
+    """A row of ``outbox_message`` as it was read, and what is to become of it."""
+
+    row: RowMapping
+    places: list[Place]
+    now: float
+    attempts: int
+    crashes: int
+    alone: bool
+    reason: str = ""
+    events: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    @property
+    def state(self) -> State:
+        """The summary of the recipients' states."""
+        return summary(place.state for place in self.places)
+
+    def sending(self) -> list[Place]:
+        """List the recipients of the attempt under way."""
+        return [place for place in self.places if place.state is State.SENDING]
+
+    def tell(self, kind: Kind, text: str, place: Place | None = None) -> None:
+        """Add to the history."""
+        self.events.append(
+            {
+                "message": self.row["id"],
+                "recipient": place.address if place else None,
+                "kind": kind.value,
+                "at": self.now,
+                "attempt": self.attempts,
+                "text": printable(text),
+            }
+        )
+
+    def move(self, before: State, after: State, kind: Kind, reason: str) -> None:
+        """Move every recipient from one state to another, for a reason that is nobody's reply."""
+        for place in self.places:
+            if place.state is before:
+                place.move(after, self.now if after is State.QUEUED else None)
+        self.reason = printable(reason)
+        self.tell(kind, reason)
+
+    def give_back(self) -> None:
+        """End a lease that was never started: nothing is charged, and it is due as it was."""
+        for place in self.sending():
+            place.move(State.QUEUED, place.due_at)
+        self.reason = self.row["reason"]
+
+    def judge(self, place: Place, outcome: Outcome, judge: "Judge") -> bool:
+        """Take in what an attempt came to for one recipient; tell whether it was charged."""
+        charged = not (isinstance(outcome, Deferred) and outcome.fault is not Fault.TRANSIENT)
+        place.attempts += charged
+        place.unclear += isinstance(outcome, Unclear)
+        match outcome:
+            case Accepted():
+                place.move(State.ACCEPTED, None, outcome.text)
+                place.reference = printable(outcome.reference)[:REFERENCE_MOST]
+                self.tell(Kind.ACCEPTED, outcome.text, place)
+            case Refused():
+                place.move(State.FAILED, None, outcome.text)
+                self.tell(Kind.FAILED, outcome.text, place)
+            case Deferred() | Unclear():
+                self._again(place, outcome, judge.next_attempt(self, place, outcome))
+        return charged
+
+    def _again(self, place: Place, outcome: Deferred | Unclear, due: float | None) -> None:
+        unclear = isinstance(outcome, Unclear)
+        if due is not None:
+            place.move(State.QUEUED, due, outcome.text)
+        elif unclear:
+            place.move(State.UNKNOWN, None, f"may have been accepted: {outcome.text}")
+        else:
+            place.move(State.FAILED, None, f"gave up: {outcome.text}")
+        given_up = due is None and not unclear
+        kind = Kind.FAILED if given_up else Kind.UNCLEAR if unclear else Kind.DEFERRED
+        self.tell(kind, place.reply, place)
+
+    def end_attempt(self, outcomes: dict[str, Outcome], judge: "Judge") -> None:
+        """Take in a receipt; an attempt that cost no recipient one is given back."""
+        charged = [
+            self.judge(place, outcomes.get(place.address, NO_REPORT), judge)
+            for place in self.sending()
+        ]
+        if not any(charged) and self.row["started_at"] is not None:
+            self.attempts -= 1
+        state = self.state
+        self.reason = next(
+            (place.reply for place in self.places if place.state is state),
+            "",
+        )
+        if state is State.ACCEPTED:
+            self.reason = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """What decides about the next attempt besides the outcome."""
+
+    patience: Patience
+    jitter: float
+    at_most_once: bool
+
+    def next_attempt(self, held: Held, place: Place, outcome: Outcome) -> float | None:
+        """Tell when, or never."""
+        if self.at_most_once and isinstance(outcome, Unclear):
+            return None
+        return next_attempt(
+            max(place.attempts, 1),
+            outcome,
+            held.now,
+            self.jitter,
+            first_due=held.row["first_due"],
+            patience=self.patience,
+            unclear=place.unclear,
+        )
+
+
+ROWS = select(message).where(message.c.id.in_(bindparam("ids", expanding=True))).with_for_update()
+_PLACES = (
+    select(recipient)
+    .where(recipient.c.message.in_(bindparam("ids", expanding=True)))
+    .order_by(recipient.c.message, recipient.c.position)
+)
+_MOVE_MESSAGE = update(message).where(
+    message.c.id == bindparam("b_id"),
+    message.c.state == bindparam("b_state"),
+    message.c.fence.is_not_distinct_from(bindparam("b_fence")),
+)
+_MOVE_RECIPIENT = update(recipient).where(
+    recipient.c.message == bindparam("b_message"),
+    recipient.c.position == bindparam("b_position"),
+)
+_NOBODYS = dict.fromkeys(("started_at", "left_at", "leased_at", "lease_until", "fence"))
+_EVENT = insert(event)
+_WIPE = delete(content).where(content.c.message.in_(bindparam("ids", expanding=True)))
+
+
+def hold(connection: Connection, rows: Iterable[RowMapping], now: float) -> list[Held]:
+    """Read the recipients of these rows."""
+    held = {
+        row.id: Held(row, [], now, row.attempts, row.crashes, row.alone, row.reason) for row in rows
+    }
+    if held:
+        for each in connection.execute(_PLACES, {"ids": list(held)}):
+            held[each.message].places.append(
+                Place(
+                    each.position,
+                    each.address,
+                    State(each.state),
+                    each.due_at,
+                    each.attempts,
+                    each.unclear,
+                    each.reply,
+                    each.reference,
+                )
+            )
+    return list(held.values())
+
+
+def settle(connection: Connection, held: Sequence[Held], wipe: Sequence[str] = ()) -> None:
+    """Write what became of them; ``wipe``: ids whose content is not to be kept.
+
+    Raises OutboxUnavailable, and so undoes all of it, where a row has changed since it was read.
+    """
+    if not held:
+        return
+    moved = connection.execute(_MOVE_MESSAGE, [_message(each) for each in held]).rowcount
+    if moved != len(held):
+        raise OutboxUnavailable("The outbox changed while it was written to: nothing was changed.")
+    places = [_place(each, place) for each in held for place in each.places if place.moved]
+    if places:
+        connection.execute(_MOVE_RECIPIENT, places)
+    if events := [each for one in held for each in one.events]:
+        connection.execute(_EVENT, events)
+    if wipe:
+        connection.execute(_WIPE, {"ids": list(wipe)})
+
+
+def _message(held: Held) -> dict[str, Any]:
+    waiting = [place for place in held.places if place.state is State.QUEUED]
+    queued = held.state is State.QUEUED
+    return {
+        "b_id": held.row["id"],
+        "b_state": held.row["state"],
+        "b_fence": held.row["fence"],
+        "state": held.state.value,
+        "due_at": min(place.due_at or held.now for place in waiting) if queued else None,
+        "due_from": held.now if queued else None,
+        "attempts": held.attempts,
+        "crashes": held.crashes,
+        "alone": held.alone,
+        "unclear": any(place.unclear for place in waiting),
+        "reason": held.reason,
+        **_NOBODYS,
+    }
+
+
+def _place(held: Held, place: Place) -> dict[str, Any]:
+    return {
+        "b_message": held.row["id"],
+        "b_position": place.position,
+        "state": place.state.value,
+        "due_at": place.due_at,
+        "attempts": place.attempts,
+        "unclear": place.unclear,
+        "reply": place.reply,
+        "reference": place.reference,
+    }

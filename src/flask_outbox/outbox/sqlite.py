@@ -1,0 +1,198 @@
+"""What SQLite wants: a file of our own, one writer at a time, and nothing open across a fork.
+
+Python's driver begins no transaction of its own here (``isolation_level=None``): every write
+transaction is BEGIN IMMEDIATE, since one that reads first and then writes fails at once, whatever
+the timeout, when somebody else wrote in between. Within one process writers queue on a lock, so
+that threads do not fight through SQLite's sleeping busy handler.
+
+A file that SQLite holds open must not cross a fork: the child would believe in locks that only its
+parent has. So a fork waits until nobody is in a transaction, and finds no connection open.
+"""
+
+import os
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from sqlite3 import sqlite_version_info
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.pool import QueuePool, StaticPool
+
+from flask_outbox.mail.errors import ConfigurationError, OutboxUnavailable
+
+OLDEST = (3, 35, 0)  # the first with RETURNING and DROP COLUMN, which migrations need
+FORK_WAITS = 5.0  # seconds for a transaction under way to end before a fork
+READING = {"outbox_reads": True}
+
+PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",  # NORMAL may lose what was acknowledged when the power fails
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA secure_delete = ON",  # what is wiped is overwritten
+)
+NOW = "SELECT (julianday('now') - 2440587.5) * 86400.0"
+
+# What SQLite says, and what a person can do about it.
+FIXES = {
+    "SQLITE_FULL": "the disk is full. Make room; what waits is sent by itself then.",
+    "SQLITE_BUSY": "another program held its write lock all the time. Look for one that keeps a "
+    "transaction open, such as a database shell.",
+    "SQLITE_READONLY": "it is read-only. Make the file and its folder writable for this user.",
+    "SQLITE_CANTOPEN": "it cannot be opened. Make its folder exist and writable for this user, or "
+    "set MAIL_OUTBOX_URL to a file elsewhere.",
+    "SQLITE_PERM": "this user may not use it. Make the file and its folder its own.",
+    "SQLITE_IOERR": "the disk reports an error. Look at the disk and its file system.",
+    "SQLITE_CORRUPT": "its content is damaged. Restore it, or move it away and start with a new "
+    "one.",
+    "SQLITE_NOTADB": "it is not an SQLite database. Set MAIL_OUTBOX_URL to another file.",
+}
+
+
+class Sqlite:
+    """One SQLite database: a file, or the memory of this process for tests."""
+
+    migrates_itself = True  # nobody else keeps its schema
+
+    def __init__(self, url: URL, busy: float) -> None:
+        if sqlite_version_info < OLDEST:
+            have, need = (".".join(map(str, each)) for each in (sqlite_version_info, OLDEST))
+            raise ConfigurationError(f"The outbox needs SQLite {need}, this Python has {have}.")
+        name = url.database or ":memory:"
+        if name.startswith("file:"):
+            raise ConfigurationError(
+                "MAIL_OUTBOX_URL must name a plain file: sqlite:////path/to/outbox.sqlite3"
+            )
+        self.url = url
+        self.busy = busy
+        self.file = None if name == ":memory:" else Path(name).absolute()
+        self._lock_anew()
+
+    def __str__(self) -> str:
+        return str(self.file or "in memory")
+
+    def _lock_anew(self) -> None:
+        self._writing = threading.Lock()
+        # In memory there is one connection for everybody.
+        self._reading = threading.Lock() if self.file else self._writing
+        self._held: list[threading.Lock] = []
+
+    # The file
+
+    def make(self) -> bool:
+        """Make the file, for this user only, before SQLite would; tell whether it is new.
+
+        SQLite gives the files beside it (-wal, -shm) the mode of this one. A folder is made where
+        its own folder exists: an app's instance folder often does not, until something needs it.
+        """
+        if self.file is None or self.file.exists():
+            return False
+        try:
+            self.file.parent.mkdir(exist_ok=True)
+            os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            if self.file.exists():
+                return False  # another process was faster
+            raise self._no_folder("is not a folder") from None
+        except FileNotFoundError:
+            raise self._no_folder("does not exist, nor does the one above it") from None
+        except OSError as error:
+            raise self._no_folder(f"cannot be written ({error.strerror})") from None
+        return True
+
+    def _no_folder(self, why: str) -> OutboxUnavailable:
+        folder = self.file.parent if self.file else ""
+        return OutboxUnavailable(
+            f"The outbox {self} cannot be made: the folder {folder} {why}. Make it, writable for "
+            "the user that runs this, or set MAIL_OUTBOX_URL to a file elsewhere."
+        )
+
+    # Connections and transactions
+
+    def engine(self) -> Engine:
+        """Make an engine whose transactions are SQLite's own."""
+        pool: dict[str, Any] = {"poolclass": StaticPool}
+        if self.file is not None:
+            pool = {"poolclass": QueuePool, "pool_size": 2, "pool_use_lifo": True}
+        engine = create_engine(
+            self.url,
+            hide_parameters=True,  # an error must not quote a mail
+            connect_args={
+                "isolation_level": None,
+                "timeout": self.busy,
+                "check_same_thread": False,
+            },
+            **pool,
+        )
+        event.listen(engine, "connect", _connected)
+        event.listen(engine, "begin", _begun)
+        return engine
+
+    @contextmanager
+    def turn(self, *, writes: bool) -> Generator[None]:
+        """Wait for this thread's turn, then for a statement to say what went wrong."""
+        lock = self._writing if writes else self._reading
+        if not lock.acquire(timeout=self.busy):
+            raise OutboxUnavailable(
+                f"The outbox {self} could not be used: this process kept a transaction open for "
+                f"{self.busy:g} s."
+            )
+        try:
+            yield
+        except DatabaseError as error:
+            if (said := self._explained(error)) is None:
+                raise
+            raise OutboxUnavailable(said) from error
+        finally:
+            lock.release()
+
+    def now(self, connection: Connection) -> float:
+        """Ask the database for the time."""
+        return float(connection.exec_driver_sql(NOW).scalar_one())
+
+    def _explained(self, error: DatabaseError) -> str | None:
+        name = getattr(error.orig, "sqlite_errorname", "")
+        fix = next((fix for prefix, fix in FIXES.items() if name.startswith(prefix)), None)
+        if fix is None and isinstance(error, OperationalError):
+            fix = f"{error.orig}."
+        return None if fix is None else f"The outbox {self} could not be used: {fix}"
+
+    # Forks
+
+    def before_fork(self, engine: Engine | None) -> None:
+        """Wait for transactions under way, then close what is open."""
+        if self.file is None:
+            return
+        for lock in (self._writing, self._reading):
+            if lock.acquire(timeout=FORK_WAITS):
+                self._held.append(lock)
+        if engine is not None:
+            engine.dispose()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        held, self._held = self._held, []
+        for lock in held:
+            lock.release()
+
+    def after_fork_in_child(self, engine: Engine | None) -> None:
+        """Start anew. What a thread of the parent still had open is never touched, nor closed."""
+        if engine is not None and self.file is not None:
+            _LEFT_BY_PARENT.append(engine.pool)
+            engine.dispose(close=False)
+        self._lock_anew()
+
+
+_LEFT_BY_PARENT: list[Any] = []
+
+
+def _connected(connection: Any, _record: object) -> None:
+    for pragma in PRAGMAS:
+        connection.execute(pragma).close()
+
+
+def _begun(connection: Connection) -> None:
+    reads = "outbox_reads" in connection.get_execution_options()
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -1,0 +1,79 @@
+"""How a submission is written into columns and read back, by this version's code and by others'.
+
+What no query asks for is one JSON object. A field that is not there has its default; one that
+this version does not know is left alone.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from sqlalchemy import RowMapping
+
+from flask_outbox.mail.submission import Dsn, Submission
+
+_WORDS = ("mail_options", "rcpt_options", "tags")
+_FLAGS = ("utf8", "sensitive", "at_most_once")
+
+
+class Unreadable(Exception):  # noqa: N818  it never leaves this floor: the row becomes poison
+    """A row that cannot be made into a submission."""
+
+
+def pack(submission: Submission) -> str:
+    """Write down what has no column of its own."""
+    extra: dict[str, Any] = {"date": submission.date}
+    extra.update((name, True) for name in _FLAGS if getattr(submission, name))
+    extra.update((name, list(words)) for name in _WORDS if (words := getattr(submission, name)))
+    if submission.metadata:
+        extra["metadata"] = dict(submission.metadata)
+    if (dsn := submission.dsn) is not None:
+        extra["dsn"] = {
+            "notify": {whom: list(words) for whom, words in dsn.notify.items()},
+            "ret": dsn.ret,
+            "envid": dsn.envid,
+        }
+    return json.dumps(extra, separators=(",", ":"))
+
+
+def unpack(row: RowMapping, recipients: Sequence[str]) -> Submission:
+    """Make the submission of a row of ``outbox_message`` joined with its content.
+
+    Raises Unreadable, without a word of what was in it.
+    """
+    try:
+        extra = json.loads(row["extra"])
+        return Submission(
+            sender=row["sender"],
+            recipients=tuple(recipients),
+            content=bytes(row["content"]),
+            message_id=row["message_id"],
+            date=float(extra["date"]),
+            dsn=_dsn(extra.get("dsn")),
+            metadata=MappingProxyType(dict(extra.get("metadata", {}))),
+            id=row["id"],
+            transport=row["transport"],
+            route=row["route"],
+            fence=row["fence"] or "",
+            attempt=row["attempts"],
+            alone=row["alone"],
+            mail_options=tuple(extra.get("mail_options", ())),
+            rcpt_options=tuple(extra.get("rcpt_options", ())),
+            tags=tuple(extra.get("tags", ())),
+            utf8=extra.get("utf8", False),
+            sensitive=extra.get("sensitive", False),
+            at_most_once=extra.get("at_most_once", False),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Unreadable(type(error).__name__) from None
+
+
+def _dsn(stored: Mapping[str, Any] | None) -> Dsn | None:
+    if stored is None:
+        return None
+    return Dsn(
+        notify={whom: tuple(words) for whom, words in stored["notify"].items()},
+        ret=stored["ret"],
+        envid=stored["envid"],
+    )
