@@ -15,11 +15,16 @@ class Background:
 
     def __init__(self) -> None:
         self._begin()
-        os.register_at_fork(after_in_child=self._begin)
+        self._inherited: list[asyncio.AbstractEventLoop | None] = []
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        # The parent's loop is kept, untouched: its end would be a warning, and a word to the
+        # epoll that parent and child share.
+        self._inherited.append(self._loop)
+        self._begin()
 
     def _begin(self) -> None:
-        # A child keeps the parent's loop, for closing it would speak to what the two share.
-        self._inherited = getattr(self, "_loop", None)
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -28,7 +33,7 @@ class Background:
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Run it there; the future can be waited for from any thread, or wrapped for a loop."""
         if self._pid != os.getpid():  # uWSGI forks without telling Python
-            self._begin()
+            self._forget()
         with self._lock:
             loop = self._loop or self._start()
             return asyncio.run_coroutine_threadsafe(coroutine, loop)
@@ -44,7 +49,7 @@ class Background:
     def stop(self) -> None:
         """Cancel what runs there, end the thread and wait for it; the next submit starts anew."""
         if self._pid != os.getpid():
-            self._begin()
+            self._forget()
         with self._lock:
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
