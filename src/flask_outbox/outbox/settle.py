@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select, update
 
 from flask_outbox.mail.errors import OutboxUnavailable
-from flask_outbox.mail.lifecycle import State, may, summary
+from flask_outbox.mail.lifecycle import OPEN, State, may, summary
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Outcome, Refused, Unclear
 from flask_outbox.mail.retry import Patience, next_attempt
 from flask_outbox.outbox.tables import content, event, message, recipient
@@ -258,6 +258,7 @@ def _message(held: Held) -> dict[str, Any]:
         "alone": held.alone,
         "unclear": any(place.unclear for place in waiting),
         "reason": held.reason,
+        "ended_at": None if held.state in OPEN else held.now,
         **_NOBODYS,
     }
 

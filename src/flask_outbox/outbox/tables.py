@@ -46,6 +46,7 @@ message = Table(
     Column("left_at", Double),  # the same for a row claimed alone: about to leave, after signing
     Column("leased_at", Double),
     Column("lease_until", Double),
+    Column("ended_at", Double),  # NULL while it is queued or under way
     Column("fence", String(32)),  # one token for each claim
     Column("worker", String(128), nullable=False),  # who had it last
     Column("attempts", Integer, nullable=False),  # counted at the start

@@ -1,0 +1,60 @@
+"""Figures about what is open, and who works on it; flat in what was accepted long ago."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import func, select, text
+
+from flask_outbox.mail.lifecycle import State
+from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.tables import message, route
+from flask_outbox.outbox.workers import Worker, workers
+
+_COUNTS = (
+    select(message.c.state, func.count())
+    .where(text("state <> 'accepted'"))
+    .group_by(message.c.state)
+)
+_OLDEST = select(func.min(message.c.due_at)).where(message.c.due_at.is_not(None))
+_PAUSED = select(route).where(route.c.paused_until.is_not(None)).order_by(route.c.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PausedRoute:
+    """A route that failed by our own fault and has not worked since."""
+
+    name: str
+    until: float
+    failures: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """What is not accepted, by state; times are UNIX seconds by the database's clock."""
+
+    counts: dict[State, int]  # without those that were accepted
+    oldest_due: float | None
+    now: float
+    routes: tuple[PausedRoute, ...]
+    workers: tuple[Worker, ...]
+
+
+def stats(outbox: Outbox) -> Stats:
+    """Count."""
+    with outbox.read() as connection:
+        counts = {State(state): count for state, count in connection.execute(_COUNTS)}
+        return Stats(
+            counts=counts,
+            oldest_due=connection.execute(_OLDEST).scalar_one_or_none(),
+            now=outbox.now(connection),
+            routes=tuple(
+                PausedRoute(
+                    name=each.name,
+                    until=each.paused_until,
+                    failures=each.failures,
+                    reason=each.reason,
+                )
+                for each in connection.execute(_PAUSED)
+            ),
+            workers=tuple(workers(connection)),
+        )

@@ -1,0 +1,221 @@
+"""What a person asks of the outbox, and what a person may do: look, cancel, retry."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import RowMapping, bindparam, select, update
+
+from flask_outbox.mail.errors import MessageError
+from flask_outbox.mail.lifecycle import OPEN, State
+from flask_outbox.mail.submission import Submission
+from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.prune import Pruned, prune
+from flask_outbox.outbox.schedule import Priority
+from flask_outbox.outbox.settle import ROWS, Held, Kind, Place, hold, settle
+from flask_outbox.outbox.stats import Stats, stats
+from flask_outbox.outbox.stored import unpack
+from flask_outbox.outbox.tables import content, event, message
+
+__all__ = [
+    "Entry", "Pruned", "Recipient", "Stats", "Status", "cancel", "history", "list_messages",
+    "prune", "retry", "stats", "status", "submission",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipient:
+    """How far a message came with one recipient."""
+
+    address: str
+    state: State
+    attempts: int  # those that counted
+    unclear: int
+    due_at: float | None
+    reply: str  # the latest
+    reference: str  # the far side's own id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """How far a message came; times are UNIX seconds by the database's clock."""
+
+    id: str
+    message_id: str
+    state: State
+    reason: str
+    recipients: tuple[Recipient, ...]
+    transport: str
+    route: str
+    priority: Priority
+    sender: str
+    size: int
+    key: str | None
+    attempts: int
+    crashes: int
+    created_at: float
+    due_at: float | None
+    expires_at: float | None
+    started_at: float | None
+    ended_at: float | None
+    worker: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One line of a message's history."""
+
+    at: float
+    kind: Kind
+    recipient: str | None  # None: all of them
+    attempt: int
+    text: str
+
+
+_m = message.c
+_LIST = (
+    select(message)
+    .where(_m.id < bindparam("before"))
+    .order_by(_m.id.desc())
+    .limit(bindparam("most"))
+)
+_LIST_STATE = _LIST.where(_m.state == bindparam("state"))
+_HISTORY = select(event).where(event.c.message == bindparam("id")).order_by(event.c.number)
+_WHOLE = (
+    select(message, content.c.content)
+    .join(content, content.c.message == _m.id)
+    .where(_m.id == bindparam("id"))
+)
+_HAS_CONTENT = select(content.c.message).where(content.c.message == bindparam("id"))
+_AFRESH = update(message).where(_m.id == bindparam("b_id"))
+_LAST = "g"  # after every hex digit
+
+
+def status(outbox: Outbox, id: str) -> Status | None:  # noqa: A002  the word that users see
+    """Look a message up; None where there is none, or none any more."""
+    with outbox.read() as connection:
+        rows = connection.execute(ROWS, {"ids": [id]}).mappings()
+        return next((_status(each) for each in hold(connection, rows, 0.0)), None)
+
+
+def list_messages(
+    outbox: Outbox, *, state: State | None = None, limit: int = 50, before: str | None = None
+) -> list[Status]:
+    """List messages, the newest first; ``before``: the last id of the page before this one."""
+    terms: dict[str, Any] = {"before": before or _LAST, "most": limit}
+    if state is not None:
+        terms["state"] = state.value
+    with outbox.read() as connection:
+        rows = connection.execute(_LIST if state is None else _LIST_STATE, terms).mappings()
+        return [_status(each) for each in hold(connection, rows, 0.0)]
+
+
+def history(outbox: Outbox, id: str) -> list[Entry]:  # noqa: A002  the word that users see
+    """List what happened to a message, in order."""
+    with outbox.read() as connection:
+        return [
+            Entry(
+                at=each.at,
+                kind=Kind(each.kind),
+                recipient=each.recipient,
+                attempt=each.attempt,
+                text=each.text,
+            )
+            for each in connection.execute(_HISTORY, {"id": id})
+        ]
+
+
+def submission(outbox: Outbox, id: str) -> Submission | None:  # noqa: A002  the word that users see
+    """Read a message back, with all its recipients; None where its content is not kept."""
+    with outbox.read() as connection:
+        rows: Sequence[RowMapping] = connection.execute(_WHOLE, {"id": id}).mappings().all()
+        held = hold(connection, rows, 0.0)
+        return next((unpack(one.row, _addresses(one.places)) for one in held), None)
+
+
+def cancel(outbox: Outbox, id: str) -> bool:  # noqa: A002  the word that users see
+    """Keep a queued message from being sent; False where a worker has it, or it has ended."""
+    with outbox.begin() as connection:
+        rows = connection.execute(ROWS, {"ids": [id]}).mappings().all()
+        held = hold(connection, rows, outbox.now(connection))
+        if not held or held[0].state is not State.QUEUED:
+            return False
+        why = "cancelled"
+        if held[0].row["unclear"]:
+            why = "cancelled, and may have been accepted before that"
+        held[0].move(State.QUEUED, State.CANCELLED, Kind.CANCELLED, why)
+        settle(connection, held)
+        return True
+
+
+def retry(outbox: Outbox, id: str) -> bool:  # noqa: A002  the word that users see
+    """Queue a message again that failed, is unknown, was cancelled or expired; False for others.
+
+    Only the recipients that gave it its state are tried, with patience counted anew. Nobody who
+    accepted it gets it again. Raises MessageError where its content is no longer kept.
+    """
+    with outbox.begin() as connection:
+        now = outbox.now(connection)
+        rows = connection.execute(ROWS, {"ids": [id]}).mappings().all()
+        held = hold(connection, rows, now)
+        if not held or held[0].state in OPEN or held[0].state is State.ACCEPTED:
+            return False
+        if connection.execute(_HAS_CONTENT, {"id": id}).first() is None:
+            raise MessageError("Its content is no longer kept: compose the message again.")
+        one = held[0]
+        _begin_afresh(one)
+        settle(connection, held)
+        expires = one.row["expires_at"]
+        over = expires is not None and expires <= now
+        connection.execute(
+            _AFRESH, {"b_id": id, "first_due": now, "expires_at": None if over else expires}
+        )
+        return True
+
+
+def _begin_afresh(held: Held) -> None:
+    again = [place for place in held.places if place.state is held.state]
+    held.move(held.state, State.QUEUED, Kind.RETRIED, "retried by hand")
+    held.attempts = held.crashes = 0
+    for place in again:
+        place.attempts = place.unclear = 0
+
+
+def _addresses(places: Iterable[Place]) -> list[str]:
+    return [place.address for place in places]
+
+
+def _status(held: Held) -> Status:
+    row = held.row
+    return Status(
+        id=row["id"],
+        message_id=row["message_id"],
+        state=State(row["state"]),
+        reason=row["reason"],
+        recipients=tuple(
+            Recipient(
+                address=place.address,
+                state=place.state,
+                attempts=place.attempts,
+                unclear=place.unclear,
+                due_at=place.due_at,
+                reply=place.reply,
+                reference=place.reference,
+            )
+            for place in held.places
+        ),
+        transport=row["transport"],
+        route=row["route"],
+        priority=Priority(row["priority"]),
+        sender=row["sender"],
+        size=row["size"],
+        key=row["key"],
+        attempts=row["attempts"],
+        crashes=row["crashes"],
+        created_at=row["created_at"],
+        due_at=row["due_at"],
+        expires_at=row["expires_at"],
+        started_at=row["started_at"],
+        ended_at=row["ended_at"],
+        worker=row["worker"],
+    )
