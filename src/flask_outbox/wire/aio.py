@@ -177,7 +177,9 @@ class _Line(smtp_line.Line):
             self.glance()  # nothing is outstanding: whatever comes now is out of turn
         earlier = self.begin(question.replies)
         turn = 0
-        for piece in smtp_line.pieces(question.blocks):
+        for number, piece in enumerate(smtp_line.pieces(question.blocks)):
+            if number:
+                self.glance()  # a server may have heard enough long before all is out
             rest = self.outgoing(piece)
             while rest:
                 if self.settled(earlier, question.replies):

@@ -11,7 +11,7 @@ from time import monotonic
 from flask_outbox.mail.errors import TlsError, WireError
 from flask_outbox.mail.exchange import SmtpReply, Tls, Write
 from flask_outbox.wire.smtp_replies import Replies
-from flask_outbox.wire.tls import Privacy
+from flask_outbox.wire.tls import Privacy, reason
 
 RECEIVE = 16_384  # bytes that are asked of the kernel at once
 PIECE = 65_536  # bytes that a Write hands to TLS and the kernel at once
@@ -85,11 +85,13 @@ class Line:
     def _unseal(self, privacy: Privacy, records: bytes) -> None:
         try:
             plain = privacy.unseal(records)
-        except SSLError:
-            self.gone = "sent a broken TLS record"
+        except SSLError as error:  # a forged record; a certificate of ours that it refused
+            self.gone = f"gave up the privacy of the line ({reason(error)})"
         else:
             if plain:
                 self.replies.feed(plain)
+            if privacy.ended:
+                self.gone = self.gone or "closed the connection"
 
     def lost(self, error: OSError) -> None:
         """Note why the kernel gave the line up."""

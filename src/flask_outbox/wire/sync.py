@@ -73,7 +73,9 @@ class _Line(smtp_line.Line):
         if len(self.replies) == self.replies.owed:
             self.glance()  # nothing is outstanding: whatever comes now is out of turn
         earlier = self.begin(question.replies)
-        for piece in smtp_line.pieces(question.blocks):
+        for number, piece in enumerate(smtp_line.pieces(question.blocks)):
+            if number:
+                self.glance()  # a server may have heard enough long before all is out
             rest = self.outgoing(piece)
             while rest:
                 if self.settled(earlier, question.replies):
@@ -83,21 +85,20 @@ class _Line(smtp_line.Line):
     def _send(
         self, rest: memoryview, size: int, until: float, question: Write, earlier: int
     ) -> int:
-        """Hand the kernel what it takes, and look whether the server spoke meanwhile."""
+        """Hand the kernel what it takes; while it takes nothing, look whether the server spoke."""
         try:
             self._wait(until, _GLANCE)
             count = self.sock.send(rest)
         except TimeoutError:
             if monotonic() >= until:
                 raise self.broken_write(question, earlier, smtp_line.OVERDUE) from None
+            self.glance()
             count = 0
         except OSError as error:
             self.glance()
             self.lost(error)
             raise self.broken_write(question, earlier) from error
         self.went_out(count, size)
-        if count < len(rest):
-            self.glance()
         return count
 
     def shake(self, tls: Tls, host: str, until: float) -> None:

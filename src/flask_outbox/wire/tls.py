@@ -19,16 +19,23 @@ _FIX = (
     "If that server is yours, name the authority that signed its certificate in MAIL_TLS_CA_FILE"
     " or pin the certificate by its SHA-256 fingerprint"
 )
+_HINTS = {
+    "WRONG_VERSION_NUMBER": (
+        "; it does not begin with TLS on this port: MAIL_USE_SSL belongs to 465,"
+        " MAIL_USE_TLS to 587 and 25"
+    ),
+}
 
 
 class Privacy:
     """One TLS session over memory."""
 
-    __slots__ = ("_in", "_object", "_out", "_tls", "_where")
+    __slots__ = ("_in", "_object", "_out", "_tls", "_where", "ended")
 
     def __init__(self, tls: Tls, host: str, where: str) -> None:
         self._tls = tls
         self._where = where
+        self.ended = False  # the far side has said that it will say no more
         self._in = ssl.MemoryBIO()
         self._out = ssl.MemoryBIO()
         context = _context_of(tls, where)
@@ -48,9 +55,12 @@ class Privacy:
                 f"{self._where}: its certificate is not to be trusted ({error.verify_message})."
                 f" {_FIX}"
             ) from error
-        except (ssl.SSLError, OSError) as error:
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+            raise TlsError(f"{self._where} hung up in the middle of the TLS handshake") from error
+        except ssl.SSLError as error:
+            hint = _HINTS.get(error.reason or "", "")
             raise TlsError(
-                f"{self._where}: TLS 1.2 or newer could not be agreed on ({_reason(error)})"
+                f"{self._where}: TLS 1.2 or newer could not be agreed on ({reason(error)}){hint}"
             ) from error
         self._check_pin()
         return True
@@ -85,7 +95,8 @@ class Privacy:
         try:
             while block := self._object.read(65_536):
                 plain += block
-        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+            self.ended = True
+        except ssl.SSLWantReadError:
             pass
         return bytes(plain)
 
@@ -97,7 +108,8 @@ class Privacy:
             self._in.write_eof()
 
 
-def _reason(error: OSError) -> str:
+def reason(error: OSError) -> str:
+    """Put OpenSSL's word for it, or the system's, into a sentence."""
     return (
         (getattr(error, "reason", None) or error.strerror or "broken off").replace("_", " ").lower()
     )
@@ -112,7 +124,7 @@ def _context_of(tls: Tls, where: str) -> ssl.SSLContext:
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise TlsError(
             f"{where}: the files of MAIL_TLS_CA_FILE, the client certificate and its key could not"
-            f" be used ({_reason(error) if isinstance(error, OSError) else 'key is encrypted'})"
+            f" be used ({reason(error) if isinstance(error, OSError) else 'key is encrypted'})"
         ) from error
 
 
