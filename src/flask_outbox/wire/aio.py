@@ -221,7 +221,6 @@ class _Line(smtp_line.Line):
 
     async def shake(self, tls: Tls, host: str, until: float) -> None:
         """Make it private."""
-        self.glance()
         self._shaking = privacy = self.begin_privacy(tls, host)
         try:
             await self._shake(privacy, until)

@@ -148,6 +148,8 @@ class Line:
 
     def begin_privacy(self, tls: Tls, host: str) -> Privacy:
         """Begin the handshake, unless somebody has slipped plain text in before it."""
+        if not self.replies.owed:
+            self.glance()  # by STARTTLS, and not from the first byte
         if not self.replies.untouched:
             # What was said in the open must not be taken for what is said in private
             # (CVE-2011-0411, from the server's side).
