@@ -1,0 +1,44 @@
+"""The middle of a mail's journey, in order: claim → start → sign → send → record.
+
+Open this first. A worker's thread takes one ``turn`` after another (``loop.py`` says when); it
+alone talks to the database. What the far side says comes in through the ``lanes``, which carry
+windows of submissions while this thread keeps the books. Whatever dies here, and wherever, the
+rows tell the next worker how far each mail had come.
+"""
+
+from collections.abc import Callable
+from random import random
+
+from flask_outbox.mail.submission import Submission
+from flask_outbox.outbox.claim import claim, leave, start
+from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.record import Recorded, record
+from flask_outbox.worker.lanes import Lanes
+from flask_outbox.worker.leased import Leased
+
+
+def turn(
+    outbox: Outbox, leased: Leased, lanes: Lanes, sign: Callable[[Submission], Submission]
+) -> list[Recorded]:
+    """Take each step once; a step that has nothing to do does nothing."""
+    # claim: what is due becomes ours until its lease ends. One commit, nothing is charged.
+    if hungry := leased.hungry(lanes):
+        limit = leased.batch(lanes)
+        claimed = claim(outbox, transports=hungry, limit=limit, worker=leased.worker)
+        leased.put(claimed, dry=len(claimed) < limit)
+
+    # start: one small commit before the first byte, for at most a window per free lane.
+    windows = leased.windows(lanes)
+    started = start(outbox, [each for window in windows for each in window]) if windows else []
+    for window in leased.take(windows, started):
+        # sign: once the attempt is counted, so that what kills us here is not tried for ever.
+        signed = lanes.signed(window, sign)
+
+        # send: what was on the line when a worker died goes alone, and leaves a mark first.
+        lanes.send(lanes.marked(signed, lambda each: leave(outbox, each)))
+
+    # record: what the far side said; a row whose fence is no longer ours stays as it is.
+    reports = lanes.reports()
+    recorded = record(outbox, reports, random) if reports else []
+    lanes.forget(reports)
+    return recorded

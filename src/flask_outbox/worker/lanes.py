@@ -1,0 +1,192 @@
+"""Lanes: so many windows of submissions under way at a time, and what was heard of them.
+
+The worker's thread sends a window down a free lane and goes on; a carrier's thread, loop or
+greenlet says what became of each mail. What was heard stays here until it is recorded, however
+long the database is away.
+"""
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+
+from flask_outbox.mail.exchange import Report
+from flask_outbox.mail.outcome import Deferred, Fault
+from flask_outbox.mail.submission import Receipt, Submission
+from flask_outbox.transports.base import Transport
+from flask_outbox.worker.carriers import Carrier
+from flask_outbox.worker.say import say
+from flask_outbox.worker.unexpected import Watched, outcome_of_bug, outcome_of_failure, place
+
+RECORD_WITHIN = 0.05  # seconds
+RECORD_AT_MOST = 100  # outcomes in one commit
+
+
+class _Load:
+    """A window on its lane, in as many parts as it takes."""
+
+    def __init__(self, window: Sequence[Submission]) -> None:
+        self.transport = window[0].transport
+        self.parts = deque([window])
+        self.next_part()
+
+    def next_part(self) -> None:
+        self.part = self.parts.popleft()
+        self.unheard = {each.id: each for each in self.part}
+
+
+class Lanes:
+    """``connections`` lanes for each transport; a lane carries one window at a time."""
+
+    def __init__(
+        self,
+        carrier: Carrier,
+        transports: Mapping[str, Transport],
+        connections: int,
+        ring: Callable[[], None],
+    ) -> None:
+        self._carrier = carrier
+        self._transports = transports
+        self._connections = connections
+        self._ring = ring  # tells the worker's thread that there is something to look at
+        self._lock = threading.Lock()
+        self._busy: Counter[str] = Counter()
+        self._begun: dict[str, Submission] = {}  # by id: under way, or heard of and not recorded
+        self._heard: list[Report] = []
+        self._heard_at = 0.0
+
+    def window(self, transport: str) -> int:
+        """How many one lane takes."""
+        return self._transports[transport].carries.window
+
+    def room(self, transport: str) -> int:
+        """How many all lanes of the transport take."""
+        return self._connections * self.window(transport)
+
+    def free(self, transport: str) -> int:
+        """Count the lanes that carry nothing now."""
+        return self._connections - self._busy[transport]
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way."""
+        return any(self._busy.values())
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way and nothing waits to be recorded."""
+        return not self._begun and not self.busy
+
+    @property
+    def record_at(self) -> float:
+        """When what was heard is to be recorded (monotonic); infinity for never."""
+        with self._lock:
+            if not self._heard:
+                return float("inf")
+            full = len(self._heard) >= RECORD_AT_MOST or not self.busy
+            return self._heard_at if full else self._heard_at + RECORD_WITHIN
+
+    def begun(self) -> list[Submission]:
+        """List what was started and not recorded: its leases are to be extended."""
+        with self._lock:
+            return list(self._begun.values())
+
+    def signed(
+        self, window: Sequence[Submission], sign: Callable[[Submission], Submission]
+    ) -> list[Submission]:
+        """Sign each; one that cannot be is heard of as poison, its neighbours go on."""
+        ready: list[Submission] = []
+        for each in window:
+            try:
+                ready.append(sign(each))
+            except Exception as error:  # noqa: BLE001  any bug there may be
+                say.error("message %s cannot be signed: %s", each.id, place(error))
+                self.hear(Report(each, Receipt.same(each, outcome_of_bug(each, error))))
+        return ready
+
+    def marked(
+        self, window: Sequence[Submission], mark: Callable[[Submission], bool]
+    ) -> list[Submission]:
+        """Leave the mark of those that go alone; without it they do not go."""
+        ready: list[Submission] = []
+        for each in window:
+            try:
+                if not each.alone or mark(each):
+                    ready.append(each)
+            except Exception as error:  # noqa: BLE001  the database went away; nothing has left
+                say.warning("message %s stays: %s", each.id, type(error).__name__)
+                away = Deferred("the outbox could not be written", Fault.NONE)
+                self.hear(Report(each, Receipt.same(each, away)))
+        return ready
+
+    def send(self, window: Sequence[Submission]) -> None:
+        """Send a window down a lane of its transport."""
+        if window:
+            name = window[0].transport
+            with self._lock:
+                self._busy[name] += 1
+                self._begun.update({each.id: each for each in window})
+            self._carry(_Load(window))
+
+    def hear(self, report: Report) -> None:
+        """Keep what was said of one; any thread may call this."""
+        with self._lock:
+            self._begun[report.submission.id] = report.submission
+            first = not self._heard
+            if first:
+                self._heard_at = time.monotonic()
+            self._heard.append(report)
+            if first or len(self._heard) == RECORD_AT_MOST:
+                self._ring()
+
+    def reports(self) -> list[Report]:
+        """Look at what is due to be recorded, without forgetting it."""
+        if time.monotonic() < self.record_at:
+            return []
+        with self._lock:
+            return self._heard[:RECORD_AT_MOST]
+
+    def forget(self, reports: Sequence[Report]) -> None:
+        """Let go of what is recorded now."""
+        if reports:
+            with self._lock:
+                del self._heard[: len(reports)]
+                self._heard_at = time.monotonic()
+                for report in reports:
+                    self._begun.pop(report.submission.id, None)
+
+    def _carry(self, load: _Load) -> None:
+        transport = self._transports[load.transport]
+        watched = Watched(lambda: transport.send(load.part))
+
+        def hear(report: Report) -> None:
+            load.unheard.pop(report.submission.id, None)
+            self.hear(report)
+
+        def done(error: Exception | None) -> None:
+            self._end(load, watched, error)
+
+        try:
+            self._carrier.carry(watched.talk(), hear, done)
+        except RuntimeError as error:  # no more threads, as at the interpreter's end
+            done(error)
+
+    def _end(self, load: _Load, watched: Watched, error: Exception | None) -> None:
+        """Judge those of whom nothing was said; take up the rest of the load, or free the lane."""
+        silent = list(load.unheard.values())
+        if error is not None and silent:
+            say.error("transport %s failed: %s", load.transport, place(error))
+        here = [each for each in silent if watched.cannot_have_sent(each)]
+        if watched.failed and here and len(load.part) > 1:
+            load.parts.extend([each] for each in here)  # one of them is to blame: see which
+            silent = [each for each in silent if each not in here]
+        for each in silent:
+            outcome = outcome_of_failure(each, watched, error)
+            self.hear(Report(each, Receipt.same(each, outcome)))
+        if load.parts:
+            load.next_part()
+            self._carry(load)
+        else:
+            with self._lock:
+                self._busy[load.transport] -= 1
+            self._ring()

@@ -1,0 +1,237 @@
+"""When a worker takes its turns: polling, waking, backing off, and leaving with grace."""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from random import random
+
+from flask_outbox.mail.errors import OutboxUnavailable
+from flask_outbox.mail.lifecycle import State
+from flask_outbox.mail.submission import Submission
+from flask_outbox.outbox.claim import next_due, release
+from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.record import Recorded, record
+from flask_outbox.transports.base import Transport
+from flask_outbox.worker.bell import Bell
+from flask_outbox.worker.carriers import choose_carrier
+from flask_outbox.worker.journey import turn
+from flask_outbox.worker.lanes import Lanes
+from flask_outbox.worker.leased import Leased
+from flask_outbox.worker.say import say
+from flask_outbox.worker.unexpected import place
+from flask_outbox.worker.upkeep import Upkeep
+
+POLL_STEPS = 16  # after work the next look comes after this share of `poll`, then twice that, …
+TROUBLE_FIRST = 0.1  # seconds to back off while the database is away
+TROUBLE_MOST = 15.0
+LAST_WORDS = 5.0  # seconds beyond the grace that whoever waits for a worker should give it
+
+
+def _nobody(recorded: Recorded) -> None:
+    """Observe nothing."""
+
+
+def _as_it_is(submission: Submission) -> Submission:
+    """Sign nothing."""
+    return submission
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a worker works with; all times in seconds.
+
+    ``connections`` are per transport, ``timeout`` bounds one message on the wire, ``grace`` what
+    is under way when the worker is told to stop. ``observe`` hears what became of each message,
+    in the worker's thread, after it was committed; what it raises is logged and forgotten.
+    """
+
+    outbox: Outbox
+    transports: Mapping[str, Transport]
+    connections: int = 5
+    timeout: float = 600.0
+    grace: float = 30.0
+    poll: float = 1.0
+    observe: Callable[[Recorded], None] = _nobody
+    sign: Callable[[Submission], Submission] = _as_it_is
+
+
+class Worker:
+    """Sends what is due.
+
+    ``run`` or ``drain`` is called once; the rest from any thread, and from signal handlers.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.name = f"{platform.node()[:64]}:{os.getpid()}:{os.urandom(3).hex()}"
+        self._plan = plan
+        self._bell = Bell()
+        self._stopping = False
+        self._abandoned = False
+        self._woken = False
+        self._carrier = choose_carrier(plan.timeout)
+        self._lanes = Lanes(self._carrier, plan.transports, plan.connections, self._bell.ring)
+        self._leased = Leased(self.name, plan.transports)
+        self._upkeep = Upkeep(plan.outbox, self._leased, self._lanes)
+        self._look_at = 0.0  # when to ask the outbox again, after it had nothing
+        self._pause = plan.poll / POLL_STEPS
+        self._leave_at = float("inf")
+        self._troubles = 0
+        self._count = 0
+
+    def wake(self) -> None:
+        """Look at the outbox at once: something was put there."""
+        self._woken = True
+        self._bell.ring()
+
+    def stop(self) -> None:
+        """Claim nothing more; finish what is under way, for at most the grace."""
+        self._stopping = True
+        self._bell.ring()
+
+    def abandon(self) -> None:
+        """Leave at once; other workers take over when the leases end."""
+        self._abandoned = True
+        self.stop()
+
+    def run(self) -> None:
+        """Work until stopped."""
+        self._work(lambda: False)
+
+    def drain(self, seconds: float | None = None) -> int:
+        """Work until nothing is due, or for so long; give the number of messages that were tried.
+
+        Raises OutboxUnavailable where the outbox cannot be used.
+        """
+        end = float("inf") if seconds is None else time.monotonic() + seconds
+        self._work(lambda: self._is_past(end) or self._has_nothing_due(), raises=True)
+        return self._count
+
+    def _has_nothing_due(self) -> bool:
+        return not self._leased.hungry(self._lanes) and self._is_idle()
+
+    def _is_past(self, end: float) -> bool:
+        if time.monotonic() >= end:
+            self.stop()
+        return False
+
+    def _is_idle(self) -> bool:
+        return self._lanes.idle and not any(True for _ in self._leased)
+
+    def _work(self, is_done: Callable[[], bool], *, raises: bool = False) -> None:
+        say.info("worker %s begins", self.name)
+        try:
+            while not (self._has_left() or is_done()):
+                try:
+                    self._step()
+                except Exception as error:
+                    if raises and self._is_idle():
+                        raise
+                    self._rest(self._trouble(error))
+                else:
+                    self._troubles = 0
+                    self._bell.wait(0.0 if is_done() else self._seconds())
+        finally:
+            self._carrier.abandon()
+            self._record_one_by_one()  # what was heard last, should the leaving be in a hurry
+            self._carrier.close()
+            self._upkeep.end()
+            say.info("worker %s ends", self.name)
+
+    def _has_left(self) -> bool:
+        if not self._stopping:
+            return False
+        if not self._leased.closed:
+            self._leased.closed = True
+            self._leave_at = time.monotonic() + self._plan.grace
+            with suppress(OutboxUnavailable):  # if not now, then when the leases end
+                release(self._plan.outbox, self._leased.clear())
+        return self._abandoned or self._lanes.idle or time.monotonic() >= self._leave_at
+
+    def _step(self) -> None:
+        """Take one turn, and say what came of it."""
+        plan, leased = self._plan, self._leased
+        if self._woken or time.monotonic() >= self._look_at:
+            self._woken = leased.dry = False
+        was_dry = leased.dry
+        for each in self._upkeep.mind():
+            self._tell(each)
+        recorded = turn(plan.outbox, leased, self._lanes, plan.sign)
+        self._count += len(recorded)
+        for each in recorded:
+            self._tell(each)
+        if leased.dry and not was_dry:
+            self._look_at = time.monotonic() + self._next_look()
+        if recorded:
+            leased.dry = False  # what one outcome held back, by its route or its row, may go now
+
+    def _next_look(self) -> float:
+        """Tell in how many seconds to ask the outbox again: when the next is due, or as polled."""
+        plan = self._plan
+        if not self._is_idle():
+            self._pause = plan.poll / POLL_STEPS
+            return self._pause
+        self._pause = min(plan.poll, self._pause * 2)
+        due = next_due(plan.outbox, list(plan.transports))
+        if due is None:
+            return self._pause
+        with plan.outbox.read() as connection:
+            wait = due - plan.outbox.now(connection)
+        return wait if 0.0 < wait < self._pause else self._pause
+
+    def _seconds(self) -> float:
+        """Tell how long the thread may sleep if nobody rings."""
+        if self._leased.hungry(self._lanes) or self._leased.windows(self._lanes):
+            return 0.0
+        at = min(self._lanes.record_at, self._upkeep.at, self._look_at, self._leave_at)
+        return min(self._plan.poll, max(0.0, at - time.monotonic()))
+
+    def _rest(self, seconds: float) -> None:
+        """Keep away from the database; only being told to leave cuts it short."""
+        until = min(time.monotonic() + seconds, self._leave_at)
+        while (left := until - time.monotonic()) > 0 and not self._abandoned:
+            if self._stopping and not self._leased.closed:
+                return
+            self._bell.wait(left)
+
+    def _trouble(self, error: Exception) -> float:
+        """Log it; tell for how many seconds to back off."""
+        seconds = min(TROUBLE_MOST, TROUBLE_FIRST * 2.0 ** min(self._troubles, 16))
+        self._troubles += 1
+        if isinstance(error, OutboxUnavailable):
+            say.warning("worker %s rests for up to %.1f s: %s", self.name, seconds, error)
+        else:
+            say.error("worker %s stumbled: %s", self.name, place(error))
+            self._record_one_by_one()
+        return seconds * (0.5 + random() / 2)  # noqa: S311  so that workers do not come back as one
+
+    def _record_one_by_one(self) -> None:
+        """Find the report that cannot be recorded, if it is that, and let its lease run out."""
+        with suppress(OutboxUnavailable):
+            for report in self._lanes.reports():
+                try:
+                    record(self._plan.outbox, [report], random)
+                except OutboxUnavailable:
+                    raise
+                except Exception as error:  # noqa: BLE001  any bug there may be
+                    say.error("message %s not recorded: %s", report.submission.id, place(error))
+                self._lanes.forget([report])
+
+    def _tell(self, recorded: Recorded) -> None:
+        id_, state = recorded.submission.id, recorded.state
+        told = say.warning if state in _WANT_A_PERSON else say.debug
+        told("message %s is %s after attempt %d", id_, state.value, recorded.submission.attempt)
+        try:
+            self._plan.observe(recorded)
+        except Exception as error:  # noqa: BLE001  an observer never breaks the loop
+            say.error("an observer failed: %s", place(error))
+
+
+_WANT_A_PERSON = (State.FAILED, State.UNKNOWN)
+
+
+def drain(plan: Plan, *, seconds: float | None = None) -> int:
+    """Send what is due in this thread, for at most so long, and tell how many were tried."""
+    return Worker(plan).drain(seconds)

@@ -1,0 +1,83 @@
+"""What an exception that nobody foresaw means for a mail: a bug costs that mail, no other.
+
+A transport is a conversation, so what it had put on the line is known when it fails. Fewer bytes
+than the content has: it cannot have left, and may be tried again. As many or more: it may have.
+"""
+
+import traceback
+from collections.abc import Callable
+from contextlib import closing, suppress
+
+from flask_outbox.mail.errors import WireError
+from flask_outbox.mail.exchange import Answer, Conversation, Write
+from flask_outbox.mail.outcome import Deferred, Fault, Outcome, Refused, Unclear
+from flask_outbox.mail.retry import MAX_CRASHES
+from flask_outbox.mail.submission import Submission
+
+POISON = "poison"
+
+
+class Watched:
+    """A conversation, and what is to be known of it should it fail."""
+
+    def __init__(self, begin: Callable[[], Conversation]) -> None:
+        self._begin = begin
+        self.written = 0
+        self.failed = False  # the conversation itself, rather than the driver under it
+
+    def cannot_have_sent(self, submission: Submission) -> bool:
+        """Tell whether too little was written for it to be whole at the far side."""
+        return self.written < len(submission.content)
+
+    def talk(self) -> Conversation:
+        """Pass questions and answers on."""
+        try:
+            conversation = self._begin()
+            with closing(conversation):
+                yield from self._counted(conversation)
+        except Exception:
+            self.failed = True
+            raise
+
+    def _counted(self, conversation: Conversation) -> Conversation:
+        answer: Answer = None
+        broken: WireError | None = None
+        with suppress(StopIteration):
+            while True:
+                question = conversation.throw(broken) if broken else conversation.send(answer)
+                if isinstance(question, Write):
+                    self.written += sum(map(len, question.blocks))
+                answer = broken = None
+                try:
+                    answer = yield question
+                except WireError as error:
+                    broken = error
+
+
+def outcome_of_bug(submission: Submission, error: BaseException) -> Outcome:
+    """Judge a mail that cannot be built: a few more tries, since the bug may be mended."""
+    text = f"{POISON}: {type(error).__name__} while it was built"
+    return Refused(text) if submission.attempt >= MAX_CRASHES else Deferred(text)
+
+
+def outcome_of_failure(
+    submission: Submission, watched: Watched, error: Exception | None
+) -> Outcome:
+    """Judge a mail whose conversation ended without a word about it."""
+    if not watched.cannot_have_sent(submission):
+        return Unclear(f"{_kind(error)} after it was sent")
+    if watched.failed and error is not None:
+        return outcome_of_bug(submission, error)
+    # The driver's own trouble, as at the interpreter's end: nobody's message pays for it.
+    return Deferred(f"{_kind(error)} in the driver", Fault.OURS)
+
+
+def place(error: BaseException) -> str:
+    """Say where it was raised; never its text, which may quote the mail."""
+    frames = traceback.extract_tb(error.__traceback__)
+    at = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{at}"
+
+
+def _kind(error: Exception | None) -> str:
+    return type(error).__name__ if error is not None else "no report"
