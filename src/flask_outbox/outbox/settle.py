@@ -108,9 +108,12 @@ class Held:
         self.tell(kind, reason)
 
     def give_back(self) -> None:
-        """End a lease that was never started: nothing is charged, and it is due as it was."""
+        """End a lease that was never started: nothing is charged, and it is due as it was.
+
+        It was due when it was claimed, so it is due now, wherever the clock was set to since.
+        """
         for place in self.sending():
-            place.move(State.QUEUED, place.due_at)
+            place.move(State.QUEUED, min(place.due_at or self.now, self.now))
         self.reason = self.row["reason"]
 
     def judge(self, place: Place, outcome: Outcome, judge: "Judge") -> bool:

@@ -1,0 +1,283 @@
+"""Due rows become somebody's, in order, each once."""
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+
+import pytest
+
+from contract.outbox_ground import Ground
+from flask_outbox.mail.lifecycle import State
+from flask_outbox.mail.outcome import Accepted, Deferred
+from flask_outbox.outbox import claim as claims
+from flask_outbox.outbox.claim import (
+    extend,
+    has_open,
+    next_due,
+    reclaim,
+    release,
+    start,
+)
+from flask_outbox.outbox.enqueue import Priority
+from flask_outbox.outbox.status import history, list_messages
+from outbox_mail import (
+    ADA,
+    BOB,
+    EPOCH,
+    a_submission,
+    begin,
+    look,
+    one,
+    put,
+    put_many,
+    say,
+    take,
+)
+
+YEAR = 365 * 86400.0
+HOUR = 3600.0
+
+
+def ids(submissions):
+    return [each.id for each in submissions]
+
+
+class ClaimContract(Ground):
+    def test_the_most_urgent_come_first_and_of_those_the_oldest(self, outbox, clock):
+        bulk = put(outbox, priority=Priority.BULK)
+        normal = put(outbox)
+        clock.now += 1
+        later = put(outbox)
+        urgent = put(outbox, priority=Priority.URGENT)
+        high = put(outbox, priority=Priority.HIGH)
+        assert ids(take(outbox)) == [urgent, high, normal, later, bulk]
+
+    def test_messages_of_one_instant_are_claimed_in_the_order_of_their_enqueueing(self, outbox):
+        put_in = put_many(outbox, 30)
+        assert ids(take(outbox)) == put_in
+
+    def test_no_more_than_the_limit(self, outbox):
+        put_in = put_many(outbox, 5)
+        assert ids(take(outbox, 3)) == put_in[:3]
+        assert ids(take(outbox, 3)) == put_in[3:]
+        assert take(outbox, 3) == []
+
+    def test_only_the_transports_asked_for(self, outbox):
+        put(outbox, a_submission(transport="bulk"))
+        assert take(outbox) == []
+        assert len(take(outbox, transports=["bulk", "default"])) == 1
+
+    def test_a_transport_with_a_long_queue_leaves_room_for_another(self, outbox):
+        put_many(outbox, 10)
+        other = put(outbox, a_submission(transport="other"))
+        assert other in ids(take(outbox, 4, transports=["default", "other"]))
+
+    def test_nothing_is_claimed_before_its_time(self, outbox, clock):
+        id_ = put(outbox, at=EPOCH + 60)
+        assert take(outbox) == []
+        assert next_due(outbox, ["default"]) == EPOCH + 60
+        clock.now += 60
+        assert ids(take(outbox)) == [id_]
+
+    def test_a_time_in_the_past_means_now(self, outbox):
+        id_ = put(outbox, at=EPOCH - YEAR)
+        assert look(outbox, id_).due_at == EPOCH
+
+    def test_a_claim_charges_nothing(self, outbox):
+        id_ = put(outbox)
+        take(outbox)
+        found = look(outbox, id_)
+        assert (found.state, found.attempts, found.started_at) == (State.SENDING, 0, None)
+        assert (found.worker, found.route) == ("w1", "default")
+
+    def test_a_start_counts_the_attempt_and_says_so(self, outbox):
+        id_ = put(outbox)
+        assert one(outbox).attempt == 1
+        assert (look(outbox, id_).attempts, look(outbox, id_).started_at) == (1, EPOCH)
+        assert [each.kind.value for each in history(outbox, id_)] == ["started"]
+
+    def test_a_start_said_twice_counts_once(self, outbox):
+        put(outbox)
+        claimed = take(outbox)
+        assert start(outbox, claimed) == start(outbox, claimed)
+
+    def test_a_start_of_what_somebody_else_took_over_gives_nothing(self, outbox, clock):
+        put(outbox)
+        lost = take(outbox)
+        clock.now += outbox.lease
+        reclaim(outbox)
+        assert start(outbox, lost) == []
+        (again,) = take(outbox)
+        assert start(outbox, [*lost, again]) == start(outbox, [again])
+
+    def test_each_claim_has_its_own_fence(self, outbox):
+        put_many(outbox, 2)
+        first, second = take(outbox, 1) + take(outbox, 1)
+        assert first.fence != second.fence
+
+    def test_a_released_row_is_due_as_it_was_and_uncharged(self, outbox, clock):
+        id_ = put(outbox)
+        clock.now += 5
+        release(outbox, take(outbox))
+        found = look(outbox, id_)
+        assert (found.state, found.due_at, found.attempts) == (State.QUEUED, EPOCH, 0)
+        assert ids(take(outbox)) == [id_]
+
+    def test_what_was_started_cannot_be_released(self, outbox):
+        id_ = put(outbox)
+        release(outbox, begin(outbox))
+        assert look(outbox, id_).state is State.SENDING
+
+    def test_what_somebody_else_took_over_cannot_be_released(self, outbox, clock):
+        put(outbox)
+        lost = take(outbox)
+        clock.now += outbox.lease
+        reclaim(outbox)
+        (again,) = take(outbox)
+        release(outbox, lost)
+        assert look(outbox, again.id).state is State.SENDING
+
+    def test_a_heartbeat_keeps_a_lease(self, outbox, clock):
+        id_ = put(outbox)
+        held = begin(outbox)
+        for _ in range(5):
+            clock.now += outbox.lease * 0.9
+            extend(outbox, held)
+            assert reclaim(outbox) == []
+        assert look(outbox, id_).state is State.SENDING
+
+    def test_a_heartbeat_does_not_keep_somebody_elses_lease(self, outbox, clock):
+        put(outbox)
+        lost = take(outbox)
+        clock.now += outbox.lease
+        reclaim(outbox)
+        (again,) = begin(outbox)
+        clock.now += outbox.lease * 0.9
+        extend(outbox, lost)
+        clock.now += outbox.lease * 0.2
+        assert ids(each.submission for each in reclaim(outbox)) == [again.id]
+
+    def test_what_is_too_old_expires_instead_of_being_claimed(self, outbox, clock):
+        id_ = put(outbox, expires=EPOCH + 60)
+        clock.now += 60
+        assert take(outbox) == []
+        found = look(outbox, id_)
+        assert (found.state, found.due_at) == (State.EXPIRED, None)
+        assert "expired" in found.reason
+        assert [each.kind.value for each in history(outbox, id_)] == ["expired"]
+        assert not has_open(outbox)
+
+    def test_what_is_not_yet_too_old_is_claimed(self, outbox, clock):
+        id_ = put(outbox, expires=EPOCH + 60)
+        clock.now += 59
+        assert ids(take(outbox)) == [id_]
+
+    def test_an_expired_rest_leaves_the_accepted_recipient_alone(self, outbox, clock):
+        id_ = put(outbox, a_submission(ADA, BOB), expires=EPOCH + 60)
+        say(outbox, one(outbox), {ADA: Accepted("ok"), BOB: Deferred("451 later")})
+        clock.now += 60
+        assert take(outbox) == []
+        found = look(outbox, id_)
+        assert [each.state for each in found.recipients] == [State.ACCEPTED, State.EXPIRED]
+        assert found.state is State.EXPIRED
+
+    def test_one_claim_brings_no_more_content_than_memory_is_meant_for(self, outbox, monkeypatch):
+        monkeypatch.setattr(claims, "OCTETS_MOST", 1000)
+        put_in = [put(outbox, a_submission(content=b"x" * size)) for size in (5000, 400, 400, 400)]
+        batches = [ids(take(outbox)) for _ in range(3)]
+        assert batches == [put_in[:1], put_in[1:3], put_in[3:]]
+
+    def test_next_due_is_never_when_nothing_waits(self, outbox):
+        put(outbox)
+        take(outbox)
+        assert next_due(outbox, ["default"]) is None
+
+    def test_next_due_is_the_earliest_of_all_priorities_and_transports(self, outbox):
+        put(outbox, at=EPOCH + 30, priority=Priority.BULK)
+        put(outbox, a_submission(transport="other"), at=EPOCH + 20)
+        put(outbox, at=EPOCH + 40, priority=Priority.URGENT)
+        assert next_due(outbox, ["default", "other"]) == EPOCH + 20
+        assert next_due(outbox, ["default"]) == EPOCH + 30
+
+    def test_open_is_what_is_queued_or_under_way(self, outbox):
+        assert not has_open(outbox)
+        put(outbox)
+        assert has_open(outbox)
+        submission = one(outbox)
+        assert has_open(outbox)
+        say(outbox, submission, Accepted("ok"))
+        assert not has_open(outbox)
+
+    def test_eight_threads_claim_two_thousand_rows_each_once(self, make_outbox):
+        outbox = make_outbox()
+        put_in = put_many(outbox, 2000)
+
+        def work() -> list[str]:
+            mine: list[str] = []
+            while got := take(outbox, 37):
+                mine += ids(got)
+            return mine
+
+        with ThreadPoolExecutor(8) as threads:
+            shares = [each.result() for each in [threads.submit(work) for _ in range(8)]]
+        assert sorted(chain.from_iterable(shares)) == sorted(put_in)
+
+    @pytest.mark.parametrize("step", [-HOUR, HOUR, -YEAR, YEAR])
+    def test_a_clock_that_steps_holds_nothing_up_longer_than_a_lease(self, outbox, clock, step):
+        deferred, claimed, started, queued = put_many(outbox, 4)
+        say(outbox, begin(outbox, 1)[0], Deferred("451 later"), jitter=1.0)
+        take(outbox, 1)
+        begin(outbox, 1)
+        clock.now += step
+        (recorded,) = reclaim(outbox)
+        assert recorded.submission.id == started
+        assert look(outbox, started).due_at == clock.now + outbox.patience.give_up / 576
+        assert {claimed, queued} <= set(ids(take(outbox)))
+        clock.now += 60  # what a deferral waits at most the first time
+        take(outbox)
+        assert look(outbox, deferred).state is State.SENDING
+
+    @pytest.mark.parametrize("step", [-HOUR, -YEAR])
+    def test_what_was_queued_before_the_clock_went_back_is_due_as_before(self, outbox, clock, step):
+        id_ = put(outbox)
+        clock.now += step
+        assert take(outbox) == []
+        reclaim(outbox)
+        assert ids(take(outbox)) == [id_]
+        assert look(outbox, id_).created_at == EPOCH
+
+    def test_a_time_that_the_app_named_stays_when_the_clock_goes_back(self, outbox, clock):
+        id_ = put(outbox, at=EPOCH + 60)
+        clock.now -= HOUR
+        reclaim(outbox)
+        assert look(outbox, id_).due_at == EPOCH + 60
+
+    def test_a_lease_up_to_twice_its_length_ahead_is_believed(self, outbox, clock):
+        id_ = put(outbox)
+        take(outbox)
+        clock.now -= outbox.lease * 0.9
+        reclaim(outbox)
+        assert look(outbox, id_).state is State.SENDING
+        clock.now -= outbox.lease * 0.2
+        reclaim(outbox)
+        assert look(outbox, id_).state is State.QUEUED
+
+    def test_leases_of_another_length_are_measured_by_their_own(self, outbox, make_outbox, clock):
+        id_ = put(outbox)
+        take(make_outbox(clock=clock, lease=300.0))
+        assert reclaim(outbox) == []
+        assert look(outbox, id_).state is State.SENDING
+
+    def test_a_row_that_cannot_be_read_fails_and_its_neighbours_go_on(self, outbox):
+        from sqlalchemy import text  # noqa: PLC0415  the damage is done in SQL
+
+        good, bad, bare = put_many(outbox, 3)
+        with outbox.begin() as connection:
+            connection.execute(
+                text("UPDATE outbox_message SET extra = '{' WHERE id = :id"), {"id": bad}
+            )
+            connection.execute(text("DELETE FROM outbox_content WHERE message = :id"), {"id": bare})
+        assert ids(take(outbox)) == [good]
+        for id_ in (bad, bare):
+            assert look(outbox, id_).state is State.FAILED
+            assert look(outbox, id_).reason.startswith("poison")
+        assert {each.state for each in list_messages(outbox)} == {State.SENDING, State.FAILED}

@@ -1,0 +1,82 @@
+"""Mail, clocks and workers for the outbox's tests."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flask_outbox.mail.exchange import Report
+from flask_outbox.mail.outcome import Outcome
+from flask_outbox.mail.submission import Receipt, Submission
+from flask_outbox.outbox.claim import claim, start
+from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.enqueue import Schedule, enqueue
+from flask_outbox.outbox.record import Recorded, record
+from flask_outbox.outbox.status import Status, status
+
+EPOCH = 1_764_000_000.0
+ADA = "ada@example.org"
+BOB = "bob@example.org"
+CYD = "cyd@example.org"
+
+MakeOutbox = Callable[..., Outbox]
+
+
+@dataclass
+class Clock:
+    """The database's time, as the test says."""
+
+    now: float = EPOCH
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def a_submission(*recipients: str, **more) -> Submission:
+    values = {
+        "sender": "shop@example.com",
+        "recipients": recipients or (ADA,),
+        "content": b"Subject: hello\r\n\r\nhello\r\n",
+        "message_id": "<1@example.com>",
+        "date": EPOCH,
+    }
+    return Submission(**(values | more))
+
+
+def put(outbox: Outbox, submission: Submission | None = None, **schedule) -> str:
+    with outbox.begin() as connection:
+        return enqueue(connection, outbox, submission or a_submission(), Schedule(**schedule))
+
+
+def put_many(outbox: Outbox, count: int, **schedule) -> list[str]:
+    with outbox.begin() as connection:
+        return [
+            enqueue(connection, outbox, a_submission(), Schedule(**schedule)) for _ in range(count)
+        ]
+
+
+def take(outbox: Outbox, limit: int = 100, transports=("default",)) -> list[Submission]:
+    return claim(outbox, transports=list(transports), limit=limit, worker="w1")
+
+
+def begin(outbox: Outbox, limit: int = 100) -> list[Submission]:
+    return start(outbox, take(outbox, limit))
+
+
+def one(outbox: Outbox) -> Submission:
+    (submission,) = begin(outbox)
+    return submission
+
+
+def say(
+    outbox: Outbox,
+    submission: Submission,
+    outcome: Outcome | dict[str, Outcome],
+    jitter: float = 0.5,
+) -> list[Recorded]:
+    receipt = Receipt(outcome) if isinstance(outcome, dict) else Receipt.same(submission, outcome)
+    return record(outbox, [Report(submission, receipt)], lambda: jitter)
+
+
+def look(outbox: Outbox, id_: str) -> Status:
+    found = status(outbox, id_)
+    assert found is not None
+    return found
