@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 
 from flask_outbox.mail.exchange import Report
-from flask_outbox.mail.outcome import Deferred, Fault
+from flask_outbox.mail.outcome import Deferred, Fault, Outcome
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.transports.base import Transport
 from flask_outbox.worker.carriers import Carrier
@@ -20,6 +20,11 @@ from flask_outbox.worker.unexpected import Watched, outcome_of_bug, outcome_of_f
 
 RECORD_WITHIN = 0.05  # seconds
 RECORD_AT_MOST = 100  # outcomes in one commit
+
+
+def is_ours(outcome: Outcome) -> bool:
+    """Tell whether it pauses the route."""
+    return isinstance(outcome, Deferred) and outcome.fault is Fault.OURS
 
 
 class _Load:
@@ -135,8 +140,10 @@ class Lanes:
             first = not self._heard
             if first:
                 self._heard_at = time.monotonic()
+            if any(map(is_ours, report.receipt.values())):
+                self._heard_at = 0.0  # at once: its route is to be paused
             self._heard.append(report)
-            if first or len(self._heard) == RECORD_AT_MOST:
+            if first or self._heard_at == 0.0 or len(self._heard) == RECORD_AT_MOST:
                 self._ring()
 
     def reports(self) -> list[Report]:
@@ -145,6 +152,11 @@ class Lanes:
             return []
         with self._lock:
             return self._heard[:RECORD_AT_MOST]
+
+    def heard(self) -> list[Report]:
+        """List all that is not recorded yet, due or not."""
+        with self._lock:
+            return list(self._heard)
 
     def forget(self, reports: Sequence[Report]) -> None:
         """Let go of what is recorded now."""

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from flask_outbox.mail.submission import Submission
 from flask_outbox.worker.lanes import Lanes
@@ -95,12 +95,13 @@ class Leased:
         kept = ([ours[each.id] for each in window if each.id in ours] for window in windows)
         return [window for window in kept if window]
 
-    def clear(self) -> list[Submission]:
-        """Give up everything."""
-        everything = list(self)
-        for waiting in (self._alone, *self._waiting.values()):
-            waiting.clear()
-        return everything
+    def let_go(self, transports: Collection[str]) -> list[Submission]:
+        """Give up all that is held for these transports."""
+        gone = [each for each in self if each.transport in transports]
+        for name in {each.transport for each in gone}:
+            self._waiting[name].clear()
+        self._alone = deque(each for each in self._alone if each.transport not in transports)
+        return gone
 
 
 def _share(waiting: Sequence[Submission], lanes: int, most: int) -> list[Window]:

@@ -3,7 +3,7 @@
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from random import random
@@ -18,13 +18,14 @@ from flask_outbox.transports.base import Transport
 from flask_outbox.worker.bell import Bell
 from flask_outbox.worker.carriers import choose_carrier
 from flask_outbox.worker.journey import turn
-from flask_outbox.worker.lanes import Lanes
+from flask_outbox.worker.lanes import Lanes, is_ours
 from flask_outbox.worker.leased import Leased
 from flask_outbox.worker.say import say
 from flask_outbox.worker.unexpected import place
 from flask_outbox.worker.upkeep import Upkeep
 
 POLL_STEPS = 16  # after work the next look comes after this share of `poll`, then twice that, …
+OVERDUE = 0.05  # seconds: what fell due after the claim, or is held back by a route on probation
 TROUBLE_FIRST = 0.1  # seconds to back off while the database is away
 TROUBLE_MOST = 15.0
 LAST_WORDS = 5.0  # seconds beyond the grace that whoever waits for a worker should give it
@@ -135,7 +136,9 @@ class Worker:
                     self._bell.wait(0.0 if is_done() else self._seconds())
         finally:
             self._carrier.abandon()
-            self._record_one_by_one()  # what was heard last, should the leaving be in a hurry
+            if heard := self._lanes.heard():  # the latest, when it leaves in a hurry
+                with suppress(Exception):
+                    record(self._plan.outbox, heard, random)
             self._carrier.close()
             self._upkeep.end()
             say.info("worker %s ends", self.name)
@@ -147,7 +150,7 @@ class Worker:
             self._leased.closed = True
             self._leave_at = time.monotonic() + self._plan.grace
             with suppress(OutboxUnavailable):  # if not now, then when the leases end
-                release(self._plan.outbox, self._leased.clear())
+                self._release(self._plan.transports)
         return self._abandoned or self._lanes.idle or time.monotonic() >= self._leave_at
 
     def _step(self) -> None:
@@ -162,10 +165,15 @@ class Worker:
         self._count += len(recorded)
         for each in recorded:
             self._tell(each)
+        self._release({each.submission.transport for each in recorded if was_our_fault(each)})
         if leased.dry and not was_dry:
             self._look_at = time.monotonic() + self._next_look()
         if recorded:
             leased.dry = False  # what one outcome held back, by its route or its row, may go now
+
+    def _release(self, transports: Collection[str]) -> None:
+        """Give back what was not started, as what would go by a route that is paused now."""
+        release(self._plan.outbox, self._leased.let_go(transports))
 
     def _next_look(self) -> float:
         """Tell in how many seconds to ask the outbox again: when the next is due, or as polled."""
@@ -179,7 +187,7 @@ class Worker:
             return self._pause
         with plan.outbox.read() as connection:
             wait = due - plan.outbox.now(connection)
-        return wait if 0.0 < wait < self._pause else self._pause
+        return min(self._pause, wait if wait > 0.0 else OVERDUE)
 
     def _seconds(self) -> float:
         """Tell how long the thread may sleep if nobody rings."""
@@ -230,6 +238,11 @@ class Worker:
 
 
 _WANT_A_PERSON = (State.FAILED, State.UNKNOWN)
+
+
+def was_our_fault(recorded: Recorded) -> bool:
+    """Tell whether it paused its route."""
+    return any(is_ours(outcome) for outcome in recorded.receipt.values())
 
 
 def drain(plan: Plan, *, seconds: float | None = None) -> int:

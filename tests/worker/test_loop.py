@@ -1,0 +1,342 @@
+"""When a worker takes its turns, what it survives, and how it leaves."""
+
+import logging
+import os
+import threading
+import time
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from flask_outbox.mail.errors import OutboxUnavailable
+from flask_outbox.mail.lifecycle import State
+from flask_outbox.mail.retry import MAX_CRASHES
+from flask_outbox.outbox.claim import claim, start
+from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.schedule import Schedule
+from flask_outbox.worker import journey, loop
+from flask_outbox.worker.loop import Plan, Worker, drain
+from worker_stage import Told, a_submission, at_work, put, wait_for
+
+
+@pytest.fixture
+def claims(monkeypatch):
+    """The times of the claims."""
+    times = []
+    claim = journey.claim
+
+    def counted(*arguments, **more):
+        times.append(time.monotonic())
+        return claim(*arguments, **more)
+
+    monkeypatch.setattr(journey, "claim", counted)
+    return times
+
+
+# --- when ---
+
+
+def test_a_wake_is_answered_at_once_however_long_the_poll(outbox, plan, eyes, claims):
+    with at_work(replace(plan, poll=60.0)) as worker:
+        wait_for(lambda: claims)
+        wait_for(lambda: worker._pause > 3.0)
+        before = time.monotonic()
+        put(outbox, a_submission())
+        worker.wake()
+        wait_for(lambda: eyes.one("state") == "accepted")
+        assert time.monotonic() - before < 2.0
+
+
+def test_what_another_process_enqueued_is_found_by_polling(outbox, plan, eyes, claims):
+    with at_work(replace(plan, poll=0.2)):
+        wait_for(lambda: len(claims) > 6)
+        put(outbox, a_submission())
+        wait_for(lambda: eyes.one("state") == "accepted", 2.0)
+
+
+def test_an_idle_worker_polls_no_more_often_than_it_is_told_to(plan, claims):
+    with at_work(replace(plan, poll=0.3)):
+        wait_for(lambda: len(claims) >= 9)
+    gaps = [after - before for before, after in pairwise(claims[6:])]
+    assert min(gaps) > 0.25
+
+
+def test_what_is_due_soon_is_sent_when_it_is_due_and_not_before(outbox, plan, eyes):
+    with at_work(replace(plan, poll=60.0)) as worker:
+        with outbox.read() as connection:
+            at = outbox.now(connection) + 0.7
+        put(outbox, a_submission(), schedule=Schedule(at=at))
+        worker.wake()
+        wait_for(lambda: eyes.one("state") == "accepted", 5.0)
+    [(accepted_at,)] = eyes.rows("SELECT at FROM outbox_event WHERE kind = 'accepted'")
+    assert at <= accepted_at < at + 1.0
+
+
+def test_a_worker_with_no_transports_does_nothing_and_leaves(outbox):
+    plan = Plan(outbox=outbox, transports={})
+    assert drain(plan) == 0
+    with at_work(plan):
+        pass
+
+
+def test_a_message_for_a_transport_of_another_worker_is_left_alone(outbox, plan, eyes):
+    put(outbox, a_submission(transport="elsewhere"))
+    assert drain(plan) == 0
+    assert eyes.one("state") == "queued"
+
+
+# --- leases ---
+
+
+def test_a_send_that_takes_longer_than_the_lease_keeps_it(file, transport, eyes):
+    outbox = Outbox(f"sqlite:///{file}", lease=0.4)
+    plan = Plan(outbox=outbox, transports={"default": transport})
+    other = Told()
+    hold = transport.hold("one")
+    put(outbox, a_submission())
+    with at_work(plan), at_work(replace(plan, transports={"default": other})):
+        wait_for(lambda: transport.begun or other.begun)
+        first = transport if transport.begun else other
+        if first is transport:
+            started = eyes.one("lease_until")
+            wait_for(lambda: eyes.one("lease_until") > started + 1.2)
+            hold.set()
+        wait_for(lambda: eyes.one("state") == "accepted")
+    assert len(transport.begun + other.begun) == 1
+    outbox.close()
+
+
+def test_what_a_dead_worker_left_is_taken_over(outbox, plan, transport, eyes):
+    put(outbox, a_submission("unbegun"), a_submission("begun"))
+    dead = claim(outbox, transports=["default"], limit=10, worker="dead")
+    start(outbox, [each for each in dead if "<begun" in each.message_id])
+    eyes.change("UPDATE outbox_message SET lease_until = leased_at")
+    told = []
+    drain(replace(plan, observe=told.append))
+    assert transport.sent == ["<unbegun@example.com>"]
+    assert eyes.one("attempts", "unbegun") == 1
+    assert eyes.one("alone", "begun") == 1
+    assert [each.reason for each in told if each.submission.message_id == "<begun@example.com>"]
+
+
+def test_a_worker_shows_that_it_lives_and_says_goodbye(plan, eyes):
+    with at_work(plan) as worker:
+        wait_for(lambda: eyes.rows("SELECT name FROM outbox_worker") == [(worker.name,)])
+        assert eyes.rows("SELECT pid FROM outbox_worker") == [(os.getpid(),)]
+    assert eyes.rows("SELECT name FROM outbox_worker") == []
+
+
+# --- leaving ---
+
+
+def test_told_to_stop_it_finishes_what_is_under_way_and_gives_back_the_rest(
+    outbox, plan, transport, eyes
+):
+    holds = [transport.hold(f"n{i}") for i in range(40)]
+    put(outbox, *(a_submission(f"n{i}") for i in range(40)))
+    worker = Worker(replace(plan, grace=10.0))
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    wait_for(lambda: eyes.count("state = 'sending' AND started_at IS NULL"))
+    worker.stop()
+    wait_for(lambda: eyes.count("state = 'queued'") == 40 - 8)
+    assert eyes.count("state = 'queued' AND attempts > 0") == 0
+    assert thread.is_alive()
+    for hold in holds:
+        hold.set()
+    thread.join(5.0)
+    assert not thread.is_alive()
+    assert eyes.count("state = 'accepted'") == len(transport.sent) == 8
+
+
+def test_the_grace_is_not_exceeded_by_a_send_that_hangs(outbox, plan, transport, eyes):
+    hold = transport.hold("one")
+    put(outbox, a_submission())
+    worker = Worker(replace(plan, grace=0.3))
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    wait_for(lambda: transport.begun)
+    before = time.monotonic()
+    worker.stop()
+    thread.join(5.0)
+    assert not thread.is_alive()
+    assert 0.3 <= time.monotonic() - before < 2.0
+    assert eyes.one("state") == "sending"
+    hold.set()
+
+
+def test_abandoning_leaves_at_once_and_yet_writes_down_what_was_heard(
+    outbox, plan, transport, eyes
+):
+    hold = transport.hold("slow")
+    put(outbox, a_submission("quick"), a_submission("slow"))
+    worker = Worker(replace(plan, connections=1, grace=60.0))
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    wait_for(lambda: "<slow@example.com>" in transport.begun)
+    before = time.monotonic()
+    worker.abandon()
+    thread.join(5.0)
+    assert time.monotonic() - before < 2.0
+    assert not thread.is_alive()
+    assert eyes.one("state", "quick") == "accepted"
+    assert eyes.one("state", "slow") == "sending"
+    hold.set()
+
+
+def test_draining_for_so_long_stops_with_grace(outbox, plan, transport, eyes):
+    hold = transport.hold("n0")
+    put(outbox, *(a_submission(f"n{i}") for i in range(20)))
+    threading.Timer(0.5, hold.set).start()
+    tried = drain(replace(plan, connections=1), seconds=0.2)
+    assert tried == 4
+    assert eyes.count("state = 'accepted'") == 4
+    assert eyes.count("state = 'queued'") == 16
+
+
+# --- the database ---
+
+
+def test_draining_an_outbox_that_cannot_be_used_says_so(tmp_path, transport):
+    outbox = Outbox(f"sqlite:///{tmp_path}/nowhere/at/all/outbox.sqlite3")
+    with pytest.raises(OutboxUnavailable):
+        drain(Plan(outbox=outbox, transports={"default": transport}))
+
+
+def test_while_the_database_is_locked_nothing_is_sent_twice_and_what_was_heard_is_kept(
+    file, plan, transport, eyes, caplog
+):
+    outbox = Outbox(f"sqlite:///{file}", lease=30.0, busy=0.1)
+    plan = replace(plan, outbox=outbox)
+    hold = transport.hold("one")
+    put(outbox, a_submission())
+    with at_work(plan) as worker:
+        wait_for(lambda: transport.begun)
+        with eyes.lock():
+            hold.set()
+            wait_for(lambda: worker._troubles >= 3)
+            assert eyes.one("state") == "sending"
+        wait_for(lambda: eyes.one("state") == "accepted")
+    assert transport.sent == ["<one@example.com>"]
+    outbox.close()
+
+
+def test_while_the_database_is_away_the_worker_rests_longer_each_time(
+    file, plan, monkeypatch, claims, eyes
+):
+    monkeypatch.setattr(loop, "TROUBLE_FIRST", 0.05)
+    outbox = Outbox(f"sqlite:///{file}", busy=0.01)
+    outbox.open()
+    with at_work(replace(plan, outbox=outbox, poll=0.01)) as worker:
+        with eyes.lock():
+            wait_for(lambda: worker._troubles >= 4)
+            before = time.monotonic()
+            tries = worker._troubles
+            for _ in range(200):
+                worker.wake()
+            wait_for(lambda: worker._troubles > tries)
+            assert time.monotonic() - before < 5.0
+            assert worker._troubles <= tries + 2
+        wait_for(lambda: worker._troubles == 0)
+    outbox.close()
+
+
+def test_a_report_that_cannot_be_recorded_does_not_keep_the_others(outbox, plan, eyes, monkeypatch):
+    record = journey.record
+
+    def stumbles(outbox, reports, jitter):
+        if any(each.submission.message_id == "<bad@example.com>" for each in reports):
+            raise ValueError("a bug")
+        return record(outbox, reports, jitter)
+
+    monkeypatch.setattr(journey, "record", stumbles)
+    monkeypatch.setattr(loop, "record", stumbles)
+    put(outbox, a_submission("bad"), *(a_submission(f"n{i}") for i in range(7)))
+    with at_work(plan):
+        wait_for(lambda: eyes.count("state = 'accepted'") == 7)
+
+
+# --- bugs ---
+
+
+def test_a_mail_that_cannot_be_signed_fails_as_poison_and_its_neighbours_go(
+    outbox, plan, transport, eyes, monkeypatch
+):
+    monkeypatch.setattr("flask_outbox.mail.retry.BACKOFF_FIRST", 0.0)
+    monkeypatch.setattr("flask_outbox.mail.retry.BACKOFF_LEAST", 0.01)
+
+    def sign(submission):
+        if submission.message_id == "<bad@example.com>":
+            raise ValueError(f"secret words of {submission.content!r}")
+        return submission
+
+    put(outbox, a_submission("bad"), *(a_submission(f"n{i}") for i in range(7)))
+    with at_work(replace(plan, sign=sign)):
+        wait_for(lambda: eyes.one("state", "bad") == "failed")
+    assert eyes.one("reason", "bad").startswith("poison")
+    assert eyes.one("attempts", "bad") == MAX_CRASHES
+    assert sorted(transport.sent) == [f"<n{i}@example.com>" for i in range(7)]
+    assert eyes.count("attempts = 1 AND state = 'accepted'") == 7
+
+
+def test_a_mail_that_breaks_its_transport_fails_as_poison_and_its_neighbours_go(  # noqa: PLR0913, PLR0917  fixtures
+    outbox, plan, transport, eyes, monkeypatch, caplog
+):
+    monkeypatch.setattr("flask_outbox.mail.retry.BACKOFF_FIRST", 0.0)
+    monkeypatch.setattr("flask_outbox.mail.retry.BACKOFF_LEAST", 0.01)
+    transport.outcomes["<bad@example.com>"] = KeyError("secret words")
+    put(outbox, a_submission("bad"), *(a_submission(f"n{i}") for i in range(7)))
+    with at_work(replace(plan, connections=1)):
+        wait_for(lambda: eyes.one("state", "bad") == "failed")
+    assert eyes.one("reason", "bad").startswith("poison")
+    assert eyes.count("attempts = 1 AND state = 'accepted'") == 7
+    assert sorted(transport.sent) == [f"<n{i}@example.com>" for i in range(7)]
+    assert "secret words" not in caplog.text
+
+
+def test_an_observer_that_raises_breaks_nothing(outbox, plan, eyes, caplog):
+    def observe(recorded):
+        raise ValueError("secret words")
+
+    put(outbox, *(a_submission(f"n{i}") for i in range(9)))
+    assert drain(replace(plan, observe=observe)) == 9
+    assert eyes.count("state = 'accepted'") == 9
+    assert "an observer failed: ValueError at" in caplog.text
+    assert "secret words" not in caplog.text
+
+
+def test_an_observer_hears_what_became_of_each_after_it_was_committed(outbox, plan, eyes):
+    seen = []
+    put(outbox, a_submission())
+    drain(
+        replace(plan, observe=lambda each: seen.append((each.state, eyes.one("state")))),
+    )
+    assert seen == [(State.ACCEPTED, "accepted")]
+
+
+def test_a_log_that_cannot_be_written_fails_no_send(outbox, plan, eyes):
+    class Full(logging.Handler):
+        def handle(self, record):
+            raise OSError(28, "No space left on device")
+
+    full = Full()
+    logger = logging.getLogger("flask_outbox.worker")
+    level = logger.level
+    logger.addHandler(full)
+    logger.setLevel(logging.DEBUG)
+    try:
+        put(outbox, a_submission())
+        assert drain(plan) == 1
+    finally:
+        logger.removeHandler(full)
+        logger.setLevel(level)
+    assert eyes.one("state") == "accepted"
+
+
+def test_no_address_and_no_content_is_logged(outbox, plan, caplog):
+    caplog.set_level(logging.DEBUG)
+    put(outbox, a_submission("somebody"))
+    drain(plan)
+    assert "accepted" in caplog.text
+    assert "somebody" not in caplog.text

@@ -1,0 +1,135 @@
+"""A stage for a worker: an outbox in a file, transports that do as they are told, and eyes."""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flask_outbox.mail.exchange import Conversation, Report, Token
+from flask_outbox.mail.outcome import Accepted, Outcome
+from flask_outbox.mail.submission import Receipt, Submission
+from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.enqueue import enqueue
+from flask_outbox.outbox.schedule import Schedule
+from flask_outbox.transports.base import Carries
+from flask_outbox.worker.loop import Plan, Worker
+
+BOUND = 20.0  # seconds after which a wait of a test has failed
+ACCEPTED = Accepted("250 ok", "7F3")
+
+
+def a_submission(name: str = "one", **changes: Any) -> Submission:
+    given: dict[str, Any] = {
+        "sender": "shop@example.com",
+        "recipients": (f"{name}@example.org",),
+        "content": f"Message-ID: <{name}@example.com>\r\n\r\nHello {name}\r\n".encode(),
+        "message_id": f"<{name}@example.com>",
+        "date": 0.0,
+    }
+    return Submission(**{**given, **changes})
+
+
+def put(outbox: Outbox, *submissions: Submission, schedule: Schedule | None = None) -> list[str]:
+    with outbox.begin() as connection:
+        return [enqueue(connection, outbox, each, schedule or Schedule()) for each in submissions]
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = BOUND) -> Any:
+    """Look again and again; what is looked at has no way to tell."""
+    tick, end = threading.Event(), time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "it never came about"
+        tick.wait(0.005)
+    return found
+
+
+class Eyes:
+    """Looks at the database as another program would."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        connection = sqlite3.connect(self._file, timeout=30.0, isolation_level=None)
+        try:
+            return connection.execute(query, values).fetchall()
+        finally:
+            connection.close()
+
+    def states(self) -> dict[str, str]:
+        """Give message id → state."""
+        return dict(self.rows("SELECT message_id, state FROM outbox_message"))
+
+    def count(self, where: str) -> int:
+        return int(self.rows(f"SELECT count(*) FROM outbox_message WHERE {where}")[0][0])  # noqa: S608  ours
+
+    def one(self, column: str, name: str = "one") -> Any:
+        query = f"SELECT {column} FROM outbox_message WHERE message_id = ?"  # noqa: S608  ours
+        return self.rows(query, f"<{name}@example.com>")[0][0]
+
+    def change(self, statement: str) -> None:
+        self.rows(statement)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the write lock, as another program that does not let go."""
+        connection = sqlite3.connect(self._file, timeout=30.0, isolation_level=None)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            yield
+            connection.execute("ROLLBACK")
+        finally:
+            connection.close()
+
+
+class Told:
+    """A transport that does what the test tells it.
+
+    ``outcomes`` by message id; ``holds``: an event by message id that is waited for, as if the
+    far side took its time.
+    """
+
+    name = "told"
+
+    def __init__(self, window: int = 4) -> None:
+        self.carries = Carries(window=window)
+        self.outcomes: dict[str, Outcome | Exception] = {}
+        self.holds: dict[str, threading.Event] = {}
+        self.windows: list[list[str]] = []
+        self.begun: list[str] = []
+        self.sent: list[str] = []
+        self.at_first_byte: Callable[[Submission], None] = lambda _: None
+
+    def hold(self, name: str) -> threading.Event:
+        return self.holds.setdefault(f"<{name}@example.com>", threading.Event())
+
+    def send(self, submissions: Sequence[Submission]) -> Conversation:
+        self.windows.append([each.message_id for each in submissions])
+        for each in submissions:
+            self.begun.append(each.message_id)
+            self.at_first_byte(each)
+            if hold := self.holds.get(each.message_id):
+                yield Token(lambda hold=hold: str(hold.wait(BOUND)))
+            outcome = self.outcomes.get(each.message_id, ACCEPTED)
+            if isinstance(outcome, Exception):
+                raise outcome
+            self.sent.append(each.message_id)
+            yield Report(each, Receipt.same(each, outcome))
+
+
+@contextmanager
+def at_work(plan: Plan) -> Iterator[Worker]:
+    """Run a worker in a thread of its own; let it leave at the end."""
+    worker = Worker(plan)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        thread.join(BOUND)
+        worker.abandon()
+        assert not thread.is_alive()
