@@ -15,3 +15,108 @@
 Imports run downwards only. ``docs/architecture.md`` says the rest; ``worker/journey.py`` is the
 file to open first.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flask_outbox.app.extension import Mail
+    from flask_outbox.app.flask_mail import (
+        Connection,
+        FlaskMailUnicodeDecodeError,
+        Message,
+        _has_newline,
+        _Mail,
+        _MailMixin,
+        force_text,
+        sanitize_address,
+        sanitize_addresses,
+        sanitize_subject,
+    )
+    from flask_outbox.app.security import OutboxMailUtil
+    from flask_outbox.app.sending import SendError
+    from flask_outbox.app.signals import (
+        email_dispatched,
+        message_deferred,
+        message_failed,
+        message_queued,
+        message_sent,
+        signals,
+    )
+    from flask_outbox.app.stand_in import install_as_flask_mail
+    from flask_outbox.mail.address import Address
+    from flask_outbox.mail.errors import (
+        BadHeaderError,
+        ConfigurationError,
+        KeyConflict,
+        MessageCancelled,
+        MessageError,
+        OutboxError,
+        OutboxUnavailable,
+        TooLargeError,
+        UnsupportedFeature,
+    )
+    from flask_outbox.mail.lifecycle import State
+    from flask_outbox.mail.message import Attachment, Invitation
+    from flask_outbox.mail.outcome import Accepted, Deferred, Refused, Unclear
+    from flask_outbox.mail.submission import Dsn, Receipt, Submission
+    from flask_outbox.outbox.schedule import Priority
+    from flask_outbox.outbox.status import Status
+    from flask_outbox.version import __version__
+
+# Each name is imported when it is first asked for: who only sends never loads the outbox, and
+# a command-line tool that only wants an exception never loads Flask.
+_PLACES = {
+    "app.extension": ("Mail",),
+    "app.flask_mail": (
+        *("Connection", "FlaskMailUnicodeDecodeError", "Message", "_Mail", "_MailMixin"),
+        *("_has_newline", "force_text", "sanitize_address", "sanitize_addresses"),
+        "sanitize_subject",
+    ),
+    "app.security": ("OutboxMailUtil",),
+    "app.sending": ("SendError",),
+    "app.signals": (
+        *("email_dispatched", "message_deferred", "message_failed", "message_queued"),
+        *("message_sent", "signals"),
+    ),
+    "app.stand_in": ("install_as_flask_mail",),
+    "mail.address": ("Address",),
+    "mail.errors": (
+        *("BadHeaderError", "ConfigurationError", "KeyConflict", "MessageCancelled"),
+        *("MessageError", "OutboxError", "OutboxUnavailable", "TooLargeError"),
+        "UnsupportedFeature",
+    ),
+    "mail.lifecycle": ("State",),
+    "mail.message": ("Attachment", "Invitation"),
+    "mail.outcome": ("Accepted", "Deferred", "Refused", "Unclear"),
+    "mail.submission": ("Dsn", "Receipt", "Submission"),
+    "outbox.schedule": ("Priority",),
+    "outbox.status": ("Status",),
+    "version": ("__version__",),
+}
+_PLACE = {name: place for place, names in _PLACES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    place = _PLACE.get(name)
+    if place is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+    value = getattr(import_module(f"flask_outbox.{place}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACE})
+
+
+__all__ = [
+    "Accepted", "Address", "Attachment", "BadHeaderError", "ConfigurationError", "Connection",
+    "Deferred", "Dsn", "FlaskMailUnicodeDecodeError", "Invitation", "KeyConflict", "Mail",
+    "Message", "MessageCancelled", "MessageError", "OutboxError", "OutboxMailUtil",
+    "OutboxUnavailable", "Priority", "Receipt", "Refused", "SendError", "State", "Status",
+    "Submission", "TooLargeError", "Unclear", "UnsupportedFeature", "_Mail", "_MailMixin",
+    "__version__", "_has_newline", "email_dispatched", "force_text", "install_as_flask_mail",
+    "message_deferred", "message_failed", "message_queued", "message_sent", "sanitize_address",
+    "sanitize_addresses", "sanitize_subject", "signals",
+]  # fmt: skip

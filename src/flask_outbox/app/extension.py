@@ -1,0 +1,206 @@
+"""``Mail``: send now, send later, send without blocking the event loop."""
+
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from flask import Flask
+
+from flask_outbox.app import settings as configuration
+from flask_outbox.app.flask_mail import _Mail, _MailMixin, runtime_of, state_of
+from flask_outbox.app.moments import Moment, Span, due, end
+from flask_outbox.app.preparing import BeforeSend, is_big
+from flask_outbox.app.runtime import Runtime
+from flask_outbox.app.telling import tell_queued
+from flask_outbox.mail.errors import MessageError
+from flask_outbox.mail.fingerprint import fingerprint
+from flask_outbox.mail.message import Message
+from flask_outbox.mail.submission import Receipt
+from flask_outbox.outbox.schedule import Priority, Schedule
+
+if TYPE_CHECKING:
+    from flask_outbox.outbox.status import Status
+
+Function = TypeVar("Function", bound=BeforeSend)
+
+LIVE = frozenset(
+    {
+        *("server", "username", "password", "port", "use_tls", "use_ssl", "default_sender"),
+        *("debug", "max_emails", "suppress", "ascii_attachments"),
+    }
+)
+
+
+class Mail(_MailMixin):
+    """E-mail for an app: ``Mail(app)``, or ``Mail()`` and ``init_app(app)`` later.
+
+    Flask-Mail's live fields (``server``, ``suppress`` and so on) can be read and set on it.
+    """
+
+    def __init__(self, app: Flask | None = None) -> None:
+        self._functions: list[BeforeSend] = []
+        self.app = app
+        self.state: _Mail | None = None if app is None else self.init_app(app)
+
+    def init_mail(
+        self,
+        config: Mapping[str, Any],
+        debug: bool | int = False,  # noqa: FBT001, FBT002  Flask-Mail's signature
+        testing: bool = False,  # noqa: FBT001, FBT002  the same
+    ) -> _Mail:
+        """Read a configuration into a state."""
+        return _state(configuration.read(config, debug=int(debug)), testing=testing)
+
+    def init_app(self, app: Flask) -> _Mail:
+        """Set an app up and return its state.
+
+        Raises ConfigurationError, which names the key and the fix, for settings that cannot work.
+        """
+        settings = configuration.read(app.config, debug=int(app.debug))
+        configuration.warn_of_unknown(app.config)
+        state = _state(settings, testing=app.testing)
+        runtime = Runtime(app, state, settings, self._functions)
+        if not runtime.suppressed:
+            runtime.check()
+        before = app.extensions.get("outbox")
+        if isinstance(before, Runtime):
+            before.close()
+        else:
+            # Not by app.before_request, which is closed once a request was served: tests set
+            # Flask-Mail up that late.
+            functions = app.before_request_funcs.setdefault(None, [])
+            functions.insert(0, lambda: runtime_of(app).look_once())
+        app.extensions["mail"] = state
+        app.extensions["outbox"] = runtime
+        return state
+
+    def __getattr__(self, name: str) -> Any:
+        if name in LIVE:
+            return getattr(state_of(self._app()), name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in LIVE:
+            setattr(state_of(self._app()), name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def before_send(self, function: Function) -> Function:
+        """Have a function called with each message before it is sealed, in every way of sending.
+
+        It may change the message, which is a copy of the caller's, or raise
+        ``MessageCancelled(reason)``: then nothing is sent or written down, and whoever called
+        send, send_later or send_async gets that exception.
+        """
+        self._functions.append(function)
+        return function
+
+    def send(self, message: Message) -> Receipt:
+        """Send it now, and wait for the answer: the outcome for each recipient.
+
+        Raises SendError where nobody accepted it, MessageError for a message that cannot be sent
+        as it is, MessageCancelled where a ``before_send`` function says so.
+        """
+        return super().send(message)
+
+    async def send_async(self, message: Message) -> Receipt:
+        """Do as ``send`` does, without holding up the event loop."""
+        runtime = runtime_of(self._app())
+        if is_big(message):
+            import asyncio  # noqa: PLC0415  for async apps only
+
+            prepared = await asyncio.to_thread(runtime.prepare, message)
+        else:
+            prepared = runtime.prepare(message)
+        return await runtime.send_async(prepared)
+
+    def send_later(  # noqa: PLR0913  all that can be said of a later sending
+        self,
+        message: Message,
+        *,
+        at: Moment | None = None,
+        delay: Span | None = None,
+        expires: Moment | timedelta | None = None,
+        priority: Priority | str = Priority.NORMAL,
+        key: str | None = None,
+        transport: str = "default",
+    ) -> str:
+        """Write it down durably, for a worker to send, and return its id.
+
+        ``at`` or ``delay``: not before. ``expires``: not from then on; a timedelta counts from
+        when it is due. ``priority``: urgent, high, normal or bulk. ``key``: the same key again
+        gives the id of the first call and sends nothing more. ``transport``: one of
+        MAIL_TRANSPORTS. Under TESTING, and where sending is suppressed, it is kept in memory.
+
+        Raises MessageError and MessageCancelled as ``send`` does, KeyConflict for a key that was
+        used for another message, OutboxUnavailable where it could not be written down. The id is
+        empty where MAIL_ALLOW_ONLY leaves nobody to send it to.
+        """
+        app = self._app()
+        runtime = runtime_of(app)
+        runtime.transport_is_known(transport)
+        now = time.time()
+        start = due(at, delay, now)
+        schedule = Schedule(
+            at=start,
+            expires=end(expires, now if start is None else start),
+            priority=_priority(priority),
+            key=key,
+            fingerprint="" if key is None else fingerprint(message),
+        )
+        prepared = runtime.prepare(
+            message, at=None if start is None else max(now, start), transport=transport
+        )
+        row, is_new = runtime.enqueue(prepared, schedule)
+        if is_new:
+            tell_queued(app, prepared.message, row, rehearsed=runtime.suppressed)
+        return row
+
+    def cancel(self, id: str) -> bool:  # noqa: A002  the word that users see
+        """Take back what send_later wrote down; False where it has left or does not exist."""
+        runtime = runtime_of(self._app())
+        if runtime.rehearsal.get(id) is not None:
+            return runtime.rehearsal.cancel(id)
+        if not runtime.file.exists():
+            return False
+        from flask_outbox.outbox.status import cancel  # noqa: PLC0415  brings SQLAlchemy
+
+        return cancel(runtime.outbox, id)
+
+    def status(self, id: str) -> "Status | None":  # noqa: A002  the word that users see
+        """Tell how far a message came; None where there is none of that id, or none any more."""
+        runtime = runtime_of(self._app())
+        if runtime.rehearsal.get(id) is not None:
+            return runtime.rehearsal.status(id)
+        if not runtime.file.exists():
+            return None
+        from flask_outbox.outbox.status import status  # noqa: PLC0415  brings SQLAlchemy
+
+        return status(runtime.outbox, id)
+
+
+def _priority(value: Priority | str) -> Priority:
+    try:
+        return value if isinstance(value, Priority) else Priority(value)
+    except ValueError:
+        words = ", ".join(each.value for each in Priority)
+        raise MessageError(f"priority must be one of {words}.") from None
+
+
+def _state(settings: configuration.Settings, *, testing: bool) -> _Mail:
+    state = _Mail(
+        settings.server,
+        settings.username,
+        settings.password,
+        settings.port,
+        settings.use_tls,
+        settings.use_ssl,
+        settings.default_sender,
+        settings.debug,
+        settings.max_emails,
+        settings.suppress_send,
+        settings.ascii_attachments,
+    )
+    state.follow(testing)
+    return state

@@ -1,0 +1,47 @@
+"""``at=``, ``delay=`` and ``expires=``: what an app may say of time, in UNIX seconds."""
+
+from datetime import datetime, timedelta
+
+from flask_outbox.mail.errors import MessageError
+
+Moment = datetime | float
+Span = timedelta | float
+
+
+def moment(value: Moment, field: str) -> float:
+    """Read a point in time; a datetime must know its zone."""
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise MessageError(
+                f"{field} must be a datetime with a time zone, like datetime.now(UTC), or UNIX"
+                " seconds."
+            )
+        return value.timestamp()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise MessageError(f"{field} must be a datetime with a time zone, or UNIX seconds.")
+    return float(value)
+
+
+def span(value: Span, field: str) -> float:
+    """Read a length of time."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise MessageError(f"{field} must be a timedelta, or a number of seconds.")
+    return float(value)
+
+
+def due(at: Moment | None, delay: Span | None, now: float) -> float | None:
+    """Tell when a message is to go; None is now."""
+    if at is not None and delay is not None:
+        raise MessageError("at and delay say the same thing: give one of them.")
+    if delay is not None:
+        return now + span(delay, "delay")
+    return None if at is None else moment(at, "at")
+
+
+def end(expires: Moment | timedelta | None, start: float) -> float | None:
+    """Tell from when on it is of no use; a timedelta counts from when it is due."""
+    if isinstance(expires, timedelta):
+        return start + expires.total_seconds()
+    return None if expires is None else moment(expires, "expires")

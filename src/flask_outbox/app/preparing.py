@@ -1,0 +1,106 @@
+"""What comes between an app's message and its sealed form, in every way of sending.
+
+The sender, ``before_send``, the Date, the sandbox; then ``seal()``.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from copy import copy
+from dataclasses import dataclass
+
+from flask_outbox.app import sandbox
+from flask_outbox.app.settings import Settings
+from flask_outbox.mail.message import Message
+from flask_outbox.mail.mime import DEFAULT_LIMITS, Limits, seal
+from flask_outbox.mail.submission import Submission
+
+BeforeSend = Callable[[Message], object]
+
+BIG = 65_536  # octets: beyond it, sealing is felt by an event loop
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The message as it goes out, and its submission; none where nobody is left to send it to."""
+
+    message: Message
+    submission: Submission | None
+
+
+def own_copy(message: Message) -> Message:
+    """Copy a message so far that lists and headers of the copy may be changed."""
+    twin = copy(message)
+    for name in ("recipients", "cc", "bcc", "attachments", "mail_options", "rcpt_options"):
+        value = getattr(message, name)
+        if isinstance(value, list):
+            setattr(twin, name, list(value))  # pyright: ignore[reportUnknownArgumentType]
+    twin.alts = dict(message.alts)
+    if message.extra_headers is not None:
+        twin.extra_headers = dict(message.extra_headers)
+    return twin
+
+
+def prepare(  # noqa: PLR0913  what the app and the caller each decide
+    message: Message,
+    settings: Settings,
+    before_send: Iterable[BeforeSend],
+    *,
+    default_sender: str | tuple[str, str] | None,
+    ascii_attachments: bool,
+    at: float | None = None,
+    return_path: str | None = None,
+    transport: str = "default",
+) -> Prepared:
+    """Give each function the message, contain it, seal it; raise MessageError or MessageCancelled.
+
+    The functions get a copy, so that a message that is sent twice is not changed twice.
+    """
+    if message.sender is None and default_sender is not None:
+        message.sender = Message(sender=default_sender).sender
+    now = time.time() if at is None else at
+    if message.date is None:
+        message.date = now
+    functions = list(before_send)
+    if functions:
+        _ = message.msgId  # made here, so that the copy has the same
+        message = own_copy(message)
+        for function in functions:
+            function(message)
+    if sandbox.is_on(settings):
+        before, message = message, sandbox.contained(message, settings)
+        if before.send_to and not message.send_to:
+            return Prepared(message, None)
+    if return_path is None and settings.return_path is not None:
+        return_path = settings.return_path.addr
+    submission = seal(
+        message,
+        now=now,
+        limits=limits(settings),
+        roots=settings.attachment_roots,
+        text_from_html=settings.text_from_html,
+        ascii_attachments=ascii_attachments,
+        return_path=return_path,
+        transport=transport,
+    )
+    return Prepared(message, submission)
+
+
+def limits(settings: Settings) -> Limits:
+    """Give the limits of the settings."""
+    if settings.max_size is None and settings.max_recipients is None:
+        return DEFAULT_LIMITS
+    return Limits(
+        size=settings.max_size or DEFAULT_LIMITS.size,
+        recipients=settings.max_recipients or DEFAULT_LIMITS.recipients,
+    )
+
+
+def is_big(message: Message) -> bool:
+    """Tell whether sealing would be felt; what is read while sealing may be of any size."""
+    size = len(message.body or "") + sum(len(each) for each in message.alts.values())
+    for attachment in message.attachments or ():
+        data = attachment.data
+        if not isinstance(data, (str, bytes)):
+            return True
+        size += len(data)
+    return size > BIG

@@ -1,0 +1,247 @@
+"""How one value of the configuration is read: from Python as it is, from the environment parsed.
+
+Each function gets the key, for the text of its error, and the value; it gives what Settings holds
+or raises ConfigurationError. No text repeats the value, which may be a secret.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, cast
+
+from flask_outbox.mail.address import Address, parse_address
+from flask_outbox.mail.errors import ConfigurationError, MessageError
+
+TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
+FALSE = frozenset({"0", "false", "f", "no", "n", "off", ""})
+NOTHING = frozenset({"", "none", "null"})
+
+Parse = Callable[[str, Any], Any]
+
+
+def wrong(key: str, wanted: str) -> ConfigurationError:
+    """Say what the key should look like."""
+    return ConfigurationError(f"{key} must be {wanted}.")
+
+
+def truth(key: str, value: object) -> bool:
+    """Read a bool; "False" from the environment is false."""
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word in TRUE or word in FALSE:
+            return word in TRUE
+    elif value is None or isinstance(value, (bool, int)):
+        return bool(value)
+    raise wrong(key, "true or false")
+
+
+def optional_truth(key: str, value: object) -> bool | None:
+    """Read a bool that may also be left open."""
+    if value is None or (isinstance(value, str) and value.strip().lower() in NOTHING):
+        return None
+    return truth(key, value)
+
+
+def level(key: str, value: object) -> int:
+    """Read a debug level: a bool, or a number as smtplib takes it."""
+    if isinstance(value, str) and value.strip().isdigit():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else truth(key, value)
+
+
+def text(key: str, value: object) -> str | None:
+    """Read a text; an empty one is none."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise wrong(key, "a text")
+    return value.strip() or None
+
+
+def secret(key: str, value: object) -> str | None:
+    """Read a text as it stands."""
+    if value is not None and not isinstance(value, str):
+        raise wrong(key, "a text")
+    return value or None
+
+
+def fingerprint(key: str, value: object) -> str | None:
+    """Read a SHA-256 fingerprint, with or without colons."""
+    digits = (text(key, value) or "").replace(":", "").lower()
+    if digits and (len(digits) != 64 or set(digits) - set("0123456789abcdef")):  # noqa: PLR2004  SHA-256
+        raise wrong(key, "a SHA-256 fingerprint: 64 hex digits")
+    return digits or None
+
+
+def readable(key: str, value: object) -> str | None:
+    """Read the name of a file, which has to be there."""
+    name = text(key, value)
+    if name is not None and not os.access(name, os.R_OK):
+        raise wrong(key, "the name of a file that can be read")
+    return name
+
+
+def server(key: str, value: object) -> str:
+    """Read a host name; whether an empty one will do depends on what it is for."""
+    return text(key, value) or ""
+
+
+def whole(least: int, most: int | None = None) -> Parse:
+    """Read a whole number within bounds."""
+    bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+
+    def parse(key: str, value: object) -> int:
+        try:
+            number = int(value) if isinstance(value, (str, int, float)) else None
+        except ValueError:
+            number = None
+        fits = number is not None and number >= least and (most is None or number <= most)
+        if (
+            number is None
+            or isinstance(value, bool)
+            or not fits
+            or number != float(cast("Any", value))
+        ):
+            raise wrong(key, f"a whole number {bounds}")
+        return number
+
+    return parse
+
+
+def optional(parse: Parse) -> Parse:
+    """Let a value be left out."""
+
+    def either(key: str, value: object) -> Any:
+        empty = value is None or (isinstance(value, str) and value.strip().lower() in NOTHING)
+        return None if empty else parse(key, value)
+
+    return either
+
+
+def seconds(key: str, value: object) -> float:
+    """Read a length of time: a number of seconds, or a timedelta."""
+    total = getattr(value, "total_seconds", None)
+    try:
+        number = float(cast("Any", total() if callable(total) else value))
+    except (TypeError, ValueError):
+        number = 0.0
+    if not 0.0 < number < float("inf") or isinstance(value, bool):
+        raise wrong(key, "a number of seconds above 0")
+    return number
+
+
+def words(key: str, value: object) -> tuple[str, ...]:
+    """Read a list of texts; from the environment, comma-separated or JSON."""
+    if isinstance(value, str):
+        value = json.loads(value) if value.lstrip().startswith("[") else value.split(",")
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple, set, frozenset)):
+        raise wrong(key, "a list of texts")
+    several = cast("list[object]", list(value))  # pyright: ignore[reportUnknownArgumentType]
+    if not all(isinstance(each, (str, os.PathLike)) for each in several):
+        raise wrong(key, "a list of texts")
+    return tuple(word for each in several if (word := str(each).strip()))
+
+
+def address(key: str, value: object) -> Address:
+    """Read one address."""
+    try:
+        return parse_address(cast("Any", value), key)
+    except MessageError as error:
+        raise ConfigurationError(
+            f"{key} must be an address, like 'shop@example.com' or 'Shop <shop@example.com>'."
+        ) from error
+
+
+def addresses(key: str, value: object) -> tuple[Address, ...]:
+    """Read one address or several."""
+    return tuple(address(key, each) for each in words(key, value))
+
+
+def sender(key: str, value: object) -> str | tuple[str, str] | None:
+    """Read what Flask-Mail takes: a text or a pair of name and address, and check it."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = json.loads(value)
+    if isinstance(value, (list, tuple)):
+        pair = tuple(str(each) for each in cast("list[object]", value))
+        if len(pair) != 2:  # noqa: PLR2004  a pair
+            raise wrong(key, "an address, or a pair of name and address")
+        address(key, pair)
+        return (pair[0], pair[1])
+    address(key, str(value))
+    return str(value)
+
+
+def one_of(*choices: str) -> Parse:
+    """Read a word of a few."""
+
+    def parse(key: str, value: object) -> str:
+        if value not in choices:
+            raise wrong(key, " or ".join(repr(choice) for choice in choices))
+        return str(value)
+
+    return parse
+
+
+def way_out(key: str, value: object) -> object:
+    """Read one transport: a URL, or an object that is one."""
+    if isinstance(value, (list, tuple)):
+        raise ConfigurationError(
+            f"{key} must be one URL: failover over a list of them is not there yet."
+        )
+    if isinstance(value, str) and "://" in value:
+        return value
+    if callable(getattr(value, "send", None)):
+        return value
+    raise wrong(key, "a URL, like 'smtps://user:secret@mail.example.com'")
+
+
+def ways_out(key: str, value: object) -> Mapping[str, object]:
+    """Read transports by name; from the environment, a JSON object."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, Mapping):
+        raise wrong(key, "a mapping of names to URLs, like {'bulk': 'smtp://mail.example.com'}")
+    named = cast("Mapping[str, object]", value)
+    return MappingProxyType(
+        {str(name): way_out(f"{key}[{name!r}]", v) for name, v in named.items()}
+    )
+
+
+def token_source(key: str, value: object) -> Callable[[], str]:
+    """Read a function that gives an OAuth 2 token."""
+    if not callable(value):
+        raise wrong(key, "a function without arguments that returns a fresh token")
+    return cast("Callable[[], str]", value)
+
+
+def outbox_url(key: str, value: object) -> str:
+    """Read where the outbox lives: an SQLite file so far."""
+    if not isinstance(value, str) or not value.startswith("sqlite:///") or value == "sqlite:///":
+        raise ConfigurationError(
+            f"{key} must be the URL of an SQLite file, like 'sqlite:////var/lib/shop/outbox.sqlite'"
+            " (other databases are not there yet)."
+        )
+    return value
+
+
+def allowances(key: str, value: object) -> tuple[str, ...]:
+    """Read addresses and domains to which mail may go: ``ada@example.org``, ``@example.com``."""
+    return tuple(_allowance(key, each) for each in words(key, value))
+
+
+def _allowance(key: str, word: str) -> str:
+    local, _, domain = word.rpartition("@")
+    try:
+        if local in {"", "*"}:
+            return "@" + parse_address(f"x@{domain}", key).domain
+        return parse_address(word, key).addr.lower()
+    except MessageError:
+        raise wrong(key, "a list of addresses and domains, like '@example.com'") from None

@@ -1,0 +1,206 @@
+"""Send now: carry one submission, and say what became of it."""
+
+import smtplib
+from collections.abc import Sequence
+from typing import Any
+
+from flask_outbox.app.masking import masked
+from flask_outbox.app.overhear import Heard, overhear
+from flask_outbox.mail.errors import OutboxError, WireError
+from flask_outbox.mail.exchange import SmtpReply
+from flask_outbox.mail.outcome import Deferred, Outcome, Refused, Unclear
+from flask_outbox.mail.submission import Receipt, Submission
+from flask_outbox.transports.base import Transport
+from flask_outbox.transports.smtp_auth import AUTH_REFUSED
+from flask_outbox.wire import aio, sync
+
+LOGIN_CODES = frozenset({530, 534, 535, 538})  # RFC 4954 section 6
+
+LEFT = {
+    True: "The mail may have left: the server took all of it and its answer did not arrive.",
+    False: "The mail did not leave.",
+}
+
+
+class SendError(OutboxError, smtplib.SMTPException):
+    """Nobody accepted the mail. ``receipt`` has the outcome for each recipient.
+
+    The text says what failed, whether the mail may have left, and what to do.
+    """
+
+    def __init__(self, text: str, receipt: Receipt | None = None) -> None:
+        OSError.__init__(self, text)
+        self.receipt = Receipt() if receipt is None else receipt
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it pass through a task queue."""
+        return type(self), (*self.args, self.receipt)
+
+    @property
+    def may_have_left(self) -> bool:
+        """Tell whether sending it again may give somebody a second copy."""
+        return bool(self.receipt.unclear)
+
+
+class ServerUnreachable(SendError, ConnectionRefusedError):  # noqa: N818  says what happened
+    """Nobody listens where we were told to send."""
+
+
+class AuthenticationRefused(SendError, smtplib.SMTPAuthenticationError):  # noqa: N818  the same
+    """The server did not take the credentials."""
+
+    def __init__(
+        self, text: str, receipt: Receipt | None = None, reply: SmtpReply | None = None
+    ) -> None:
+        super().__init__(text, receipt)
+        self.smtp_code = reply.code if reply else 535
+        self.smtp_error = " ".join(reply.lines) if reply else ""
+
+
+class RecipientsRefused(SendError, smtplib.SMTPRecipientsRefused):  # noqa: N818  the same
+    """The server takes the mail for none of the recipients."""
+
+    def __init__(self, text: str, receipt: Receipt | None = None) -> None:
+        super().__init__(text, receipt)
+        self.recipients = {each: _as_smtplib(o) for each, o in self.receipt.items()}
+
+
+def _as_smtplib(outcome: Outcome) -> tuple[int, bytes]:
+    text = getattr(outcome, "text", "")
+    code = text[:3]
+    return (int(code), text[4:].encode()) if code.isdigit() else (550, text.encode())
+
+
+def _reasons(receipt: Receipt) -> str:
+    texts = dict.fromkeys(masked(getattr(outcome, "text", "")) for outcome in receipt.values())
+    return "; ".join(filter(None, texts)) or "no reason was given"
+
+
+def _refused_to_connect(error: WireError | None) -> bool:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionRefusedError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _what_to_do(receipt: Receipt) -> str:
+    outcomes = list(receipt.values())
+    if any(isinstance(each, Unclear) for each in outcomes):
+        return "Sending it again may give the recipients a second copy."
+    if all(isinstance(each, Refused) for each in outcomes):
+        return "Correct the address or the message: asking again will not help."
+    if any(isinstance(each, Deferred) for each in outcomes):
+        return "Try again later, or use mail.send_later, which does so by itself."
+    return "Look at the receipt."
+
+
+def failure(receipt: Receipt, heard: Heard, *, where: str, configured: bool = True) -> SendError:
+    """Put into words, and into the exception that old code catches, why nobody accepted it."""
+    reasons = _reasons(receipt)
+    head = f"Not accepted ({where}): {reasons}. {LEFT[bool(receipt.unclear)]}"
+    reply = next((each for each in heard.replies if each.code in LOGIN_CODES), None)
+    if reply is not None or AUTH_REFUSED in reasons:
+        return AuthenticationRefused(
+            f"{head} The server wants other credentials: check MAIL_USERNAME and MAIL_PASSWORD,"
+            " and MAIL_USE_TLS if it wants TLS first.",
+            receipt,
+            reply,
+        )
+    if _refused_to_connect(heard.error):
+        fix = (
+            "Is the server running, and are MAIL_SERVER and MAIL_PORT right?"
+            if configured
+            else "No mail server was configured, and nobody listens on the default: set MAIL_SERVER"
+            " and MAIL_PORT, or MAIL_TRANSPORT (MAIL_TRANSPORT='console://' prints mails instead)."
+        )
+        return ServerUnreachable(f"{head} {fix}", receipt)
+    if receipt and len(receipt.refused) == len(receipt):
+        return RecipientsRefused(f"{head} {_what_to_do(receipt)}", receipt)
+    return SendError(f"{head} {_what_to_do(receipt)}", receipt)
+
+
+def settle(receipts: Sequence[Receipt], submission: Submission) -> Receipt:
+    """Take the receipt; a transport that said nothing leaves us in doubt."""
+    if receipts:
+        return receipts[0]
+    return Receipt.same(submission, Unclear("the transport did not say what became of it"))
+
+
+def answer(receipt: Receipt, heard: Heard, transport: Transport, *, configured: bool) -> Receipt:
+    """Give the receipt back, or raise SendError when nobody accepted it."""
+    if receipt.accepted:
+        return receipt
+    raise failure(receipt, heard, where=transport.name, configured=configured)
+
+
+class Host:
+    """What a Connection hands its mail to: shaped like smtplib.SMTP, as far as Flask-Mail uses it.
+
+    ``sealed`` is the submission whose content comes next, if it is one of ours.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        pool: sync.Pool,
+        *,
+        seconds: float,
+        debug: bool = False,
+        configured: bool = True,
+    ) -> None:
+        self.transport = transport
+        self.sealed: Submission | None = None
+        self._pool = pool
+        self._seconds = seconds
+        self._debug = debug
+        self._configured = configured
+
+    def sendmail(
+        self,
+        from_addr: str,
+        to_addrs: Sequence[str],
+        msg: bytes,
+        mail_options: Sequence[str] = (),
+        rcpt_options: Sequence[str] = (),
+    ) -> Receipt:
+        """Send it and wait for the answer; raise SendError when nobody accepted it."""
+        submission = self.sealed
+        if submission is None or submission.content is not msg:
+            submission = Submission(
+                sender=from_addr,
+                recipients=tuple(to_addrs),
+                content=msg,
+                message_id="",
+                date=0.0,
+                utf8=not (from_addr + "".join(to_addrs)).isascii(),
+                mail_options=tuple(mail_options),
+                rcpt_options=tuple(rcpt_options),
+            )
+        heard = Heard(debug=self._debug)
+        conversation = overhear(self.transport.send([submission]), heard)
+        carried = sync.carry(conversation, self._pool, seconds=self._seconds)
+        receipts = [report.receipt for report in carried]
+        receipt = settle(receipts, submission)
+        return answer(receipt, heard, self.transport, configured=self._configured)
+
+    def quit(self) -> None:
+        """Do nothing: the line rests, and serves the next message or is closed when it is old."""
+
+
+async def send_on_loop(  # noqa: PLR0913  as Host has them
+    transport: Transport,
+    submission: Submission,
+    pool: aio.Pool,
+    *,
+    seconds: float,
+    debug: bool = False,
+    configured: bool = True,
+) -> Receipt:
+    """Do as Host.sendmail does, in an event loop."""
+    heard = Heard(debug=debug)
+    conversation = overhear(transport.send([submission]), heard)
+    carried = aio.carry(conversation, pool, seconds=seconds)
+    receipts = [report.receipt async for report in carried]
+    return answer(settle(receipts, submission), heard, transport, configured=configured)

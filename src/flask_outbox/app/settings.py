@@ -1,0 +1,178 @@
+"""MAIL_* → one frozen Settings, read once.
+
+``KEYS`` is the whole list: what each key is read as and what stands where it is not given. A value
+from the environment is a string, and is parsed. A key that holds a secret may be given as
+``<KEY>_FILE``, the name of a file whose content it is.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from flask_outbox.app import reading
+from flask_outbox.mail.address import Address
+from flask_outbox.mail.errors import ConfigurationError
+
+log = logging.getLogger("flask_outbox")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """How one key is read, and what stands where it is not given."""
+
+    parse: reading.Parse
+    default: Any = None
+    secret: bool = False
+
+
+KEYS: Mapping[str, Key] = MappingProxyType(
+    {
+        # Flask-Mail's
+        "MAIL_SERVER": Key(reading.server, "127.0.0.1"),
+        "MAIL_PORT": Key(reading.whole(0, 65535), 25),
+        "MAIL_USE_TLS": Key(reading.truth, default=False),
+        "MAIL_USE_SSL": Key(reading.truth, default=False),
+        "MAIL_USERNAME": Key(reading.secret),
+        "MAIL_PASSWORD": Key(reading.secret, secret=True),
+        "MAIL_DEFAULT_SENDER": Key(reading.sender),
+        "MAIL_DEBUG": Key(reading.level),
+        "MAIL_MAX_EMAILS": Key(reading.optional(reading.whole(0))),
+        "MAIL_SUPPRESS_SEND": Key(reading.optional_truth),
+        "MAIL_ASCII_ATTACHMENTS": Key(reading.truth, default=False),
+        # the ways out
+        "MAIL_TRANSPORT": Key(reading.optional(reading.way_out), secret=True),
+        "MAIL_TRANSPORTS": Key(reading.ways_out, MappingProxyType({}), secret=True),
+        "MAIL_OAUTH2_TOKEN": Key(reading.optional(reading.token_source)),
+        "MAIL_TLS_CA_FILE": Key(reading.readable),
+        "MAIL_TLS_FINGERPRINT": Key(reading.fingerprint),
+        "MAIL_TLS_CERT_FILE": Key(reading.readable),
+        "MAIL_TLS_KEY_FILE": Key(reading.readable),
+        "MAIL_EHLO_NAME": Key(reading.text),
+        "MAIL_TIMEOUT": Key(reading.optional(reading.seconds)),  # of one message, all in all
+        # the messages
+        "MAIL_BASE_URL": Key(reading.text),
+        "MAIL_RETURN_PATH": Key(reading.optional(reading.address)),
+        "MAIL_REDIRECT_TO": Key(reading.addresses, ()),
+        "MAIL_ALLOW_ONLY": Key(reading.allowances, ()),
+        "MAIL_ATTACHMENT_ROOTS": Key(reading.words, ()),
+        "MAIL_TEXT_FROM_HTML": Key(reading.truth, default=False),
+        "MAIL_MAX_SIZE": Key(reading.optional(reading.whole(1))),
+        "MAIL_MAX_RECIPIENTS": Key(reading.optional(reading.whole(1))),
+        # the outbox and its workers
+        "MAIL_OUTBOX_URL": Key(reading.optional(reading.outbox_url), secret=True),
+        "MAIL_WORKER": Key(reading.one_of("embedded", "process"), "embedded"),
+        "MAIL_CONNECTIONS": Key(reading.whole(1, 1000), 5),
+        "MAIL_LEASE": Key(reading.seconds, 30.0),
+        "MAIL_GRACE": Key(reading.seconds, 10.0),
+        "MAIL_GIVE_UP": Key(reading.seconds, 2 * 86400.0),
+        "MAIL_MAX_UNCLEAR": Key(reading.whole(0), 2),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the MAIL_* keys come to; each field is its key in small letters."""
+
+    server: str
+    port: int
+    use_tls: bool
+    use_ssl: bool
+    username: str | None
+    password: str | None = field(repr=False)
+    default_sender: str | tuple[str, str] | None
+    debug: int
+    max_emails: int | None
+    suppress_send: bool | None  # None: as app.testing says at the time of sending
+    ascii_attachments: bool
+    transport: Any = field(repr=False)
+    transports: Mapping[str, Any] = field(repr=False)
+    oauth2_token: Callable[[], str] | None = field(repr=False)
+    tls_ca_file: str | None
+    tls_fingerprint: str | None
+    tls_cert_file: str | None
+    tls_key_file: str | None
+    ehlo_name: str | None
+    timeout: float | None
+    base_url: str | None
+    return_path: Address | None
+    redirect_to: tuple[Address, ...]
+    allow_only: tuple[str, ...]
+    attachment_roots: tuple[str, ...]
+    text_from_html: bool
+    max_size: int | None
+    max_recipients: int | None
+    outbox_url: str | None = field(repr=False)
+    worker: str
+    connections: int
+    lease: float
+    grace: float
+    give_up: float
+    max_unclear: int
+    given: frozenset[str] = frozenset()  # the keys that the app set itself
+
+
+def _from_file(key: str, name: object) -> str:
+    try:
+        return Path(str(name)).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"{key}_FILE must name a file that can be read: {type(error).__name__}."
+        ) from None
+
+
+def _given(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Gather the app's own values, secrets from files included."""
+    given = {key: config[key] for key in KEYS if key in config}
+    for key, how in KEYS.items():
+        name = config.get(f"{key}_FILE") if how.secret else None
+        if name:
+            if given.get(key):
+                raise ConfigurationError(f"{key} and {key}_FILE are both set: keep one of them.")
+            given[key] = _from_file(key, name)
+    return given
+
+
+def warn_of_unknown(config: Mapping[str, Any]) -> None:
+    """Say which MAIL_* keys mean nothing to us, and what they were perhaps meant to be."""
+    known = {*KEYS, *(f"{key}_FILE" for key, how in KEYS.items() if how.secret)}
+    for key in config:
+        if key.startswith("MAIL_") and key not in known:
+            close = get_close_matches(key, known, n=1, cutoff=0.8)
+            hint = f": did you mean {close[0]}?" if close else "."
+            log.warning("%s is not a setting of Flask-Outbox%s", key, hint)
+
+
+def read(config: Mapping[str, Any], *, debug: int = 0) -> Settings:
+    """Read the settings, or raise ConfigurationError naming the key and the fix."""
+    given = _given(config)
+    values: dict[str, Any] = {}
+    for key, how in KEYS.items():
+        value = given.get(key, how.default)
+        try:
+            parsed = how.parse(key, value) if key in given else value
+        except (json.JSONDecodeError, OverflowError):
+            raise reading.wrong(key, "well-formed") from None
+        values[key.removeprefix("MAIL_").lower()] = parsed
+    if values["debug"] is None:
+        values["debug"] = int(debug)
+    settings = Settings(**values, given=frozenset(given))
+    if settings.use_tls and settings.use_ssl:
+        raise ConfigurationError(
+            "MAIL_USE_TLS and MAIL_USE_SSL are both set: keep MAIL_USE_TLS for STARTTLS (port 587),"
+            " or MAIL_USE_SSL for TLS from the first byte (port 465)."
+        )
+    if settings.transport is not None and "default" in settings.transports:
+        raise ConfigurationError(
+            "MAIL_TRANSPORT and MAIL_TRANSPORTS['default'] are the same way out: keep one of them."
+        )
+    if bool(settings.tls_cert_file) != bool(settings.tls_key_file):
+        raise ConfigurationError(
+            "MAIL_TLS_CERT_FILE and MAIL_TLS_KEY_FILE belong together: set both or neither."
+        )
+    return settings

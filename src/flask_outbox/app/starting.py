@@ -1,0 +1,34 @@
+"""Where a worker may be started: never by a command, never in a reloader's parent."""
+
+import logging
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import click
+from flask import Flask, has_app_context, has_request_context
+
+log = logging.getLogger("flask_outbox")
+
+requests_seen: set[int] = set()  # the processes that have served a request
+
+
+@contextmanager
+def context(app: Flask) -> Generator[None]:
+    """Push the app's context where none is."""
+    if has_app_context():
+        yield
+    else:
+        with app.app_context():
+            yield
+
+
+def may_start(app: Flask) -> bool:
+    """Tell whether this process is one that serves requests, as far as can be known."""
+    if has_request_context() or os.getpid() in requests_seen:
+        return True
+    command = click.get_current_context(silent=True)
+    if command is not None and command.info_name != "run":
+        return False
+    # With the reloader, the parent runs the same code as its child, and serves nothing.
+    return not app.debug or os.environ.get("WERKZEUG_RUN_MAIN") == "true"

@@ -1,0 +1,146 @@
+"""Tell an app's listeners what became of its mail."""
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from blinker import NamedSignal
+from flask import Flask
+
+from flask_outbox.app.signals import (
+    email_dispatched,
+    message_deferred,
+    message_failed,
+    message_queued,
+    message_sent,
+)
+from flask_outbox.app.starting import context
+from flask_outbox.mail.lifecycle import State
+from flask_outbox.mail.message import Attachment, Message
+from flask_outbox.mail.submission import Receipt, Submission
+from flask_outbox.mail.unseal import unseal
+
+if TYPE_CHECKING:
+    from flask_outbox.outbox.record import Recorded
+
+log = logging.getLogger("flask_outbox")
+
+BY_STATE = {
+    State.QUEUED: message_deferred,
+    State.FAILED: message_failed,
+    State.UNKNOWN: message_failed,
+    State.EXPIRED: message_failed,
+}
+
+
+def tell_queued(app: Flask, message: Message, row: str, *, rehearsed: bool) -> None:
+    """Tell of a message that was written down; a rehearsed one counts as dispatched, too."""
+    with context(app):
+        message_queued.send(app, message=message, id=row)
+        if rehearsed:
+            email_dispatched.send(app, message=message)
+
+
+def tell_sent(app: Flask, message: Message, receipt: Receipt, row: str = "") -> None:
+    """Tell of a message that was accepted."""
+    with context(app):
+        email_dispatched.send(app, message=message)
+        _tell(message_sent, app, message, row, receipt, State.ACCEPTED, "")
+
+
+def tell_drained(app: Flask, message: Message, receipt: Receipt, row: str) -> None:
+    """Tell of a rehearsed message whose time came; it was dispatched when it was queued."""
+    with context(app):
+        _tell(message_sent, app, message, row, receipt, State.ACCEPTED, "")
+
+
+def tell_unsent(app: Flask, message: Message, receipt: Receipt, reason: str) -> None:
+    """Tell of a message that nobody accepted."""
+    state = State.UNKNOWN if receipt.unclear else State.FAILED
+    with context(app):
+        _tell(message_failed, app, message, "", receipt, state, reason)
+
+
+def _tell(  # noqa: PLR0913, PLR0917  what a listener hears
+    signal: NamedSignal,
+    app: Flask,
+    message: Message,
+    row: str,
+    receipt: Receipt,
+    state: State,
+    reason: str,
+) -> None:
+    signal.send(app, message=message, id=row, receipt=receipt, state=state, reason=reason)
+
+
+def tell_recorded(app: Flask, recorded: "Recorded", kind: type[Message]) -> None:
+    """Tell of what a worker recorded, each signal in a context of its own.
+
+    A listener that raises is a line in the log: the mail has gone, and others wait.
+    """
+    signals: list[NamedSignal] = []
+    if recorded.receipt.accepted:
+        signals += [email_dispatched, message_sent]
+    if recorded.state in BY_STATE:
+        signals.append(BY_STATE[recorded.state])
+    heard = [signal for signal in signals if signal.receivers]
+    if not heard:
+        return
+    message = message_of(recorded.submission, kind)
+    for signal in heard:
+        try:
+            with app.app_context():
+                if signal is email_dispatched:
+                    signal.send(app, message=message)
+                else:
+                    _tell(
+                        signal,
+                        app,
+                        message,
+                        recorded.submission.id,
+                        recorded.receipt,
+                        recorded.state,
+                        recorded.reason,
+                    )
+        except Exception:
+            log.exception("A listener of %s failed.", signal.name)
+
+
+def message_of(submission: Submission, kind: type[Message] = Message) -> Any:
+    """Make a message of what was sealed: as near to what was composed as can be read from it."""
+    parts = unseal(submission.content)
+    shown = {each.addr for each in (*parts.to, *parts.cc)}
+    alts = dict(parts.alternatives)
+    if parts.html is not None:
+        alts["html"] = parts.html
+    message = kind(
+        subject=parts.subject,
+        recipients=[str(each) for each in parts.to],
+        body=parts.text,
+        alts=alts,
+        sender=str(parts.sender),
+        cc=[str(each) for each in parts.cc],
+        bcc=[each for each in submission.recipients if each not in shown],
+        attachments=[
+            Attachment(
+                each.filename,
+                each.content_type,
+                each.data,
+                each.disposition,
+                dict(each.headers),
+                cid=each.cid or None,
+            )
+            for each in parts.attachments
+        ],
+        reply_to=", ".join(map(str, parts.reply_to)) or None,
+        date=submission.date,
+        extra_headers=dict(parts.headers) or None,
+        mail_options=list(submission.mail_options),
+        rcpt_options=list(submission.rcpt_options),
+        dsn=submission.dsn,
+        tags=submission.tags,
+        metadata=submission.metadata,
+        sensitive=submission.sensitive,
+        at_most_once=submission.at_most_once,
+    )
+    message.__dict__["msgId"] = submission.message_id
+    return message

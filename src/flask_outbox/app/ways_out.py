@@ -1,0 +1,99 @@
+"""From settings and live fields to transports."""
+
+from typing import cast
+
+from flask_outbox.app.flask_mail import _Mail
+from flask_outbox.app.settings import Settings
+from flask_outbox.mail.errors import ConfigurationError
+from flask_outbox.mail.exchange import Tls
+from flask_outbox.transports.base import Transport
+
+SUBMISSION, SUBMISSIONS = 587, 465  # RFC 8314: STARTTLS, and TLS from the first byte
+
+
+def configured(settings: Settings, name: str) -> Transport | None:
+    """Give what MAIL_TRANSPORT and MAIL_TRANSPORTS say of a name."""
+    value = settings.transports.get(name)
+    key = f"MAIL_TRANSPORTS[{name!r}]"
+    if value is None and name == "default":
+        value, key = settings.transport, "MAIL_TRANSPORT"
+    if not isinstance(value, str):
+        return cast("Transport | None", value)
+    from flask_outbox.transports.url import transport_from_url  # noqa: PLC0415  only for URLs
+
+    try:
+        return transport_from_url(value)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{key}: {error}") from None
+
+
+def from_fields(state: _Mail, settings: Settings) -> Transport:
+    """Make the SMTP transport that Flask-Mail's keys, or the live fields, describe."""
+    from flask_outbox.transports.smtp import Smtp  # noqa: PLC0415  not where there is none
+    from flask_outbox.transports.smtp_login import Security  # noqa: PLC0415  the same
+
+    _check(state)
+    security = Security.NONE
+    if state.use_ssl:
+        security = Security.IMPLICIT
+    elif state.use_tls:
+        security = Security.REQUIRED
+    token = settings.oauth2_token
+    # As with Flask-Mail, a user name alone logs nobody in.
+    logs_in = bool(state.username and (state.password or token))
+    return Smtp(
+        state.server,
+        int(state.port or 0),
+        username=state.username if logs_in else None,
+        password=state.password if logs_in and not token else None,
+        token=token if logs_in else None,
+        security=security,
+        tls=Tls(
+            ca_file=settings.tls_ca_file,
+            cert_file=settings.tls_cert_file,
+            key_file=settings.tls_key_file,
+            fingerprint=settings.tls_fingerprint,
+        ),
+        ehlo_name=settings.ehlo_name,
+        max_per_line=state.max_emails or None,
+    )
+
+
+def _check(state: _Mail) -> None:
+    if not state.server:
+        raise ConfigurationError(
+            "MAIL_SERVER is empty: set it to your mail server's name, or MAIL_SUPPRESS_SEND=True to"
+            " send nothing."
+        )
+    if not state.port:
+        raise ConfigurationError(
+            "MAIL_PORT is 0: set it to 587 with MAIL_USE_TLS, to 465 with MAIL_USE_SSL, or to 25."
+        )
+    if state.use_tls and state.use_ssl:
+        raise ConfigurationError(
+            "MAIL_USE_TLS and MAIL_USE_SSL are both set: keep MAIL_USE_TLS for STARTTLS (port 587),"
+            " or MAIL_USE_SSL for TLS from the first byte (port 465)."
+        )
+    if state.port == SUBMISSIONS and not state.use_ssl:
+        raise ConfigurationError(
+            "MAIL_PORT is 465, where TLS begins with the first byte: set MAIL_USE_SSL=True and not"
+            " MAIL_USE_TLS, or MAIL_PORT=587 for MAIL_USE_TLS."
+        )
+    if state.port == SUBMISSION and state.use_ssl:
+        raise ConfigurationError(
+            "MAIL_PORT is 587, where TLS begins with STARTTLS: set MAIL_USE_TLS=True and not"
+            " MAIL_USE_SSL, or MAIL_PORT=465 for MAIL_USE_SSL."
+        )
+
+
+def live(state: _Mail) -> tuple[object, ...]:
+    """Give what a transport is made of, so that a change is noticed."""
+    return (
+        state.server,
+        state.port,
+        state.username,
+        state.password,
+        state.use_tls,
+        state.use_ssl,
+        state.max_emails,
+    )
