@@ -158,8 +158,7 @@ class Walk:
 
 class WalkContract(Ground):
     @settings(
-        max_examples=40,
-        stateful_step_count=30,
+        max_examples=100,
         deadline=None,
         suppress_health_check=[
             HealthCheck.function_scoped_fixture,

@@ -17,7 +17,6 @@ from sqlalchemy import (
     func,
     insert,
     select,
-    text,
     update,
 )
 
@@ -30,6 +29,7 @@ from flask_outbox.outbox.schedule import Priority
 from flask_outbox.outbox.settle import ROWS, Held, Kind, hold, settle
 from flask_outbox.outbox.stored import Unreadable, unpack
 from flask_outbox.outbox.tables import content, event, message, recipient
+from flask_outbox.outbox.waiting import has_open, next_due
 
 __all__ = [
     "claim", "extend", "has_open", "leave", "next_due", "reclaim", "release", "start",
@@ -51,16 +51,6 @@ _DUE = (
     .with_for_update(skip_locked=True)
 )
 _SURELY_NOT_SENT = _DUE.where(_m.unclear.is_(False))
-_NEXT = (
-    select(_m.due_at)
-    .where(
-        _m.transport == bindparam("transport"),
-        _m.priority == bindparam("priority"),
-        _m.due_at.is_not(None),
-    )
-    .order_by(_m.due_at)
-    .limit(1)
-)
 _TOO_OLD = (
     select(message)
     .where(_m.expires_at <= bindparam("now"), _m.due_at.is_not(None))
@@ -124,14 +114,6 @@ _LEAVE = (
     .values(left_at=bindparam("now"))
 )
 _EVENT = insert(event)
-_ANY_OPEN = select(
-    select(_m.id)
-    .where(
-        _m.state.in_([State.QUEUED.value, State.SENDING.value]),
-        text("state <> 'accepted'"),
-    )
-    .exists()
-)
 
 
 def claim(
@@ -304,27 +286,3 @@ def extend(outbox: Outbox, submissions: Sequence[Submission]) -> None:
 def _ours(submissions: Sequence[Submission], **terms: float) -> dict[str, Any]:
     ids = [each.id for each in submissions]
     return {"ids": ids, "fences": sorted({each.fence for each in submissions}), **terms}
-
-
-def next_due(outbox: Outbox, transports: Sequence[str]) -> float | None:
-    """Tell when the next message of these transports may go, by the database's clock; None: never.
-
-    One whose route is paused may go when the pause is over.
-    """
-    with outbox.read() as connection:
-        now = outbox.now(connection)
-        found: list[float] = []
-        for each in routes(connection, transports).values():
-            earliest = each.paused_until if each.paused(now) else None
-            for priority in Priority:
-                terms = {"transport": each.name, "priority": priority.value}
-                due = connection.execute(_NEXT, terms).scalar_one_or_none()
-                if due is not None:
-                    found.append(max(due, earliest) if earliest is not None else due)
-    return min(found, default=None)
-
-
-def has_open(outbox: Outbox) -> bool:
-    """Tell whether anything is queued or under way."""
-    with outbox.read() as connection:
-        return bool(connection.execute(_ANY_OPEN).scalar_one())

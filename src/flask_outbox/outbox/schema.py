@@ -6,23 +6,20 @@ which a test holds. Alembic is imported only for the second.
 
 import logging
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, insert, inspect, select
 
 from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.outbox.sqlite import Sqlite
-from flask_outbox.outbox.tables import REVISION, VERSION_TABLE, metadata
+from flask_outbox.outbox.tables import REVISION, VERSION_TABLE, metadata, schema_version
 
 log = logging.getLogger("flask_outbox.outbox")
 
 
 def version(connection: Connection) -> str | None:
-    """Read the version of the schema; None where there is none yet."""
+    """Read the version of the schema; None where there is none yet, "" before the first."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
-    found: str | None = connection.execute(
-        text(f"SELECT version_num FROM {VERSION_TABLE}")  # noqa: S608  a constant of ours
-    ).scalar_one_or_none()
-    return found
+    return connection.execute(select(schema_version.c.version_num)).scalar_one_or_none() or ""
 
 
 def is_current(connection: Connection, database: Sqlite) -> bool:
@@ -53,16 +50,7 @@ def brought_up_to_date(connection: Connection, database: Sqlite) -> None:
         return
     if version(connection) is None:
         metadata.create_all(connection)
-        connection.execute(
-            text(  # as Alembic makes it
-                f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL, "
-                f"CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY (version_num))"
-            )
-        )
-        connection.execute(
-            text(f"INSERT INTO {VERSION_TABLE} VALUES (:new)"),  # noqa: S608  a constant of ours
-            {"new": REVISION},
-        )
+        connection.execute(insert(schema_version), {"version_num": REVISION})
     else:
         from flask_outbox.outbox.migrations import migrate  # noqa: PLC0415  Alembic, only now
 

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     String,
     Table,
     Text,
@@ -154,4 +155,11 @@ worker = Table(
     Column("started_at", Double, nullable=False),
     Column("beat_at", Double, nullable=False),
     sqlite_with_rowid=False,
+)
+
+schema_version = Table(
+    VERSION_TABLE,
+    metadata,
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc"),  # as Alembic makes it
 )
