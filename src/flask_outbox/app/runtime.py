@@ -16,9 +16,9 @@ from flask import Flask
 from flask_outbox.app import starting, ways_out
 from flask_outbox.app.flask_mail import Message, _Mail
 from flask_outbox.app.preparing import BeforeSend, Prepared, prepare
-from flask_outbox.app.rehearsal import Everywhere, Rehearsal
+from flask_outbox.app.rehearsal import Everywhere, Rehearsal, Rehearsed
 from flask_outbox.app.settings import Settings
-from flask_outbox.app.telling import tell_recorded, tell_sent, tell_unsent
+from flask_outbox.app.telling import tell_drained, tell_recorded, tell_sent, tell_unsent
 from flask_outbox.mail import message as core
 from flask_outbox.mail.errors import MessageError, UnsupportedFeature
 from flask_outbox.mail.outcome import Accepted
@@ -293,6 +293,14 @@ class Runtime:
         if works:
             self.embedded.wake()
         return row, True
+
+    def drain_rehearsal(self, at: float) -> int:
+        """Let what is kept in memory count as sent, as far as it is due by then."""
+        return self.rehearsal.drain(at, self._rehearsed)
+
+    def _rehearsed(self, row: Rehearsed) -> None:
+        receipt = Receipt.same(row.submission, Accepted())
+        tell_drained(self.app, row.message, receipt, row.id)
 
     # --- the worker inside the app ---
 
