@@ -33,17 +33,15 @@ _OVERFLOW = frozenset({452, 552})
 _TOO_MANY = ("4.5.3", "5.5.3")
 
 _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?!\S)")
-_REFERENCE = re.compile(
-    r"""queued\ as\ (\S+)                 # Postfix, SendGrid
-      | \bid=(\S+)                        # Exim
-      | \bqueued\ (?:mail\ )?\(?([0-9A-F]{8}-[0-9A-F-]+)  # Haraka
-      | ^2\.0\.0\ (\S{8,})\ Message\ accepted  # Sendmail
-      | \bqp\ (\d+)                       # qmail
-      | \[InternalId=(\d+)                # Exchange
-      | ^2\.0\.0\ OK:?\ +(.+?)(?:\ -\ gsmtp)?$  # Gmail
-      | ^Ok\ ([0-9a-f-]{20,})$            # SES
-    """,
-    re.VERBOSE | re.IGNORECASE,
+_REFERENCES = (
+    re.compile(r"queued as (\S+)", re.IGNORECASE),  # Postfix, SendGrid
+    re.compile(r"\bid=(\S+)"),  # Exim
+    re.compile(r"\[InternalId=(\d+)"),  # Exchange
+    re.compile(r"queued \(([0-9A-F-]{36})", re.IGNORECASE),  # Haraka
+    re.compile(r"^2\.0\.0 (\S{8,}) Message accepted"),  # Sendmail
+    re.compile(r"\bqp (\d+)"),  # qmail
+    re.compile(r"^2\.0\.0 OK +(\S.*?) - gsmtp"),  # Gmail
+    re.compile(r"^Ok ([0-9a-f-]{20,})$"),  # SES
 )
 
 
@@ -69,8 +67,10 @@ def enhanced(reply: SmtpReply) -> str:
 
 def reference(text: str) -> str:
     """Find the id that the server gave the message, as far as servers are known to say it."""
-    found = _REFERENCE.search(text)
-    return found.group(found.lastindex or 0).rstrip(".,;)") if found else ""
+    for pattern in _REFERENCES:
+        if found := pattern.search(text):
+            return found[1].strip("<>()").rstrip(".,;")
+    return ""
 
 
 def accepted(reply: SmtpReply) -> Accepted:

@@ -1,0 +1,242 @@
+"""BDAT (RFC 3030): up to a window of messages on their way, unanswered."""
+
+import pytest
+
+from dialogue import GONE, Cut, Fresh, Rested, dialogue, letters, mail, relay
+from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Refused
+from flask_outbox.transports.smtp_dialogue import MOST_AT_ONCE
+
+ADA, BOB, CYD, DAN, EVE = (f"{name}@example.org" for name in ("ada", "bob", "cyd", "dan", "eve"))
+OFFERS = ("PIPELINING", "CHUNKING")
+MAIL = (b"MAIL FROM:<shop@example.com>", "250 ok")
+RSET = (b"RSET", "250 ok")
+BDAT = (b"BDAT 22 LAST\r\nSubject: hi\r\n\r\nhello", "250 2.0.0 Ok: queued as 7F3")
+NO_BDAT = (BDAT[0], "503 5.5.1 no recipients")
+QUEUED = Accepted("250 2.0.0 Ok: queued as 7F3", "7F3")
+
+
+def to(whom, reply="250 ok"):
+    return (f"RCPT TO:<{whom}>".encode(), reply)
+
+
+def answers(step, reply):
+    return (step[0], reply)
+
+
+def first(whom):
+    return [MAIL, to(whom), BDAT]
+
+
+def later(whom):
+    return [RSET, MAIL, to(whom), BDAT]
+
+
+def silent(group):
+    return [answers(step, None) for step in group]
+
+
+def size(group):
+    return sum(len(step[0]) + 2 for step in group)
+
+
+def chunked(script, *mails, window=4, rested=False):
+    begin = [Rested(OFFERS)] if rested else [Fresh(OFFERS)]
+    return dialogue([*begin, *script], *(mails or (mail(ADA),)), transport=relay(window=window))
+
+
+def test_a_whole_message_is_one_write_and_one_round_trip():
+    told = chunked([first(ADA)])
+    assert told.receipt == {ADA: QUEUED}
+    assert told.ends == ["kept"]
+
+
+def test_content_travels_as_it_is_dots_and_all_and_uncopied():
+    sent = mail(ADA, content=b".\r\n..\r\n.x\r\n")
+    told = chunked([[MAIL, to(ADA), (b"BDAT 11 LAST\r\n.\r\n..\r\n.x", "250 ok")]], sent)
+    assert told.outcomes == [Accepted("250 ok")]
+    assert told.wrote[-1].blocks[-1] is sent.content
+
+
+def test_as_many_as_the_window_go_out_before_the_first_reply_is_awaited():
+    mails = [mail(each) for each in (ADA, BOB, CYD, DAN, EVE)]
+    told = chunked([first(ADA), later(BOB), later(CYD), later(DAN), later(EVE)], *mails, window=4)
+    assert told.receipts == [{each.recipients[0]: QUEUED} for each in mails]
+    assert told.in_the_air == 4
+
+
+def test_a_window_of_one_has_one_in_doubt_and_needs_no_rset():
+    told = chunked([first(ADA), first(BOB)], mail(ADA), mail(BOB), window=1)
+    assert told.in_the_air == 1
+    assert letters(told) == "AA"
+
+
+def test_an_at_most_once_message_flies_alone():
+    told = chunked(
+        [first(ADA), later(BOB), first(CYD), first(DAN), later(EVE)],
+        mail(ADA),
+        mail(BOB),
+        mail(CYD, at_most_once=True),
+        mail(DAN),
+        mail(EVE),
+    )
+    assert letters(told) == "AAAAA"
+    # ADA and BOB together, CYD alone, DAN and EVE together.
+    assert told.flights == [2, 1, 1, 2, 1]
+
+
+def test_a_refused_message_does_not_touch_those_behind_it():
+    told = chunked(
+        [
+            [MAIL, to(ADA, "550 no"), NO_BDAT],
+            [RSET, answers(MAIL, "550 5.7.1 not you"), to(BOB, "503 no MAIL"), NO_BDAT],
+            [RSET, MAIL, to(CYD), answers(BDAT, "554 5.7.1 spam")],
+            later(DAN),
+        ],
+        *map(mail, (ADA, BOB, CYD, DAN)),
+    )
+    assert told.outcomes == [
+        Refused("550 no"),
+        Deferred("550 5.7.1 not you", Fault.OURS),
+        Refused("554 5.7.1 spam"),
+        QUEUED,
+    ]
+
+
+def test_rset_leads_the_next_transaction_when_the_last_one_failed():
+    told = chunked([[MAIL, to(ADA, "550 no"), NO_BDAT]])
+    assert told.session.dirty
+    assert not chunked([first(ADA)]).session.dirty
+
+
+def test_recipients_too_many_go_in_a_further_transaction():
+    told = chunked(
+        [
+            [MAIL, to(ADA), to(BOB, "452 4.5.3 too many"), BDAT],
+            later(CYD),
+            later(BOB),
+        ],
+        mail(ADA, BOB),
+        mail(CYD),
+    )
+    assert {tuple(receipt): set(receipt.values()) for receipt in told.receipts} == {
+        (ADA, BOB): {QUEUED},
+        (CYD,): {QUEUED},
+    }
+
+
+def sent_behind(group):
+    """Put BOB's and CYD's out behind it; they are never answered."""
+    return [group, silent(later(BOB)), silent(later(CYD))]
+
+
+BREAKS = [
+    # what breaks, and what becomes of ADA, BOB, CYD; all three are within the window
+    ([Cut(0, first(ADA))], "TNN"),
+    ([Cut(size(first(ADA)) - 1, first(ADA))], "TNN"),
+    ([Cut(size(first(ADA)), first(ADA))], "UNN"),
+    ([silent(first(ADA)), Cut(0, later(BOB))], "UNN"),
+    ([silent(first(ADA)), Cut(size(later(BOB)), later(BOB))], "UUN"),
+    (sent_behind([answers(MAIL, GONE), *silent([to(ADA), BDAT])]), "UUU"),
+    (sent_behind([MAIL, to(ADA, GONE), answers(BDAT, None)]), "UUU"),
+    (sent_behind([MAIL, to(ADA), answers(BDAT, GONE)]), "UUU"),
+    (sent_behind([MAIL, to(ADA, "550 no"), answers(BDAT, GONE)]), "RUU"),
+    ([first(ADA), [answers(RSET, GONE), *silent(first(BOB))], silent(later(CYD))], "AUU"),
+    ([first(ADA), [RSET, MAIL, to(BOB), answers(BDAT, GONE)], silent(later(CYD))], "AUU"),
+    # 421: nothing behind it was taken, and the server says so
+    (sent_behind([answers(MAIL, "421 bye"), *silent([to(ADA), BDAT])]), "ONN"),
+    (sent_behind([MAIL, to(ADA, "421 bye"), answers(BDAT, None)]), "TNN"),
+    (sent_behind([MAIL, to(ADA), answers(BDAT, "421 bye")]), "TNN"),
+    (sent_behind([MAIL, to(ADA, "550 no"), answers(BDAT, "421 bye")]), "RNN"),
+    # out of step: nothing that follows can be trusted
+    (sent_behind([MAIL, to(ADA), answers(BDAT, "354 what?")]), "UUU"),
+    ([first(ADA), [answers(RSET, "500 what?"), *silent(first(BOB))], silent(later(CYD))], "AUU"),
+]
+
+
+@pytest.mark.parametrize(("script", "outcomes"), BREAKS)
+def test_a_break_at_each_state(script, outcomes):
+    told = chunked(script, mail(ADA), mail(BOB), mail(CYD))
+    assert letters(told) == outcomes
+    assert told.ends == ["closed"]
+
+
+def test_what_had_arrived_before_a_write_broke_is_still_read_and_the_rest_gets_another_line():
+    told = chunked(
+        [first(ADA), Cut(0, later(BOB)), Fresh(OFFERS), first(BOB), later(CYD)],
+        *map(mail, (ADA, BOB, CYD)),
+    )
+    assert letters(told) == "AAA"
+
+
+def test_a_reply_before_the_break_decides_over_the_break():
+    told = chunked([[MAIL, to(ADA)], Cut(9, BDAT, "552 5.3.4 too big")], rested=True)
+    assert told.outcomes == [Refused("552 5.3.4 too big")]
+
+
+def test_a_rested_line_is_tried_with_an_envelope_before_a_content_is_at_stake():
+    told = chunked(
+        [[MAIL, to(ADA)], BDAT, later(BOB), later(CYD)], *map(mail, (ADA, BOB, CYD)), rested=True
+    )
+    assert letters(told) == "AAA"
+
+
+@pytest.mark.parametrize("gone", [GONE, "421 4.4.2 idle"])
+def test_a_rested_line_that_is_gone_costs_nothing_but_a_new_line(gone):
+    told = chunked(
+        [
+            [answers(MAIL, gone), answers(to(ADA), None)],
+            Fresh(OFFERS),
+            first(ADA),
+            later(BOB),
+        ],
+        mail(ADA),
+        mail(BOB),
+        rested=True,
+    )
+    assert letters(told) == "AA"
+
+
+def test_a_rested_line_whose_first_message_has_no_recipients_left_goes_on_with_rset():
+    told = chunked([[MAIL, to(ADA, "550 no")], later(BOB)], mail(ADA), mail(BOB), rested=True)
+    assert letters(told) == "RA"
+
+
+def test_421_after_some_were_taken_sends_the_others_over_another_line():
+    told = chunked(
+        [
+            first(ADA),
+            [RSET, answers(MAIL, "421 4.7.0 enough"), *silent([to(BOB), BDAT])],
+            silent(later(CYD)),
+            Fresh(OFFERS),
+            first(BOB),
+            later(CYD),
+        ],
+        *map(mail, (ADA, BOB, CYD)),
+    )
+    assert letters(told) == "AAA"
+    assert told.ends == ["closed", "kept"]
+
+
+def test_a_crowd_of_recipients_goes_out_in_groups_before_the_content():
+    crowd = [f"r{number}@example.org" for number in range(MOST_AT_ONCE + 1)]
+    steps = [to(each) for each in crowd]
+    told = chunked(
+        [first(ADA), [MAIL, *steps[:-1]], [steps[-1]], BDAT, first(BOB)],
+        mail(ADA),
+        mail(*crowd),
+        mail(BOB),
+    )
+    assert set(letters(told)) == {"A"}
+
+
+def test_without_pipelining_chunking_is_of_no_use_and_not_used():
+    told = dialogue(
+        [
+            MAIL,
+            to(ADA),
+            (b"DATA", "354 go on"),
+            (b"Subject: hi\r\n\r\nhello\r\n.", "250 ok"),
+        ],
+        offers=("CHUNKING",),
+    )
+    assert letters(told) == "A"
