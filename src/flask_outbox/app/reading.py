@@ -193,7 +193,7 @@ def way_out(key: str, value: object) -> object:
         raise ConfigurationError(
             f"{key} must be one URL: failover over a list of them is not there yet."
         )
-    if isinstance(value, str) and "://" in value:
+    if isinstance(value, str) and ":" in value:
         return value
     if callable(getattr(value, "send", None)):
         return value

@@ -24,7 +24,7 @@ def configured(settings: Settings, name: str) -> Transport | None:
     try:
         return transport_from_url(value)
     except ConfigurationError as error:
-        raise ConfigurationError(f"{key}: {error}") from None
+        raise ConfigurationError(str(error).replace("MAIL_TRANSPORT", key)) from None
 
 
 def from_fields(state: _Mail, settings: Settings) -> Transport:
