@@ -421,7 +421,7 @@ def test_a_child_that_drops_a_line_in_use_does_not_deafen_the_parents_loop():
 
 
 def _close_every_line(_):
-    found = [thing for thing in gc.get_objects() if isinstance(thing, aio._Line)]
+    found = [thing for thing in gc.get_objects() if isinstance(thing, aio.Line)]
     assert found
     for line in found:
         line.close()

@@ -1,6 +1,7 @@
 """What the server says: parsed as it comes, bounded, and counted against what is owed."""
 
 from collections import deque
+from functools import lru_cache
 
 from flask_outbox.mail.exchange import SmtpReply
 
@@ -13,6 +14,7 @@ MOST_LINES = 256  # of one reply; EHLO is the longest one, with some twenty line
 _CODES = {str(code).encode(): code for code in range(200, 600)}
 _LAST = (b" ", b"")  # what follows the code of a reply's last line
 _MORE = b"-"
+_SHORT = 64  # bytes of a line that is worth knowing again
 
 
 class Replies:
@@ -58,7 +60,12 @@ class Replies:
         for line in lines:
             if self.error:
                 return None
-            self._add(line)
+            known = _known(line) if len(line) <= _SHORT and not self._lines else None
+            if known is None:
+                self._add(line)
+            else:
+                self._whole.append((known, len(line) + 1))
+                self._held += len(line) + 1
         return self._cap() if rest or self._lines else None
 
     def _cap(self) -> None:
@@ -128,6 +135,15 @@ class Replies:
     def at_rest(self) -> bool:
         """Tell whether everything asked was answered, and nothing else was said."""
         return not self.owed and self.untouched
+
+
+@lru_cache(maxsize=256)  # servers say the same few things over and over
+def _known(line: bytes) -> SmtpReply | None:
+    """Read a reply of a single line; None: it is not as simple as that."""
+    if line[3:4] != b" " or line[-1:] != b"\r" or (code := _CODES.get(line[:3])) is None:
+        return None
+    text = _text(line[4:-1])
+    return None if text is None else SmtpReply(code, (text,))
 
 
 def _text(raw: bytes) -> str | None:
