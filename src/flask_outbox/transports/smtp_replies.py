@@ -77,7 +77,7 @@ def accepted(reply: SmtpReply) -> Accepted:
     """Read the reply to the whole content."""
     lines = reply.lines
     text = lines[0] if len(lines) == 1 else " ".join(lines)
-    return Accepted(f"{reply.code} {text}", reference(text))
+    return Accepted(f"{reply.code} {text}" if text else str(reply.code), reference(text))
 
 
 def too_many(reply: SmtpReply) -> bool:
