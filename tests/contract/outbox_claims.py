@@ -12,6 +12,7 @@ from flask_outbox.outbox import claim as claims
 from flask_outbox.outbox.claim import (
     extend,
     has_open,
+    leave,
     next_due,
     reclaim,
     release,
@@ -100,6 +101,15 @@ class ClaimContract(Ground):
         claimed = take(outbox)
         assert start(outbox, claimed) == start(outbox, claimed)
 
+    def test_a_start_renews_the_lease(self, outbox, clock):
+        id_ = put(outbox)
+        claimed = take(outbox)
+        clock.now += outbox.lease * 0.9
+        start(outbox, claimed)
+        clock.now += outbox.lease * 0.9
+        assert reclaim(outbox) == []
+        assert look(outbox, id_).state is State.SENDING
+
     def test_a_start_of_what_somebody_else_took_over_gives_nothing(self, outbox, clock):
         put(outbox)
         lost = take(outbox)
@@ -108,6 +118,18 @@ class ClaimContract(Ground):
         assert start(outbox, lost) == []
         (again,) = take(outbox)
         assert start(outbox, [*lost, again]) == start(outbox, [again])
+
+    def test_whose_lease_was_lost_touches_nothing_of_its_successors_attempt(self, outbox, clock):
+        id_ = put(outbox)
+        lost = take(outbox)
+        clock.now += outbox.lease
+        reclaim(outbox)
+        begin(outbox)
+        before = look(outbox, id_)
+        clock.now += 1
+        start(outbox, lost)
+        assert not leave(outbox, lost[0])
+        assert look(outbox, id_) == before
 
     def test_each_claim_has_its_own_fence(self, outbox):
         put_many(outbox, 2)

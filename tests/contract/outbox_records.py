@@ -279,7 +279,7 @@ class RecordContract(Ground):
                 held = step(held)
                 counts.append(len(said))
         claim_small, start_small, record_small, claim_big, start_big, record_big = counts
-        assert (claim_small, start_small, record_small) == (11, 4, 7)
+        assert (claim_small, start_small, record_small) == (10, 3, 6)
         assert claim_big <= claim_small
         assert (start_big, record_big) == (start_small, record_small)
 

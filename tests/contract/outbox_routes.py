@@ -10,6 +10,7 @@ from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Refused, Unclear
 from flask_outbox.mail.submission import Receipt
 from flask_outbox.outbox.claim import next_due
+from flask_outbox.outbox.enqueue import Priority
 from flask_outbox.outbox.record import record
 from flask_outbox.outbox.stats import stats
 from outbox_mail import EPOCH, a_submission, begin, look, one, put, put_many, say, take
@@ -45,6 +46,15 @@ class RouteContract(Ground):
         (probe,) = begin(outbox)
         say(outbox, probe, Accepted("250"))
         assert len(take(outbox)) == 4
+
+    def test_one_probe_is_enough_whatever_the_priorities(self, outbox, clock):
+        put(outbox)
+        say(outbox, one(outbox), OURS)
+        for priority in Priority:
+            put(outbox, priority=priority)
+        clock.now += 1
+        (probe,) = take(outbox)
+        assert look(outbox, probe.id).priority is Priority.URGENT
 
     def test_a_probe_is_one_that_surely_has_not_left_before(self, outbox, clock):
         put_many(outbox, 2)

@@ -88,6 +88,14 @@ def test_an_instance_folder_that_does_not_exist_is_made(tmp_path):
     outbox.close()
 
 
+def test_a_path_may_have_any_characters(tmp_path):
+    folder = tmp_path / "what? 100% #1 é"
+    outbox = Outbox(folder / "outbox.sqlite3")
+    put(outbox)
+    assert (folder / "outbox.sqlite3").exists()
+    outbox.close()
+
+
 def test_a_folder_in_nowhere_is_an_error_with_the_fix(tmp_path):
     outbox = Outbox(f"sqlite:///{tmp_path}/no/such/outbox.sqlite3")
     with pytest.raises(OutboxUnavailable, match=r"no/such.*does not exist.*MAIL_OUTBOX_URL"):

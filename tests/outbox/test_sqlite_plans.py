@@ -9,7 +9,6 @@ from flask_outbox.mail.submission import Receipt
 from flask_outbox.outbox.claim import extend, has_open, leave, next_due, reclaim, release, start
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.record import record
-from flask_outbox.outbox.stats import stats
 from flask_outbox.outbox.status import list_messages
 from outbox_mail import Clock, begin, one, put, put_many, say, take
 
@@ -42,8 +41,8 @@ def work(outbox):
     has_open(outbox)
     outbox._clock.now += 10.0
     say(outbox, one(outbox), Accepted("250"))
-    stats(outbox)
     list_messages(outbox)
+    list_messages(outbox, before="f")
 
 
 @pytest.mark.parametrize("analysed", [False, True])
@@ -73,7 +72,7 @@ def test_no_query_of_a_round_scans_a_table_or_sorts(outbox, analysed):
 
 
 def is_slow(detail):
-    scans = detail.startswith("SCAN") and "USING" not in detail
+    scans = detail.startswith("SCAN")
     sorts = "TEMP B-TREE" in detail
     return (scans or sorts) and not any(name in detail for name in (*SMALL, "CONSTANT ROW"))
 

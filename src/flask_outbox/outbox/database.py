@@ -6,9 +6,10 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 from weakref import WeakSet
 
-from sqlalchemy import Connection, Engine, make_url
+from sqlalchemy import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from flask_outbox.mail.errors import ConfigurationError
@@ -25,6 +26,7 @@ PATIENCE = Patience()
 class Outbox:
     """Where mail is kept. Making one touches nothing; the first transaction opens it.
 
+    ``url``: a database URL, or the path of an SQLite file, whatever characters are in it.
     ``lease``: seconds that a worker owns a row without a sign of life. ``clock``: in place of the
     database's own. ``random``: gives that many bytes. ``busy``: seconds to wait for a lock.
     Every transaction may raise OutboxUnavailable; nothing is half done then.
@@ -32,7 +34,7 @@ class Outbox:
 
     def __init__(  # noqa: PLR0913  what the outbox may not have of its own: patience, time, chance
         self,
-        url: str,
+        url: str | Path,
         *,
         lease: float = 30.0,
         patience: Patience = PATIENCE,
@@ -136,7 +138,9 @@ class Outbox:
         self._opening = threading.Lock()
 
 
-def _database(url: str, busy: float) -> Sqlite:
+def _database(url: str | Path, busy: float) -> Sqlite:
+    if isinstance(url, Path):
+        return Sqlite(URL.create("sqlite", database=str(url)), busy)
     try:
         parsed = make_url(url)
     except ArgumentError:

@@ -10,20 +10,22 @@ parent has. So a fork waits until nobody is in a transaction, and finds no conne
 """
 
 import os
+import sqlite3
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from sqlite3 import sqlite_version_info
+from time import monotonic, sleep
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from flask_outbox.mail.errors import ConfigurationError, OutboxUnavailable
 
 OLDEST = (3, 35, 0)  # the first with RETURNING and DROP COLUMN, which migrations need
+NAP_LEAST, NAP_MOST = 0.0002, 0.002  # seconds between two looks at a lock
 FORK_WAITS = 5.0  # seconds for a transaction under way to end before a fork
 READING = {"outbox_reads": True}
 
@@ -32,6 +34,7 @@ PRAGMAS = (
     "PRAGMA synchronous = FULL",  # NORMAL may lose what was acknowledged when the power fails
     "PRAGMA foreign_keys = ON",
     "PRAGMA secure_delete = ON",  # what is wiped is overwritten
+    "PRAGMA journal_size_limit = 16777216",  # the log shrinks again after large attachments
 )
 NOW = "SELECT (julianday('now') - 2440587.5) * 86400.0"
 
@@ -57,8 +60,10 @@ class Sqlite:
     migrates_itself = True  # nobody else keeps its schema
 
     def __init__(self, url: URL, busy: float) -> None:
-        if sqlite_version_info < OLDEST:
-            have, need = (".".join(map(str, each)) for each in (sqlite_version_info, OLDEST))
+        if sqlite3.sqlite_version_info < OLDEST:
+            have, need = (
+                ".".join(map(str, each)) for each in (sqlite3.sqlite_version_info, OLDEST)
+            )
             raise ConfigurationError(f"The outbox needs SQLite {need}, this Python has {have}.")
         name = url.database or ":memory:"
         if name.startswith("file:"):
@@ -127,7 +132,7 @@ class Sqlite:
             **pool,
         )
         event.listen(engine, "connect", _connected)
-        event.listen(engine, "begin", _begun)
+        event.listen(engine, "begin", self._begun)
         return engine
 
     @contextmanager
@@ -141,7 +146,7 @@ class Sqlite:
             )
         try:
             yield
-        except DatabaseError as error:
+        except (DatabaseError, sqlite3.DatabaseError) as error:
             if (said := self._explained(error)) is None:
                 raise
             raise OutboxUnavailable(said) from error
@@ -149,15 +154,47 @@ class Sqlite:
             lock.release()
 
     def now(self, connection: Connection) -> float:
-        """Ask the database for the time."""
-        return float(connection.exec_driver_sql(NOW).scalar_one())
+        """Ask the database for the time; of the driver, since every enqueue does."""
+        driver: Any = connection.connection.dbapi_connection
+        return float(driver.execute(NOW).fetchone()[0])
 
-    def _explained(self, error: DatabaseError) -> str | None:
-        name = getattr(error.orig, "sqlite_errorname", "")
+    def _explained(self, error: DatabaseError | sqlite3.DatabaseError) -> str | None:
+        cause = error.orig if isinstance(error, DatabaseError) else error
+        name = _errorname(cause)
         fix = next((fix for prefix, fix in FIXES.items() if name.startswith(prefix)), None)
-        if fix is None and isinstance(error, OperationalError):
-            fix = f"{error.orig}."
+        if fix is None and isinstance(cause, sqlite3.OperationalError):
+            fix = f"{cause}."
         return None if fix is None else f"The outbox {self} could not be used: {fix}"
+
+    def _begun(self, connection: Connection) -> None:
+        driver: Any = connection.connection.dbapi_connection
+        if "outbox_reads" in connection.get_execution_options():
+            driver.execute("BEGIN")
+            return
+        driver.execute("PRAGMA busy_timeout = 0")
+        try:
+            self._begin_immediate(driver)
+        finally:
+            driver.execute(f"PRAGMA busy_timeout = {int(self.busy * 1000)}")
+
+    def _begin_immediate(self, driver: Any) -> None:
+        """Wait for the write lock, with shorter naps than SQLite's own.
+
+        Those grow to 100 ms. Where several processes write all the time that is too long to hit a
+        gap, and every thread that writes stands behind it.
+        """
+        until = monotonic() + self.busy
+        nap = NAP_LEAST
+        while True:
+            try:
+                driver.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if not _errorname(error).startswith("SQLITE_BUSY") or monotonic() >= until:
+                    raise
+                sleep(nap)
+                nap = min(nap * 1.2, NAP_MOST)
+            else:
+                return
 
     # Forks
 
@@ -193,6 +230,6 @@ def _connected(connection: Any, _record: object) -> None:
         connection.execute(pragma).close()
 
 
-def _begun(connection: Connection) -> None:
-    reads = "outbox_reads" in connection.get_execution_options()
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+def _errorname(error: BaseException | None) -> str:
+    name: str = getattr(error, "sqlite_errorname", "")
+    return name

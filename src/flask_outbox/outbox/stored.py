@@ -13,6 +13,7 @@ from sqlalchemy import RowMapping
 
 from flask_outbox.mail.submission import Dsn, Submission
 
+_written = json.JSONEncoder(separators=(",", ":")).encode
 _WORDS = ("mail_options", "rcpt_options", "tags")
 _FLAGS = ("utf8", "sensitive", "at_most_once")
 
@@ -34,7 +35,7 @@ def pack(submission: Submission) -> str:
             "ret": dsn.ret,
             "envid": dsn.envid,
         }
-    return json.dumps(extra, separators=(",", ":"))
+    return _written(extra)
 
 
 def unpack(row: RowMapping, recipients: Sequence[str]) -> Submission:
