@@ -12,7 +12,7 @@ from flask_outbox.mail.errors import WireError
 from flask_outbox.mail.exchange import Report, SmtpReply
 from flask_outbox.mail.outcome import Deferred, Fault, Outcome, Refused, Unclear
 from flask_outbox.mail.submission import Receipt, Submission
-from flask_outbox.transports.smtp_envelope import obstacle
+from flask_outbox.transports.smtp_envelope import dotted, has_dots, obstacle, plain, smuggles
 from flask_outbox.transports.smtp_replies import (
     CLOSING,
     GO_ON,
@@ -30,6 +30,7 @@ class Transaction:
 
     __slots__ = (
         "begun",
+        "dots",
         "ends_at",
         "outcomes",
         "overflow",
@@ -47,6 +48,7 @@ class Transaction:
         self.overflow: list[str] = []  # too many for one transaction
         self.begun = False  # MAIL was answered
         self.reset = False  # RSET leads it
+        self.dots = True  # a line of its content begins with one
         self.ends_at = 0  # how far into the Write under way its content reaches; 0: it is out
 
     def give(self, recipients: Iterable[str], outcome: Outcome) -> None:
@@ -59,6 +61,11 @@ class Transaction:
         outcomes = self.outcomes
         whole = {recipient: outcomes[recipient] for recipient in self.submission.recipients}
         return Report(self.submission, Receipt(whole))
+
+    def content(self) -> tuple[bytes, bytes]:
+        """Give the content and its end, as DATA wants them."""
+        content = self.submission.content
+        return dotted(content) if self.dots else plain(content)
 
     def again(self, recipients: Iterable[str]) -> None:
         """Begin anew with those who have no outcome yet."""
@@ -92,7 +99,11 @@ class Batch:
             mail = self.waiting[0]
             reason = obstacle(mail.submission, self.session)
             if not reason:
-                return mail
+                content = mail.submission.content
+                mail.dots = has_dots(content)
+                if not (mail.dots and smuggles(content)):
+                    return mail
+                reason = "the content has a bare CR or LF before a dot, which could end it early"
             self.waiting.popleft()
             mail.give(mail.recipients, Refused(reason))
             self.settle(mail)

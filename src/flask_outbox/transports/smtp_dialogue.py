@@ -16,7 +16,7 @@ from collections.abc import Generator, Sequence
 from flask_outbox.mail.errors import WireError
 from flask_outbox.mail.exchange import Answer, Question, Read, SmtpReply, Write
 from flask_outbox.transports.smtp_batch import Batch, Transaction
-from flask_outbox.transports.smtp_envelope import dotted, mail_command, rcpt_command
+from flask_outbox.transports.smtp_envelope import mail_command, rcpt_command
 from flask_outbox.transports.smtp_replies import CLOSING, Closing, OutOfStep
 from flask_outbox.transports.smtp_timeouts import Timeouts
 
@@ -60,8 +60,8 @@ class Dialogue:
             yield from batch.reports()
             batch.current = mail
             if (yield from self._envelope_in_steps(mail)):
-                blocks, size = dotted(mail.submission.content)
-                yield from self._write(mail, blocks, size, 1)
+                content, end = mail.content()
+                yield from self._write(mail, (content, end), len(content) + len(end), 1)
                 batch.heard_content(mail, (yield self._dot))
                 batch.flying.clear()
             batch.current = None
@@ -106,8 +106,9 @@ class Dialogue:
                 batch.current = upcoming
             lead, owed = groups[0]
             if ready is not None:
-                (content, end), size = dotted(ready.submission.content)
-                yield from self._write(ready, (content, end + lead), size, owed + 1)
+                content, end = ready.content()
+                ends_at = len(content) + len(end)
+                yield from self._write(ready, (content, end + lead), ends_at, owed + 1)
                 batch.heard_content(ready, (yield self._dot))
                 batch.flying.clear()
                 batch.settle(ready)

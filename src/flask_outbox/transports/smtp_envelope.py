@@ -1,7 +1,6 @@
 """From a submission to the commands of one transaction, or the reason why there can be none."""
 
 import re
-from collections.abc import Sequence
 
 from flask_outbox.mail.submission import Dsn, Submission
 from flask_outbox.transports.smtp_session import Session
@@ -24,61 +23,75 @@ def obstacle(submission: Submission, session: Session) -> str:
         return "the message has 8-bit content and the server lacks 8BITMIME"
     if not _clean(submission):
         return "the envelope or its options hold a control character"
-    if (b"\n." in content or b"\r." in content) and _BARE.search(content):
-        return "the content has a bare CR or LF before a dot, which could end it too early"
     return ""
+
+
+def smuggles(content: bytes) -> bool:
+    """Tell whether a bare CR or LF before a dot could end it too early, at a lenient server.
+
+    https://www.postfix.org/smtp-smuggling.html. Only for content that has such a dot.
+    """
+    return _BARE.search(content) is not None
 
 
 def needs_utf8(submission: Submission) -> bool:
     """Tell whether it needs SMTPUTF8."""
-    return submission.utf8 or not (
-        submission.sender.isascii() and all(map(str.isascii, submission.recipients))
-    )
+    if submission.utf8 or not submission.sender.isascii():
+        return True
+    return not all(map(str.isascii, submission.recipients))
 
 
 def _clean(submission: Submission) -> bool:
     """Let nothing by that could begin a command of its own; the quick answer first."""
-    said = (
-        submission.sender,
-        *submission.recipients,
-        *submission.mail_options,
-        *submission.rcpt_options,
-    )
-    return all(map(str.isprintable, said)) or not any(map(_CONTROL.search, said))
+    if submission.sender.isprintable() and all(map(str.isprintable, submission.recipients)):
+        said = (*submission.mail_options, *submission.rcpt_options)
+    else:
+        said = (
+            submission.sender,
+            *submission.recipients,
+            *submission.mail_options,
+            *submission.rcpt_options,
+        )
+    return not any(map(_CONTROL.search, said))
 
 
 def mail_command(submission: Submission, session: Session) -> bytes:
     """Build MAIL with what the server offers and the message needs."""
     line = f"MAIL FROM:<{submission.sender}>"
-    if session.size or session.eightbit or session.smtputf8 or submission.mail_options:
-        line += _parameters(submission, session)
+    if session.size:
+        line += f" SIZE={len(submission.content)}"
+    if submission.mail_options:
+        line += _options(submission, session)
+    else:
+        if session.eightbit and not submission.content.isascii():
+            line += " BODY=8BITMIME"
+        if session.smtputf8 and needs_utf8(submission):
+            line += " SMTPUTF8"
     dsn = submission.dsn
     if dsn is not None and session.dsn:
         line += _with_values(RET=dsn.ret, ENVID=dsn.envid and xtext(dsn.envid))
     return f"{line}\r\n".encode()
 
 
-def _parameters(submission: Submission, session: Session) -> str:
-    given = [option.upper() for option in submission.mail_options]
-    ours: list[str] = []
-    if session.size:
-        ours.append(f"SIZE={len(submission.content)}")
-    if session.eightbit and not submission.content.isascii():
-        ours.append("BODY=8BITMIME")
-    if session.smtputf8 and needs_utf8(submission):
-        ours.append("SMTPUTF8")
-    words = {option.partition("=")[0] for option in given}
-    return "".join(
-        f" {option}"
-        for option in (
-            *(option for option in ours if option.partition("=")[0] not in words),
-            *submission.mail_options,
-        )
-    )
+def _options(submission: Submission, session: Session) -> str:
+    """Add what the app asks for by itself, and ours where it has not."""
+    options = list(submission.mail_options)
+    words = {option.upper().partition("=")[0] for option in options}
+    if session.smtputf8 and "SMTPUTF8" not in words and needs_utf8(submission):
+        options.insert(0, "SMTPUTF8")
+    if session.eightbit and "BODY" not in words and not submission.content.isascii():
+        options.insert(0, "BODY=8BITMIME")
+    return "".join(f" {option}" for option in options if not _is_size(option))
+
+
+def _is_size(option: str) -> bool:
+    return option.upper().startswith("SIZE=")  # ours is the true one
 
 
 def rcpt_command(recipient: str, submission: Submission, session: Session) -> bytes:
     """Build RCPT."""
+    if submission.dsn is None and not submission.rcpt_options:
+        return f"RCPT TO:<{recipient}>\r\n".encode()
     line = f"RCPT TO:<{recipient}>"
     if submission.rcpt_options:
         line += "".join(f" {option}" for option in submission.rcpt_options)
@@ -110,14 +123,21 @@ def _unitext(value: str) -> str:
     return re.sub(r"[\x00-\x20+=\\\x7f]", lambda found: f"\\x{{{ord(found.group()):X}}}", value)
 
 
-def dotted(content: bytes) -> tuple[Sequence[bytes], int]:
-    """Give the content as DATA wants it, final dot included, as blocks; and how long they are.
+def has_dots(content: bytes) -> bool:
+    """Tell whether a line begins with a dot, whatever may count as the end of a line."""
+    return b"\n." in content or content.startswith(b".") or b"\r." in content
 
-    Most content has no line that begins with a dot: then it goes out as it is, uncopied.
-    """
-    if b"\r\n." in content or content.startswith(b"."):
-        content = content.replace(b"\r\n.", b"\r\n..")
-        if content.startswith(b"."):
-            content = b"." + content
-    end = b".\r\n" if content.endswith(b"\r\n") or not content else b"\r\n.\r\n"
-    return (content, end), len(content) + len(end)
+
+def dotted(content: bytes) -> tuple[bytes, bytes]:
+    """Give the content and its end as DATA wants them (RFC 5321 section 4.5.2)."""
+    content = content.replace(b"\r\n.", b"\r\n..")
+    if content.startswith(b"."):
+        content = b"." + content
+    return plain(content)
+
+
+def plain(content: bytes) -> tuple[bytes, bytes]:
+    """Give content without such dots, uncopied, and its end."""
+    if content.endswith(b"\r\n") or not content:
+        return content, b".\r\n"
+    return content, b"\r\n.\r\n"
