@@ -256,7 +256,7 @@ class Runtime:
         """Send on the background loop, and wait without holding up this one."""
         import asyncio  # noqa: PLC0415  for async apps only
 
-        from flask_outbox.app.sending import send_on_loop  # noqa: PLC0415  brings smtplib
+        from flask_outbox.app.awaiting import send_on_loop  # noqa: PLC0415  brings asyncio
         from flask_outbox.wire.background import background  # noqa: PLC0415  made on first use
 
         submission = prepared.submission

@@ -12,7 +12,7 @@ from flask_outbox.mail.outcome import Deferred, Outcome, Refused, Unclear
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.transports.base import Transport
 from flask_outbox.transports.smtp_auth import AUTH_REFUSED
-from flask_outbox.wire import aio, sync
+from flask_outbox.wire import sync
 
 LOGIN_CODES = frozenset({530, 534, 535, 538})  # RFC 4954 section 6
 
@@ -187,20 +187,3 @@ class Host:
 
     def quit(self) -> None:
         """Do nothing: the line rests, and serves the next message or is closed when it is old."""
-
-
-async def send_on_loop(  # noqa: PLR0913  as Host has them
-    transport: Transport,
-    submission: Submission,
-    pool: aio.Pool,
-    *,
-    seconds: float,
-    debug: bool = False,
-    configured: bool = True,
-) -> Receipt:
-    """Do as Host.sendmail does, in an event loop."""
-    heard = Heard(debug=debug)
-    conversation = overhear(transport.send([submission]), heard)
-    carried = aio.carry(conversation, pool, seconds=seconds)
-    receipts = [report.receipt async for report in carried]
-    return answer(settle(receipts, submission), heard, transport, configured=configured)

@@ -233,7 +233,7 @@ class Message:
             invitation=invitation,
             dsn=dsn,
             tags=tuple(_listed(tags, "tags")) if tags else (),
-            metadata=dict(metadata) if metadata else NOTHING,
+            metadata=dict(metadata) if metadata else {},
             sensitive=sensitive,
             at_most_once=at_most_once,
         )
