@@ -37,7 +37,7 @@ CERTIFICATES = {
 
 
 @cache
-def certificate(kind: str = "good") -> trustme.LeafCert:
+def certificate(kind: str) -> trustme.LeafCert:
     """Make it, or take the one made before."""
     return CERTIFICATES[kind]()
 

@@ -178,7 +178,7 @@ def _write(relay: Relay) -> None:
         if name != "pid":
             os.chown(path, owner.pw_uid, -1)
     pem = folder / "etc" / "server.pem"
-    certificates.certificate().private_key_and_cert_chain_pem.write_to_path(str(pem))
+    certificates.certificate("good").private_key_and_cert_chain_pem.write_to_path(str(pem))
     values = {
         "folder": folder,
         "daemons": DAEMONS,

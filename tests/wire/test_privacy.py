@@ -187,7 +187,7 @@ def test_a_file_that_is_not_there_or_no_certificate_is_named_by_its_setting(
 
 
 def test_an_encrypted_key_is_an_error_and_no_prompt(driver, tmp_path):
-    leaf = certificates.certificate()
+    leaf = certificates.certificate("good")
     plain = serialization.load_pem_private_key(leaf.private_key_pem.bytes(), None)
     locked = tmp_path / "locked.pem"
     locked.write_bytes(

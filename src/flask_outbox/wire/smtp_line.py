@@ -3,6 +3,7 @@
 The two drivers differ only in how they wait.
 """
 
+import os
 import socket
 from collections.abc import Iterator, Sequence
 from ssl import SSLError
@@ -98,7 +99,7 @@ class Line:
         if isinstance(error, ConnectionResetError | BrokenPipeError):
             self.gone = "reset the connection"
         else:
-            self.gone = f"was lost ({error.strerror or type(error).__name__})"
+            self.gone = f"was lost ({_system_word(error)})"
 
     def failure(self, when: str, what: str = "", *, reply: SmtpReply | None = None) -> WireError:
         """Give the line up and say what happened when; Reads still get what had been said."""
@@ -211,4 +212,9 @@ def unreachable(where: str, error: OSError | None) -> WireError:
     """Say that none of the addresses answered."""
     if error is None or isinstance(error, TimeoutError):
         return WireError(f"{where}: no connection in time")
-    return WireError(f"{where}: no connection ({error.strerror or type(error).__name__})")
+    return WireError(f"{where}: no connection ({_system_word(error)})")
+
+
+def _system_word(error: OSError) -> str:
+    """Put the error into the system's words: asyncio has some of its own."""
+    return os.strerror(error.errno) if error.errno else type(error).__name__
