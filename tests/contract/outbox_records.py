@@ -190,6 +190,16 @@ class RecordContract(Ground):
         assert look(outbox, id_).state is State.UNKNOWN
         assert [each.kind.value for each in history(outbox, id_)] == ["started", "unclear"] * 3
 
+    def test_giving_up_on_what_may_have_left_before_is_unknown_rather_than_failed(
+        self, outbox, clock
+    ):
+        id_ = put(outbox)
+        say(outbox, one(outbox), Unclear("no answer"))
+        clock.now += 2 * DAY
+        (recorded,) = say(outbox, one(outbox), Deferred("451 later"))
+        assert recorded.state is State.UNKNOWN
+        assert look(outbox, id_).reason == "may have been accepted: 451 later"
+
     def test_unclear_at_most_once_is_unknown_at_once(self, outbox):
         id_ = put(outbox, a_submission(at_most_once=True))
         (recorded,) = say(outbox, one(outbox), Unclear("no answer"))

@@ -134,15 +134,15 @@ class Held:
         return charged
 
     def _again(self, place: Place, outcome: Deferred | Unclear, due: float | None) -> None:
-        unclear = isinstance(outcome, Unclear)
+        kind = Kind.UNCLEAR if isinstance(outcome, Unclear) else Kind.DEFERRED
         if due is not None:
             place.move(State.QUEUED, due, outcome.text)
-        elif unclear:
+        elif place.unclear:  # with this attempt or with an earlier one
+            kind = Kind.UNCLEAR
             place.move(State.UNKNOWN, None, f"may have been accepted: {outcome.text}")
         else:
+            kind = Kind.FAILED
             place.move(State.FAILED, None, f"gave up: {outcome.text}")
-        given_up = due is None and not unclear
-        kind = Kind.FAILED if given_up else Kind.UNCLEAR if unclear else Kind.DEFERRED
         self.tell(kind, place.reply, place)
 
     def end_attempt(self, outcomes: dict[str, Outcome], judge: "Judge") -> None:
