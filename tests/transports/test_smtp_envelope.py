@@ -91,7 +91,7 @@ def test_eight_bit_content_asks_for_8bitmime_or_is_refused():
 
 def test_options_are_appended_and_ours_are_not_said_twice():
     submission = mail(
-        mail_options=("BODY=8BITMIME", "smtputf8", "X=1"), rcpt_options=("NOTIFY=NEVER",)
+        mail_options=("BODY=8BITMIME", "size=1", "smtputf8", "X=1"), rcpt_options=("NOTIFY=NEVER",)
     )
     told = sent(
         b"MAIL FROM:<shop@example.com> SIZE=22 BODY=8BITMIME smtputf8 X=1",

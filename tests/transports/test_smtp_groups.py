@@ -78,6 +78,38 @@ def test_an_unwanted_354_is_ended_with_a_lone_dot_whose_reply_is_ignored():
         assert told.receipts == [{ADA: Refused("550 5.1.1 no")}, {BOB: QUEUED}]
 
 
+@pytest.mark.parametrize("gone", [GONE, "421 bye"])
+def test_a_line_that_goes_at_a_lone_dot_is_gone(gone):
+    told = grouped(
+        [
+            [MAIL, answers(TO_ADA, "550 no"), DATA],
+            [answers(LONE_DOT, gone), RSET, MAIL, TO_BOB, DATA],
+        ],
+        mail(ADA),
+        mail(BOB),
+    )
+    assert isinstance(told.outcomes[1], Deferred)
+    assert told.ends == ["closed"]
+
+
+def test_an_unwanted_354_after_a_refused_sender_is_ended_and_reset_too():
+    told = grouped(
+        [
+            [answers(MAIL, "550 5.7.1 not you"), answers(TO_ADA, "503 no"), DATA],
+            [LONE_DOT, RSET, MAIL, TO_BOB, DATA],
+            [TEXT],
+        ],
+        mail(ADA),
+        mail(BOB),
+    )
+    assert letters(told) == "OA"
+
+
+def test_a_line_that_begins_with_a_dot_goes_out_with_two():
+    told = grouped([[MAIL, TO_ADA, DATA], [(b"..\r\n.", "250 ok")]], mail(content=b".\r\n"))
+    assert letters(told) == "A"
+
+
 def test_an_unwanted_354_at_the_end_is_ended_before_the_line_is_kept():
     told = grouped([[MAIL, answers(TO_ADA, "550 no"), DATA], [LONE_DOT]])
     assert told.ends == ["kept"]
@@ -267,6 +299,8 @@ def test_nothing_is_written_after_a_broken_write_though_all_was_answered():
         mail(BOB),
     )
     assert letters(told) == "AT"
+    assert b"".join(told.wrote[-1].blocks).startswith(TEXT[0])  # and BOB's never followed
+    assert len(told.wrote) == 3
 
 
 def test_a_crowd_of_recipients_goes_out_in_groups_that_nobody_chokes_on():

@@ -330,3 +330,51 @@ def test_tls_trouble_names_the_switch():
         transport=relay(host=HOST),
     )
     assert "MAIL_TLS_CA_FILE" in told.outcomes[0].text
+
+
+def test_a_line_that_begins_with_a_dot_goes_out_with_two():
+    told = dialogue(
+        [MAIL, TO_ADA, DATA, (b"..a\r\n\r\n..\r\n...\r\nb.\r\n.", "250 ok")],
+        mail(ADA, content=b".a\r\n\r\n.\r\n..\r\nb.\r\n"),
+    )
+    assert told.outcomes == [Accepted("250 ok")]
+
+
+def test_an_overflow_goes_before_the_messages_behind_it():
+    told = dialogue(
+        [
+            *(MAIL, TO_ADA, answers(TO_BOB, "452 4.5.3 too many"), DATA, TEXT),
+            *(MAIL, TO_BOB, DATA, TEXT),
+            *(MAIL, TO_CYD, DATA, TEXT),
+        ],
+        mail(ADA, BOB),
+        mail(CYD),
+    )
+    assert told.receipts == [{ADA: QUEUED, BOB: QUEUED}, {CYD: QUEUED}]
+
+
+def test_an_overflow_that_was_never_begun_costs_nothing_when_the_line_breaks():
+    told = dialogue(
+        [MAIL, TO_ADA, answers(TO_BOB, "452 4.5.3 too many"), DATA, answers(TEXT, GONE)],
+        mail(ADA, BOB),
+    )
+    assert isinstance(told.receipt[ADA], Unclear)
+    assert isinstance(told.receipt[BOB], Deferred)
+    assert told.receipt[BOB].fault is Fault.NONE
+
+
+def test_an_overflow_whose_own_transaction_breaks_keeps_what_was_reached():
+    told = dialogue(
+        [
+            *(MAIL, TO_ADA, answers(TO_BOB, "452 4.5.3 too many"), DATA, TEXT),
+            *(MAIL, answers(TO_BOB, GONE)),
+        ],
+        mail(ADA, BOB),
+    )
+    assert told.receipt[ADA] == QUEUED
+    assert isinstance(told.receipt[BOB], Deferred)
+
+
+def test_what_broke_the_write_is_what_is_told():
+    told = dialogue([MAIL, TO_ADA, DATA, Cut(3, TEXT, heard=[WireError("later noise")])])
+    assert [outcome.text for outcome in told.outcomes] == ["cut off"]

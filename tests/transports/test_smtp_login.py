@@ -112,6 +112,8 @@ def test_where_tls_is_required_nothing_is_said_without_it(script, says):
 
 def test_tls_can_be_required_without_credentials():
     assert "no STARTTLS" in refused(entering([offering(), QUIT], security=Security.REQUIRED))
+    script = [(EHLO, "502 what?"), QUIT]
+    assert "502 what?" in refused(entering(script, security=Security.REQUIRED))
 
 
 def test_helo_is_tried_where_ehlo_is_unknown_and_nothing_else_is_at_stake():

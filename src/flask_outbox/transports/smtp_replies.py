@@ -4,7 +4,8 @@
 reply               outcome
 ==================  ==================================================================
 2xx                 Accepted, with the id that the server gave it
-421                 Deferred; at MAIL it is the relay that is not there, so OURS
+421                 Deferred, and the line closes; at MAIL it is the relay that is not
+                    there, so OURS (smtp_batch.py)
 4xx                 Deferred, TRANSIENT
 530 534 535 538     Deferred, OURS: at whichever verb, it is about who logged in
 5xx at MAIL         Deferred, OURS: our sender or we are not wanted; but Refused where
@@ -96,8 +97,6 @@ def verdict(verb: str, reply: SmtpReply) -> Outcome:
     """Say what a 4xx or 5xx means; anything else is out of step."""
     code = reply.code
     text = str(reply)
-    if code == CLOSING and verb == "MAIL":
-        return Deferred(text, Fault.OURS)
     if 400 <= code < 500:  # noqa: PLR2004  the class of a reply is its first digit
         return Deferred(text, Fault.TRANSIENT)
     if not 500 <= code < 600:  # noqa: PLR2004  the same
