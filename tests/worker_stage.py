@@ -76,7 +76,9 @@ class Eyes:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the write lock, as another program that does not let go."""
-        connection = sqlite3.connect(self._file, timeout=30.0, isolation_level=None)
+        connection = sqlite3.connect(
+            self._file, timeout=30.0, isolation_level=None, check_same_thread=False
+        )
         try:
             connection.execute("BEGIN IMMEDIATE")
             yield

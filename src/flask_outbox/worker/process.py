@@ -95,7 +95,8 @@ class _Parent:
                     return self.status
             else:
                 self._fill()
-            self.bell.wait(LOOK)
+            waits = [slot.again_at for slot in self.slots if not slot.pid]
+            self.bell.wait(max(0.0, min([LOOK, *(at - time.monotonic() for at in waits)])))
 
     def close(self) -> None:
         """Let go of the pipe."""

@@ -1,0 +1,188 @@
+"""Kill workers at random while they send, and judge: nothing lost, no copy without excuse.
+
+::
+
+    python tests/faults/random_kills.py --seed 7 --kills 200 --messages 10000 --workers 3
+
+Two thirds of the kills are the server's own: it kills whoever speaks at a point of the dialogue
+that chance chose, from MAIL to just after its answer. The rest come from outside, whatever the
+worker is doing. The seed fixes the choices; how processes interleave is the machine's.
+"""
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' modules are
+
+from faults_worker import PATIENCE, an_outbox, note_pid, pid_of, started
+from hostile import Act, Hostile, Session
+from kill_verdict import Kill, Row, Verdict, judge
+from worker_stage import Eyes, a_submission, put
+
+POINTS = ("MAIL", "RCPT", "DATA", "body", "dot", "answered")
+FROM_OUTSIDE = 1 / 3  # of the kills
+DEAD_WITHIN = 5.0  # seconds from the signal to the end of the process
+IN_FLIGHT = (
+    "SELECT message_id FROM outbox_message"
+    " WHERE state = 'sending' AND started_at IS NOT NULL AND worker LIKE '%:' || ? || ':%'"
+)
+WORKERS = "SELECT DISTINCT worker FROM outbox_message WHERE state = 'sending'"
+ROWS = (
+    "SELECT message_id, state,"
+    " (SELECT count(*) FROM outbox_event e WHERE e.message = m.id AND e.kind = 'unclear')"
+    " FROM outbox_message m"
+)
+
+
+@dataclass
+class Killer:
+    """Chooses whom to kill when, and writes down what was in flight."""
+
+    eyes: Eyes
+    chance: random.Random
+    wanted: int
+    every: int  # points of the dialogue between two kills, on average
+    kills: list[Kill] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.left = self._next()
+        self.outside = False
+
+    def _next(self) -> int:
+        self.outside = self.chance.random() < FROM_OUTSIDE
+        return self.chance.randint(1, 2 * self.every)
+
+    def at(self, point: str, session: Session) -> None:
+        """Pass a point of the dialogue; when its time has come, kill."""
+        pid = pid_of(session)
+        with self.lock:
+            self.left -= 1
+            if self.left <= 0 and len(self.kills) < self.wanted:
+                victims = self._victims() if self.outside else [pid]
+                if victims:
+                    self._kill("outside" if self.outside else point, self.chance.choice(victims))
+
+    def _victims(self) -> list[int]:
+        names = [str(name) for (name,) in self.eyes.rows(WORKERS)]
+        return sorted(pid for pid in {int(name.split(":")[-2]) for name in names} if _lives(pid))
+
+    def _kill(self, point: str, pid: int) -> None:
+        if not _lives(pid):
+            return
+        os.kill(pid, signal.SIGKILL)
+        end = time.monotonic() + DEAD_WITHIN
+        while _lives(pid) and time.monotonic() < end:
+            time.sleep(0.001)
+        in_flight = frozenset(str(name) for (name,) in self.eyes.rows(IN_FLIGHT, str(pid)))
+        self.kills.append(Kill(point, in_flight))
+        self.left = self._next()
+
+
+def _lives(pid: int) -> bool:
+    """Tell whether it can still do something: a zombie cannot."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rsplit(")", 1)[1][1] != "Z"
+    except OSError:
+        return False
+
+
+def act(point: str, killer: Killer) -> Act:
+    """Pass the point, then go on politely: a server does not know that the client died."""
+
+    def passed(session: Session) -> None:
+        killer.at(point, session)
+        session.polite()
+
+    return passed
+
+
+def run(  # noqa: PLR0913  what a run is made of
+    folder: Path,
+    *,
+    seed: int,
+    kills: int,
+    messages: int,
+    workers: int,
+    seconds: float,
+    options: Sequence[str] = (),
+    tell: Callable[[str], object] = lambda _: None,
+) -> Verdict:
+    """Enqueue, send, kill, wait for the end, judge."""
+    file = folder / "outbox.sqlite3"
+    eyes = Eyes(file)
+    chance = random.Random(seed)  # noqa: S311  to be repeated
+    outbox = an_outbox(file)
+    for start in range(0, messages, 1000):
+        names = (f"n{i}" for i in range(start, min(start + 1000, messages)))
+        put(outbox, *(a_submission(name) for name in names))
+    outbox.close()
+    points = messages * len(POINTS)
+    killer = Killer(eyes, chance, kills, max(1, int(points / (kills + 1) * 0.8)))
+    script: dict[str, Act | list[Act]] = {point: act(point, killer) for point in POINTS}
+    with ExitStack() as stack:
+        server = stack.enter_context(Hostile({"EHLO": note_pid, **script}))
+        program = stack.enter_context(
+            started(file, server.port, "--processes", str(workers), "--connections", "3", *options)
+        )
+        end = time.monotonic() + seconds
+        while (open_ := _open(eyes)) and time.monotonic() < end:
+            assert program.poll() is None, "the workers' parent ended"
+            tell(f"{open_} to go, {len(killer.kills)} kills, {len(server.accepted)} accepted")
+            time.sleep(0.25)
+        program.terminate()
+        with suppress(Exception):
+            program.wait(20)
+        accepted = server.message_ids
+    rows = {str(name): Row(str(state), unclear) for name, state, unclear in eyes.rows(ROWS)}
+    return judge(rows, accepted, killer.kills, max_unclear=PATIENCE.max_unclear, wanted=kills)
+
+
+def _open(eyes: Eyes) -> int:
+    return eyes.count("state IN ('queued', 'sending') AND state <> 'accepted'")
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    """Run once, and say how it went."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4)))
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--messages", type=int, default=10_000)
+    parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=900.0, help="give up after so long")
+    asked = parser.parse_args()
+    _print(f"seed {asked.seed}: {asked.kills} kills, {asked.messages} messages")
+    said = [time.monotonic()]
+
+    def tell(text: str) -> None:
+        if time.monotonic() - said[0] > 10.0:
+            said[0] = time.monotonic()
+            _print(f"  {text}")
+
+    before = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        verdict = run(Path(folder), tell=tell, **vars(asked))
+    for line in verdict.lines():
+        _print(line)
+    word = "holds" if verdict.holds else "DOES NOT HOLD"
+    _print(f"the promise {word} (seed {asked.seed}, {time.monotonic() - before:.0f} s)")
+    return 0 if verdict.holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
