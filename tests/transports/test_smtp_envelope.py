@@ -116,6 +116,22 @@ def test_a_control_character_in_an_envelope_never_reaches_the_wire(field, char):
     assert "DATA" not in reason
 
 
+@pytest.mark.parametrize(
+    "dsn",
+    [Dsn(ret="HDRS\r\nDATA"), Dsn(notify={"*": ("NEVER\r\nDATA",)})],
+)
+def test_a_control_character_in_what_notifications_ask_for_never_reaches_the_wire(dsn):
+    assert "control character" in refusal(mail(dsn=dsn), ("DSN",))
+
+
+def test_a_submission_for_nobody_is_reported_and_nothing_is_said():
+    nobody = mail()
+    object.__setattr__(nobody, "recipients", ())
+    for offers in ((), ("PIPELINING",), ("PIPELINING", "CHUNKING")):
+        told = dialogue([], nobody, offers=offers)
+        assert told.receipt == {}
+
+
 def test_notifications_are_asked_for_where_the_server_knows_them():
     dsn = Dsn(
         notify={"ada@example.org": ("SUCCESS", "FAILURE"), "*": ("NEVER",)},

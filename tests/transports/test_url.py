@@ -47,9 +47,11 @@ def test_all_parts_are_percent_decoded():
 
 
 def test_all_parameters_reach_the_relay():
-    url = "smtp://h?tls=required&ca_file=a&cert_file=b&key_file=c&fingerprint=d&window=2"
+    url = f"smtp://h?tls=required&ca_file=a&cert_file=b&key_file=c&fingerprint={'d' * 64}&window=2"
     transport = transport_from_url(f"{url}&max_per_line=7")
-    assert transport._door.tls == Tls(ca_file="a", cert_file="b", key_file="c", fingerprint="d")
+    assert transport._door.tls == Tls(
+        ca_file="a", cert_file="b", key_file="c", fingerprint="d" * 64
+    )
     assert transport.carries.window == 2
     assert transport._max_per_line == 7
 
@@ -103,6 +105,7 @@ def test_a_folder_is_where_the_url_says():
         ("smtps://h?tls=none", "smtps is TLS from the first byte"),
         ("smtp://h?window=many", "window= has to be a number"),
         ("smtp://h?window=0", "window"),
+        ("smtps://h?fingerprint=abc", "64 hexadecimal digits"),
         ("smtp://h?max_per_line=-1", "max_per_line= has to be a number"),
         ("smtp://h?tls=none&tls=required", "twice"),
         ("smtp://u@h", "MAIL_PASSWORD"),

@@ -4,6 +4,7 @@ Read on: smtp_login.py (how to get in), smtp_dialogue.py (what is said), smtp_ba
 reply or a break means for each message), smtp_replies.py (the table from code to outcome).
 """
 
+import re
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from hashlib import blake2b
@@ -35,7 +36,9 @@ from flask_outbox.transports.smtp_timeouts import Timeouts
 
 PORTS = {Security.REQUIRED: 587, Security.IMPLICIT: 465}
 MOST_WINDOW = 64
+FOREVER = 1 << 62
 
+_FINGERPRINT = re.compile(r"(?:[0-9A-Fa-f]{2}:?){31}[0-9A-Fa-f]{2}")
 _process_key = token_bytes(16)
 _no_tls, _times = Tls(), Timeouts()
 
@@ -72,6 +75,10 @@ class Smtp:
             required = credentials is not None and not local
             security = Security.REQUIRED if required else Security.NONE
         _check(host, port, ehlo_name, window, max_per_line)
+        if tls.fingerprint is not None and not _FINGERPRINT.fullmatch(tls.fingerprint):
+            raise ConfigurationError(
+                "fingerprint has to be the SHA-256 of the certificate, 64 hexadecimal digits"
+            )
         if security is Security.NONE and credentials is not None and not local:
             raise ConfigurationError(
                 "MAIL_USERNAME and MAIL_PASSWORD would travel in the open: set MAIL_USE_TLS=True"
@@ -158,9 +165,6 @@ class Smtp:
             yield Read(seconds)
         except WireError:
             return
-
-
-FOREVER = 1 << 62
 
 
 def is_loopback(host: str) -> bool:

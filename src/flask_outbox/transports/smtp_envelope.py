@@ -21,6 +21,8 @@ def obstacle(submission: Submission, session: Session) -> str:
         return "the message needs SMTPUTF8, for an address or a header, and the server lacks it"
     if not session.eightbit and not content.isascii():
         return "the message has 8-bit content and the server lacks 8BITMIME"
+    if not submission.recipients:
+        return "it has no recipients"
     if not _clean(submission):
         return "the envelope or its options hold a control character"
     return ""
@@ -43,15 +45,13 @@ def needs_utf8(submission: Submission) -> bool:
 
 def _clean(submission: Submission) -> bool:
     """Let nothing by that could begin a command of its own; the quick answer first."""
-    if submission.sender.isprintable() and all(map(str.isprintable, submission.recipients)):
-        said = (*submission.mail_options, *submission.rcpt_options)
-    else:
-        said = (
-            submission.sender,
-            *submission.recipients,
-            *submission.mail_options,
-            *submission.rcpt_options,
-        )
+    said = (*submission.mail_options, *submission.rcpt_options)
+    if submission.dsn is not None:
+        asked = (word for words in submission.dsn.notify.values() for word in words)
+        said = (*said, *asked, submission.dsn.ret or "")
+    recipients = submission.recipients
+    if not (submission.sender.isprintable() and all(map(str.isprintable, recipients))):
+        said = (*said, submission.sender, *recipients)
     return not any(map(_CONTROL.search, said))
 
 
