@@ -124,12 +124,12 @@ class ClaimContract(Ground):
         lost = take(outbox)
         clock.now += outbox.lease
         reclaim(outbox)
-        begin(outbox)
-        before = look(outbox, id_)
-        clock.now += 1
+        successors = take(outbox)
         start(outbox, lost)
+        assert (look(outbox, id_).attempts, look(outbox, id_).started_at) == (0, None)
+        start(outbox, successors)
         assert not leave(outbox, lost[0])
-        assert look(outbox, id_) == before
+        assert leave(outbox, successors[0])
 
     def test_each_claim_has_its_own_fence(self, outbox):
         put_many(outbox, 2)

@@ -158,6 +158,16 @@ def test_a_read_only_folder_is_an_error_with_the_fix(open_folder, used):
     assert "writable" in said
 
 
+def test_a_folder_that_may_not_be_looked_into_is_an_error_with_the_fix(open_folder):
+    def do():
+        open_folder.chmod(0o000)
+        with pytest.raises(OutboxUnavailable) as caught:
+            take(Outbox(open_folder / "outbox.sqlite3"))
+        return caught.value
+
+    assert "MAIL_OUTBOX_URL" in as_nobody(open_folder, do)
+
+
 def test_what_is_not_a_database_is_an_error_that_names_it(outbox, file):
     file.write_bytes(b"Dear diary, " * 1000)
     with pytest.raises(OutboxUnavailable, match="not an SQLite database"):

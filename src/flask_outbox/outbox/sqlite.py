@@ -92,9 +92,11 @@ class Sqlite:
         SQLite gives the files beside it (-wal, -shm) the mode of this one. A folder is made where
         its own folder exists: an app's instance folder often does not, until something needs it.
         """
-        if self.file is None or self.file.exists():
+        if self.file is None:
             return False
         try:
+            if self.file.exists():
+                return False
             self.file.parent.mkdir(exist_ok=True)
             os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         except FileExistsError:
@@ -137,7 +139,7 @@ class Sqlite:
 
     @contextmanager
     def turn(self, *, writes: bool) -> Generator[None]:
-        """Wait for this thread's turn, then for a statement to say what went wrong."""
+        """Let one thread at a time; where SQLite fails, say what a person can do about it."""
         lock = self._writing if writes else self._reading
         if not lock.acquire(timeout=self.busy):
             raise OutboxUnavailable(
