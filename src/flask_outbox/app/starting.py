@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import click
 from flask import Flask, has_app_context, has_request_context
+from flask.cli import ScriptInfo
 
 log = logging.getLogger("flask_outbox")
 
@@ -25,10 +26,11 @@ def context(app: Flask) -> Generator[None]:
 
 def may_start(app: Flask) -> bool:
     """Tell whether this process is one that serves requests, as far as can be known."""
+    command = click.get_current_context(silent=True)
+    # Only Flask's own commands: uvicorn and Celery are click commands, too, and stay.
+    if command and command.find_object(ScriptInfo) and command.info_name != "run":
+        return False
     if has_request_context() or os.getpid() in requests_seen:
         return True
-    command = click.get_current_context(silent=True)
-    if command is not None and command.info_name != "run":
-        return False
     # With the reloader, the parent runs the same code as its child, and serves nothing.
     return not app.debug or os.environ.get("WERKZEUG_RUN_MAIN") == "true"

@@ -1,0 +1,209 @@
+"""MAIL_*: what is read, what is refused by name, and that no secret is shown."""
+
+import json
+import logging
+from datetime import timedelta
+
+import pytest
+from flask import Flask
+
+from flask_outbox import ConfigurationError, Mail
+from flask_outbox.app.settings import KEYS, Settings, read
+from flask_outbox.transports.local import Memory
+
+
+def test_settings_are_frozen():
+    with pytest.raises(AttributeError):
+        read({}).port = 26
+
+
+def test_every_key_has_a_field():
+    assert {key.removeprefix("MAIL_").lower() for key in KEYS} | {"given", "suppress_send"} == set(
+        Settings.__slots__
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("MAIL_PORT", "587", 587),
+        ("MAIL_PORT", 587, 587),
+        ("MAIL_USE_TLS", "False", False),
+        ("MAIL_USE_TLS", " yes ", True),
+        ("MAIL_USE_TLS", None, False),
+        ("MAIL_MAX_EMAILS", "", None),
+        ("MAIL_MAX_EMAILS", "10", 10),
+        ("MAIL_SUPPRESS_SEND", "none", None),
+        ("MAIL_SUPPRESS_SEND", "1", True),
+        ("MAIL_DEBUG", "2", 2),
+        ("MAIL_SERVER", None, ""),
+        ("MAIL_LEASE", "45", 45.0),
+        ("MAIL_GRACE", timedelta(minutes=1), 60.0),
+        ("MAIL_DEFAULT_SENDER", '["A", "a@example.com"]', ("A", "a@example.com")),
+        ("MAIL_DEFAULT_SENDER", "", None),
+        (
+            "MAIL_ALLOW_ONLY",
+            "@Exämple.com, Ada@example.org",
+            ("@xn--exmple-cua.com", "ada@example.org"),
+        ),
+        ("MAIL_ALLOW_ONLY", ["example.org", "*@example.net"], ("@example.org", "@example.net")),
+        ("MAIL_ATTACHMENT_ROOTS", "/a, /b", ("/a", "/b")),
+        ("MAIL_ATTACHMENT_ROOTS", '["/a,b"]', ("/a,b",)),
+        ("MAIL_TRANSPORTS", '{"bulk": "memory:"}', {"bulk": "memory:"}),
+        ("MAIL_OUTBOX_URL", "sqlite:///other.db", "sqlite:///other.db"),
+        ("MAIL_WORKER", "process", "process"),
+        ("MAIL_TLS_FINGERPRINT", "AB:" * 31 + "CD", "ab" * 31 + "cd"),
+    ],
+)
+def test_values_are_read_from_python_and_from_the_environment(key, value, expected):
+    assert getattr(read({key: value}), key.removeprefix("MAIL_").lower()) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MAIL_PORT", "many"),
+        ("MAIL_PORT", 70_000),
+        ("MAIL_PORT", True),
+        ("MAIL_PORT", 25.5),
+        ("MAIL_USE_TLS", "perhaps"),
+        ("MAIL_USE_TLS", object()),
+        ("MAIL_MAX_EMAILS", -1),
+        ("MAIL_SERVER", 7),
+        ("MAIL_DEFAULT_SENDER", "nobody"),
+        ("MAIL_DEFAULT_SENDER", ("a", "b", "c")),
+        ("MAIL_DEFAULT_SENDER", "[broken"),
+        ("MAIL_TIMEOUT", 0),
+        ("MAIL_TIMEOUT", "soon"),
+        ("MAIL_LEASE", "inf"),
+        ("MAIL_WORKER", "thread"),
+        ("MAIL_TRANSPORT", "mail.example.com"),
+        ("MAIL_TRANSPORTS", ["memory:"]),
+        ("MAIL_TRANSPORTS", "memory:"),
+        ("MAIL_REDIRECT_TO", "nobody"),
+        ("MAIL_ALLOW_ONLY", "not a domain"),
+        ("MAIL_OUTBOX_URL", "postgresql://localhost/x"),
+        ("MAIL_OUTBOX_URL", "sqlite:///"),
+        ("MAIL_TLS_FINGERPRINT", "abc"),
+        ("MAIL_TLS_CA_FILE", "/does/not/exist.pem"),
+        ("MAIL_RETURN_PATH", "a@b@c"),
+        ("MAIL_OAUTH2_TOKEN", "a token"),
+        ("MAIL_CONNECTIONS", 0),
+        ("MAIL_ATTACHMENT_ROOTS", [7]),
+    ],
+)
+def test_a_wrong_value_names_the_key_at_start_up(key, value):
+    with pytest.raises(ConfigurationError, match=key):
+        Mail(app_with(**{key: value}))
+
+
+def app_with(**config):
+    app = Flask("shop")
+    app.config.update(config)
+    return app
+
+
+def test_failover_over_a_list_is_not_there_yet():
+    with pytest.raises(ConfigurationError, match="failover"):
+        Mail(app_with(MAIL_TRANSPORT=["memory:", "null:"]))
+
+
+@pytest.mark.parametrize("url", ["console://", "console:", "folder:out", "memory://", "null:"])
+def test_a_transport_is_one_url(url):
+    app = app_with(MAIL_TRANSPORT=url)
+    Mail(app)
+    assert app.extensions["outbox"].transport().name == url.partition(":")[0]
+
+
+def test_a_transport_may_be_an_object():
+    memory = Memory()
+    app = app_with(MAIL_TRANSPORTS={"default": memory, "bulk": "null:"})
+    Mail(app)
+    assert app.extensions["outbox"].transport() is memory
+    assert app.extensions["outbox"].names() == ["default", "bulk"]
+
+
+def test_a_wrong_url_of_a_named_transport_names_it():
+    with pytest.raises(ConfigurationError, match=r"MAIL_TRANSPORTS\['bulk'\]"):
+        Mail(app_with(MAIL_TRANSPORTS={"bulk": "carrier-pigeon://x"}))
+
+
+def test_the_default_transport_is_said_once():
+    with pytest.raises(ConfigurationError, match="MAIL_TRANSPORTS"):
+        Mail(app_with(MAIL_TRANSPORT="null:", MAIL_TRANSPORTS={"default": "null:"}))
+
+
+def test_a_certificate_needs_its_key(tmp_path):
+    (tmp_path / "cert.pem").write_text("x")
+    with pytest.raises(ConfigurationError, match="MAIL_TLS_KEY_FILE"):
+        Mail(app_with(MAIL_TLS_CERT_FILE=str(tmp_path / "cert.pem")))
+
+
+def test_a_secret_may_stand_in_a_file(tmp_path):
+    (tmp_path / "password").write_text("s3cret\n")
+    assert read({"MAIL_PASSWORD_FILE": str(tmp_path / "password")}).password == "s3cret"
+    (tmp_path / "url").write_text("smtps://a:b@mail.example.com\n")
+    assert read({"MAIL_TRANSPORT_FILE": str(tmp_path / "url")}).transport.startswith("smtps:")
+
+
+def test_a_secret_and_its_file_are_one_too_many(tmp_path):
+    (tmp_path / "password").write_text("s3cret\n")
+    with pytest.raises(ConfigurationError, match="MAIL_PASSWORD_FILE"):
+        read({"MAIL_PASSWORD": "a", "MAIL_PASSWORD_FILE": str(tmp_path / "password")})
+    with pytest.raises(ConfigurationError, match="MAIL_PASSWORD_FILE"):
+        read({"MAIL_PASSWORD_FILE": str(tmp_path / "missing")})
+
+
+def test_an_unknown_key_is_warned_of_with_what_was_perhaps_meant(caplog):
+    Mail(app_with(MAIL_SEVRER="x", MAIL_PASWORD_FILE="x", MAIL_MERGE_TAGS="x", OTHER="x"))
+    assert "MAIL_SEVRER is not a setting of Flask-Outbox: did you mean MAIL_SERVER?" in caplog.text
+    assert "did you mean MAIL_PASSWORD_FILE?" in caplog.text
+    assert "MAIL_MERGE_TAGS is not a setting of Flask-Outbox." in caplog.text
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+    assert "OTHER" not in caplog.text
+
+
+def test_no_secret_is_in_a_repr_or_an_error():
+    config = {
+        "MAIL_PASSWORD": "canary-1",
+        "MAIL_TRANSPORT": "smtp://ada:canary-2@mail.example.com?tls=required",
+        "MAIL_TRANSPORTS": {"bulk": "smtp://ada:canary-3@mail.example.com?tls=required"},
+    }
+    app = app_with(**config)
+    mail = Mail(app)
+    runtime = app.extensions["outbox"]
+    shown = [repr(each) for each in (read(config), mail, mail.state, runtime, runtime.transport())]
+    for wrong in (
+        {"MAIL_TRANSPORT": "canary-4"},
+        {"MAIL_TRANSPORT": "smtp://ada:canary-5@mail.example.com:x"},
+        {"MAIL_TRANSPORTS": {"bulk": "canary-6"}},
+        {"MAIL_PASSWORD": 7},
+        {"MAIL_OUTBOX_URL": "postgresql://u:canary-7@localhost/x"},
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            Mail(app_with(**wrong))
+        shown.append(str(caught.value))
+    assert "canary" not in json.dumps(shown)
+
+
+def test_mail_may_be_set_up_twice_and_after_a_request():
+    app = app_with(TESTING=True)
+    app.add_url_rule("/", view_func=lambda: "ok")
+    assert app.test_client().get("/").text == "ok"
+    mail = Mail(app)
+    first = app.extensions["outbox"]
+    assert mail.init_app(app) is not first.state
+    assert app.test_client().get("/").text == "ok"
+    assert len(app.before_request_funcs[None]) == 1
+
+
+def test_the_outbox_is_below_the_instance_folder_unless_said_otherwise(tmp_path):
+    app = Flask("shop", instance_path=str(tmp_path))
+    Mail(app)
+    assert app.extensions["outbox"].file == tmp_path / "outbox.sqlite3"
+    app.config["MAIL_OUTBOX_URL"] = "sqlite:///mail/own.db"
+    Mail(app)
+    assert app.extensions["outbox"].file == tmp_path / "mail" / "own.db"
+    app.config["MAIL_OUTBOX_URL"] = f"sqlite:///{tmp_path}/abs.db"
+    Mail(app)
+    assert app.extensions["outbox"].file == tmp_path / "abs.db"
