@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,9 +30,9 @@ PATIENCE = Patience(give_up=1000.0, max_unclear=2)
 SOON = 0.0005, 0.002  # of the give-up time: an unclear one goes again after 0.5 s, then after 2 s
 
 
-def an_outbox(file: Path | str, *, lease: float = LEASE) -> Outbox:
+def an_outbox(file: Path | str, *, lease: float = LEASE, busy: float = 10.0) -> Outbox:
     """Open the outbox that the program works on."""
-    return Outbox(f"sqlite:///{file}", lease=lease, patience=PATIENCE, busy=10.0)
+    return Outbox(f"sqlite:///{file}", lease=lease, patience=PATIENCE, busy=busy)
 
 
 def hurry() -> None:
@@ -80,6 +80,7 @@ def main() -> int:
     parser.add_argument("--connections", type=int, default=2)
     parser.add_argument("--grace", type=float, default=10.0)
     parser.add_argument("--lease", type=float, default=LEASE)
+    parser.add_argument("--busy", type=float, default=10.0)
     parser.add_argument("--transport", choices=TRANSPORTS, default="sound")
     asked = parser.parse_args()
     hurry()
@@ -88,7 +89,7 @@ def main() -> int:
         kind = TRANSPORTS[asked.transport]
         smtp = kind("127.0.0.1", asked.port, ehlo_name=f"pid-{os.getpid()}.example.com")
         return Plan(
-            outbox=an_outbox(asked.file, lease=asked.lease),
+            outbox=an_outbox(asked.file, lease=asked.lease, busy=asked.busy),
             transports={"default": smtp},
             connections=asked.connections,
             grace=asked.grace,
@@ -144,8 +145,6 @@ def script(point: str, acts: Sequence[Act]) -> dict[str, Act | list[Act]]:
     """Note who speaks, and act at one point."""
     return {"EHLO": note_pid, point: list(acts)}
 
-
-Condition = Callable[[], object]
 
 if __name__ == "__main__":
     sys.exit(main())

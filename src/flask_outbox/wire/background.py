@@ -3,10 +3,11 @@
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
-from concurrent.futures import Future
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -40,6 +41,7 @@ class Background:
 
     def _start(self) -> asyncio.AbstractEventLoop:
         self._loop = loop = asyncio.new_event_loop()
+        loop.set_default_executor(_Daemons())
         self._thread = threading.Thread(
             target=_run, args=(loop,), name="flask-outbox-loop", daemon=True
         )
@@ -58,6 +60,29 @@ class Background:
         loop.call_soon_threadsafe(loop.stop)
         if thread is not threading.current_thread():
             thread.join()
+
+
+class _Daemons(ThreadPoolExecutor):
+    """A thread for each call that may block: looking a name up, asking for a token.
+
+    The pools of the standard library take no more work once the main thread has ended, though mail
+    that is under way then is still finished; and the interpreter's end waits for their threads,
+    however long a name server takes.
+    """
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Begin at once."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(fn(*args, **kwargs))
+                except BaseException as error:  # noqa: BLE001  raised where it is waited for
+                    future.set_exception(error)
+
+        threading.Thread(target=run, name="flask-outbox-look-up", daemon=True).start()
+        return future
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

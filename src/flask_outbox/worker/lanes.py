@@ -53,6 +53,7 @@ class Lanes:
         self._carrier = carrier
         self._transports = transports
         self._connections = connections
+        self.leaving = False
         self._ring = ring  # tells the worker's thread that there is something to look at
         self._lock = threading.Lock()
         self._busy: Counter[str] = Counter()
@@ -186,14 +187,14 @@ class Lanes:
     def _end(self, load: _Load, watched: Watched, error: Exception | None) -> None:
         """Judge those of whom nothing was said; take up the rest of the load, or free the lane."""
         silent = list(load.unheard.values())
-        if error is not None and silent:
+        if error is not None and silent and not self.leaving:
             say.error("transport %s failed: %s", load.transport, place(error))
         here = [each for each in silent if watched.cannot_have_sent(each)]
         if watched.failed and here and len(load.part) > 1:
             load.parts.extend([each] for each in here)  # one of them is to blame: see which
             silent = [each for each in silent if each not in here]
         for each in silent:
-            outcome = outcome_of_failure(each, watched, error)
+            outcome = outcome_of_failure(each, watched, error, leaving=self.leaving)
             self.hear(Report(each, Receipt.same(each, outcome)))
         if load.parts:
             load.next_part()

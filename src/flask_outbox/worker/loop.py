@@ -147,7 +147,7 @@ class Worker:
         if not self._stopping:
             return False
         if not self._leased.closed:
-            self._leased.closed = True
+            self._leased.closed = self._lanes.leaving = True
             self._leave_at = time.monotonic() + self._plan.grace
             with suppress(OutboxUnavailable):  # if not now, then when the leases end
                 self._release(self._plan.transports)

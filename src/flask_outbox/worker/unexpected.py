@@ -61,15 +61,16 @@ def outcome_of_bug(submission: Submission, error: BaseException) -> Outcome:
 
 
 def outcome_of_failure(
-    submission: Submission, watched: Watched, error: Exception | None
+    submission: Submission, watched: Watched, error: Exception | None, *, leaving: bool
 ) -> Outcome:
     """Judge a mail whose conversation ended without a word about it."""
     if not watched.cannot_have_sent(submission):
         return Unclear(f"{_kind(error)} after it was sent")
     if watched.failed and error is not None:
         return outcome_of_bug(submission, error)
-    # The driver's own trouble, as at the interpreter's end: nobody's message pays for it.
-    return Deferred(f"{_kind(error)} in the driver", Fault.OURS)
+    # The driver's own trouble: nobody's message pays for it. At the interpreter's end, when no
+    # more threads begin and so no more names are looked up, the route is not to blame either.
+    return Deferred(f"{_kind(error)} in the driver", Fault.NONE if leaving else Fault.OURS)
 
 
 def place(error: BaseException) -> str:

@@ -1,0 +1,167 @@
+"""Worker processes: signals, restarts, and a parent that dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from faults_worker import note_pid, pid_of, started
+from flask_outbox.mail.errors import ConfigurationError
+from flask_outbox.worker.process import BAD_SETTING, run
+from hostile import Hostile, polite
+from worker_stage import BOUND, a_submission, put, wait_for
+
+
+@pytest.fixture
+def slow():
+    """A server that answers the content only once it is let go."""
+    go = threading.Event()
+
+    def hold(session) -> None:
+        go.wait(BOUND)
+        polite(session)
+
+    with Hostile({"EHLO": note_pid, "dot": hold}) as server:
+        server.go = go
+        yield server
+        go.set()
+
+
+def workers(eyes) -> list[int]:
+    return [pid for (pid,) in eyes.rows("SELECT pid FROM outbox_worker")]
+
+
+def lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_each_process_is_a_worker_and_all_end_with_status_zero(file, outbox, eyes):
+    put(outbox, *(a_submission(f"n{i}") for i in range(30)))
+    with Hostile() as server, started(file, server.port, "--processes", "3") as program:
+        wait_for(lambda: len(workers(eyes)) == 3)
+        wait_for(lambda: eyes.count("state = 'accepted'") == 30)
+        program.terminate()
+        assert program.wait(BOUND) == 0
+    assert workers(eyes) == []
+    assert len(server.message_ids) == 30
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_what_is_under_way_finish_and_gives_back_the_rest(
+    file, outbox, eyes, slow, number
+):
+    put(outbox, *(a_submission(f"n{i}") for i in range(60)))
+    with started(file, slow.port, "--processes", "1", "--connections", "1") as program:
+        wait_for(lambda: "DATA" in slow.verbs())
+        wait_for(lambda: eyes.count("state = 'sending' AND started_at IS NULL"))
+        os.killpg(program.pid, number)  # as a terminal and a service manager do: all of them
+        wait_for(lambda: not eyes.count("state = 'sending' AND started_at IS NULL"))
+        assert program.poll() is None
+        slow.go.set()
+        assert program.wait(BOUND) == 0
+    begun = len(slow.message_ids)
+    assert 1 <= begun <= 4
+    assert eyes.count("state = 'accepted'") == begun
+    assert eyes.count("state = 'queued' AND attempts = 0") == 60 - begun
+
+
+def test_a_second_signal_abandons_and_the_lease_brings_the_mail_back(file, outbox, eyes, slow):
+    put(outbox, *(a_submission(f"n{i}") for i in range(60)))
+    options = ("--processes", "1", "--connections", "1", "--grace", "60", "--lease", "30")
+    with started(file, slow.port, *options) as program:
+        wait_for(lambda: "DATA" in slow.verbs())
+        wait_for(lambda: eyes.count("state = 'sending' AND started_at IS NULL"))
+        program.terminate()
+        wait_for(lambda: not eyes.count("state = 'sending' AND started_at IS NULL"))
+        before = time.monotonic()
+        program.terminate()
+        assert program.wait(BOUND) == 0
+        assert time.monotonic() - before < 5.0
+    assert 1 <= eyes.count("state = 'sending' AND started_at IS NOT NULL") <= 4
+
+
+def test_the_grace_bounds_a_send_that_hangs(file, outbox, eyes, slow):
+    put(outbox, a_submission())
+    with started(file, slow.port, "--processes", "1", "--grace", "0.5") as program:
+        wait_for(lambda: "DATA" in slow.verbs())
+        before = time.monotonic()
+        program.terminate()
+        assert program.wait(BOUND) == 0
+        assert 0.4 < time.monotonic() - before < 5.0
+
+
+def test_told_to_stop_while_the_database_is_locked_it_ends_too(file, outbox, eyes):
+    options = ("--processes", "1", "--busy", "1")
+    with Hostile() as server, started(file, server.port, *options) as program:
+        wait_for(lambda: workers(eyes))
+        with eyes.lock():
+            program.terminate()
+            wait_for(lambda: program.poll() is not None, 25.0)
+        assert program.returncode == 0
+
+
+def test_a_worker_that_dies_is_replaced(file, outbox, eyes):
+    with Hostile() as server, started(file, server.port, "--processes", "1") as program:
+        [first] = wait_for(lambda: workers(eyes))
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: any(pid != first for pid in workers(eyes)))
+        put(outbox, a_submission())
+        wait_for(lambda: eyes.one("state") == "accepted")
+        program.terminate()
+        assert program.wait(BOUND) == 0
+
+
+def test_workers_whose_parent_is_killed_finish_and_end(file, outbox, eyes, slow):
+    put(outbox, a_submission())
+    with started(file, slow.port, "--processes", "1") as program:
+        wait_for(lambda: "DATA" in slow.verbs())
+        [child] = wait_for(lambda: workers(eyes))
+        program.kill()
+        program.wait()
+        slow.go.set()
+        wait_for(lambda: eyes.one("state") == "accepted")
+        wait_for(lambda: not lives(child))
+    assert workers(eyes) == []
+
+
+PROGRAM = """
+import logging, sys
+from flask_outbox.mail.errors import ConfigurationError
+from flask_outbox.worker.process import run
+
+def make_plan():
+    raise ConfigurationError("MAIL_SERVER must be a host")
+
+sys.exit(run(make_plan, processes=2))
+"""
+
+
+def test_a_setting_that_cannot_work_ends_it_instead_of_being_tried_again():
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=BOUND, check=False
+    )
+    assert done.returncode == BAD_SETTING
+    assert "MAIL_SERVER must be a host" in done.stderr
+
+
+def test_fewer_than_one_process_is_refused():
+    with pytest.raises(ConfigurationError, match="--processes"):
+        run(lambda: pytest.fail("nobody asked for a plan"), processes=0)
+
+
+def test_the_speaker_is_a_child_of_the_program(file, outbox, eyes, slow):
+    speakers = []
+    slow.go.set()
+    slow._script["MAIL"] = lambda session: (speakers.append(pid_of(session)), polite(session))
+    put(outbox, a_submission())
+    with started(file, slow.port, "--processes", "1") as program:
+        wait_for(lambda: eyes.one("state") == "accepted")
+        assert speakers == workers(eyes) != [program.pid]
