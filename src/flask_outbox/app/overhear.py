@@ -44,7 +44,7 @@ class Heard:
     debug: bool = False
     error: WireError | None = None
     in_auth: bool = False
-    replies: list[SmtpReply] = field(default_factory=list[SmtpReply])
+    complaints: list[int] = field(default_factory=list[int])  # codes alone: texts may hold secrets
 
 
 def _commands(blocks: Sequence[bytes]) -> list[str]:
@@ -86,7 +86,7 @@ def overhear(conversation: Conversation, heard: Heard) -> Conversation:
 
 def _note(question: Question, answer: Answer | BaseException, heard: Heard) -> None:
     if isinstance(answer, SmtpReply) and answer.code >= COMPLAINT:
-        heard.replies.append(answer)
+        heard.complaints.append(answer.code)
     if not heard.debug:
         return
     if isinstance(question, Write):

@@ -7,7 +7,6 @@ from typing import Any
 from flask_outbox.app.masking import masked
 from flask_outbox.app.overhear import Heard, overhear
 from flask_outbox.mail.errors import OutboxError, WireError
-from flask_outbox.mail.exchange import SmtpReply
 from flask_outbox.mail.outcome import Deferred, Outcome, Refused, Unclear
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.transports.base import Transport
@@ -49,12 +48,10 @@ class ServerUnreachable(SendError, ConnectionRefusedError):  # noqa: N818  says 
 class AuthenticationRefused(SendError, smtplib.SMTPAuthenticationError):  # noqa: N818  the same
     """The server did not take the credentials."""
 
-    def __init__(
-        self, text: str, receipt: Receipt | None = None, reply: SmtpReply | None = None
-    ) -> None:
+    def __init__(self, text: str, receipt: Receipt | None = None, code: int = 535) -> None:
         super().__init__(text, receipt)
-        self.smtp_code = reply.code if reply else 535
-        self.smtp_error = " ".join(reply.lines) if reply else ""
+        self.smtp_code = code
+        self.smtp_error = _reasons(self.receipt)
 
 
 class RecipientsRefused(SendError, smtplib.SMTPRecipientsRefused):  # noqa: N818  the same
@@ -100,13 +97,13 @@ def failure(receipt: Receipt, heard: Heard, *, where: str, configured: bool = Tr
     """Put into words, and into the exception that old code catches, why nobody accepted it."""
     reasons = _reasons(receipt)
     head = f"Not accepted ({where}): {reasons}. {LEFT[bool(receipt.unclear)]}"
-    reply = next((each for each in heard.replies if each.code in LOGIN_CODES), None)
-    if reply is not None or AUTH_REFUSED in reasons:
+    code = next((each for each in heard.complaints if each in LOGIN_CODES), 0)
+    if code or AUTH_REFUSED in reasons:
         return AuthenticationRefused(
             f"{head} The server wants other credentials: check MAIL_USERNAME and MAIL_PASSWORD,"
             " and MAIL_USE_TLS if it wants TLS first.",
             receipt,
-            reply,
+            code or 535,
         )
     if _refused_to_connect(heard.error):
         fix = (

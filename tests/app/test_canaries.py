@@ -1,0 +1,110 @@
+"""No password, token or body in any log line, repr, exception or error column, whatever fails."""
+
+import asyncio
+import sqlite3
+import traceback
+from base64 import b64encode
+
+import pytest
+from flask import Flask
+
+from flask_outbox import Attachment, Mail, Message
+from flask_outbox.mail.errors import OutboxError
+from flask_outbox.worker.loop import drain
+from hostile import Hostile, hang_up, reset, say
+
+PASSWORD, TOKEN, BODY = "canary-password", "canary-token", "canary-body"
+CANARIES = [
+    *(PASSWORD, TOKEN, BODY),
+    b64encode(PASSWORD.encode()).decode().rstrip("="),
+    b64encode(f"\0ada\0{PASSWORD}".encode()).decode(),
+    b64encode(BODY.encode()).decode().rstrip("="),
+]
+SCRIPTS = {
+    "good": {},
+    "greeted rudely": {"greet": say(b"554 go away")},
+    "AUTH repeats it": {"AUTH": None},
+    "AUTH hangs up": {"AUTH": hang_up},
+    "MAIL refused": {"MAIL": say(b"550 5.7.1 not you")},
+    "RCPT refused": {"RCPT": say(b"550 5.1.1 no")},
+    "DATA refused": {"DATA": say(b"554 5.6.0 no")},
+    "reset at the dot": {"dot": reset},
+    "nonsense": {"EHLO": say(b"\xff\xfe nonsense")},
+}
+
+
+def secretive(number=0):
+    message = Message(f"hi {number}", ["ada@example.org"], BODY, f"<p>{BODY}</p>", sensitive=True)
+    message.attach("a.txt", data=BODY)
+    return message
+
+
+@pytest.mark.parametrize("auth", ["password", "token"])
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_whatever_the_server_does_no_secret_is_told(name, auth, tmp_path, caplog, capfd):
+    caplog.set_level("DEBUG")
+    told = []
+    secret = PASSWORD if auth == "password" else TOKEN
+    script = {
+        point: act or say(f"535 5.7.8 {secret} is wrong".encode())
+        for point, act in SCRIPTS[name].items()
+    }
+    mechanism = "PLAIN" if auth == "password" else "XOAUTH2"
+    with Hostile(script, auth=mechanism) as server:
+        app = Flask("shop", instance_path=str(tmp_path / "instance"))
+        app.config.update(
+            MAIL_PORT=server.port,
+            MAIL_DEFAULT_SENDER="shop@example.com",
+            MAIL_USERNAME="ada",
+            MAIL_DEBUG=True,
+            MAIL_WORKER="process",
+            MAIL_MAX_UNCLEAR=0,
+        )
+        if auth == "password":
+            app.config["MAIL_PASSWORD"] = PASSWORD
+        else:
+            app.config["MAIL_OAUTH2_TOKEN"] = lambda: TOKEN
+        mail = Mail(app)
+        runtime = app.extensions["outbox"]
+        with app.app_context():
+            for way in (mail.send, lambda message: asyncio.run(mail.send_async(message))):
+                try:
+                    told.append(repr(way(secretive())))
+                except OutboxError as error:
+                    told += [*traceback.format_exception(error), repr(error), repr(vars(error))]
+            rows = [mail.send_later(secretive(number), key=f"key-{number}") for number in range(2)]
+            drain(runtime.plan(), seconds=1.0)
+            told += [repr(mail.status(row)) for row in rows]
+            told += [repr(each) for each in (mail, runtime, runtime.settings, runtime.outbox)]
+            told += [repr(runtime.transport()), repr(runtime.plan())]
+        runtime.close()
+    with sqlite3.connect(tmp_path / "instance" / "outbox.sqlite3") as database:
+        dump = [line for line in database.iterdump() if '"outbox_content"' not in line]
+    database.close()
+    told += [*dump, caplog.text, *capfd.readouterr()]
+    for canary in CANARIES:
+        assert not [text for text in told if canary in text]
+
+
+def test_bad_input_is_refused_without_being_repeated():
+    app = Flask("shop")
+    app.config.update(TESTING=True, MAIL_DEFAULT_SENDER="shop@example.com")
+    mail = Mail(app)
+    told = []
+    with app.app_context():
+        for message in (
+            Message(f"{BODY}\n", ["ada@example.org"], "text"),
+            Message("hi", [f"{BODY}\r\n@example.org"], "text"),
+            Message("hi", ["ada@example.org"], BODY, extra_headers={"X-A": f"{BODY}\r\n"}),
+            Message("hi", ["ada@example.org"], BODY, charset=BODY),
+            Message("hi", ["ada@example.org"], BODY + "\ud800"),
+            Message(
+                "hi", ["ada@example.org"], BODY, attachments=[Attachment(f"{BODY}\0", data="x")]
+            ),
+            Message("hi", [f"{BODY} <a@b@c>"], "text"),
+        ):
+            for way in (mail.send, mail.send_later):
+                with pytest.raises(OutboxError) as caught:
+                    way(message)
+                told.append(f"{caught.value} {caught.value!r}")
+    assert not [text for text in told if BODY in text]

@@ -1,0 +1,243 @@
+"""flask outbox: each command, its exit status, and what it never prints."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from flask import Flask
+
+from flask_outbox import Mail, Message
+from flask_outbox.app.cli import outbox
+from hostile import Hostile, say
+
+WORKED = """
+import os
+from flask import Flask
+from flask_outbox import Mail, Message
+app = Flask("shop", instance_path=os.path.abspath("instance"))
+app.config.update(MAIL_PORT=os.environ["RELAY"], MAIL_DEFAULT_SENDER="shop@example.com")
+mail = Mail(app)
+with app.app_context():
+    mail.send_later(Message("hi", ["ada@example.org"], "text"), key="one")
+"""
+COMMANDS = ["upgrade", "worker", "drain", "list", "show", "retry", "cancel", "stats", "send-test"]
+
+
+def note(**fields):
+    return Message(
+        **{"subject": "hi", "recipients": ["ada@example.org"], "body": "canary-body", **fields}
+    )
+
+
+class Shop:
+    """An app with an outbox, and a way to call its commands."""
+
+    def __init__(self, folder, port):
+        self.app = Flask("shop", instance_path=str(folder))
+        self.app.config.update(
+            MAIL_PORT=port,
+            MAIL_DEFAULT_SENDER="shop@example.com",
+            MAIL_WORKER="process",
+            MAIL_USERNAME="canary-user",
+            MAIL_PASSWORD="canary-password",
+        )
+        self.mail = Mail(self.app)
+        self.printed = ""
+
+    def later(self, **terms):
+        with self.app.app_context():
+            return self.mail.send_later(note(**terms.pop("fields", {})), **terms)
+
+    def __call__(self, *arguments, status=0):
+        result = self.app.test_cli_runner().invoke(outbox, args=arguments)
+        self.printed += result.output
+        assert result.exit_code == status, (result.output, result.exception)
+        return result.output
+
+
+@pytest.fixture
+def server():
+    with Hostile({"RCPT": [say(b"550 5.1.1 no such user")]}, auth="PLAIN") as server:
+        yield server
+
+
+@pytest.fixture
+def shop(tmp_path, server):
+    shop = Shop(tmp_path / "instance", server.port)
+    yield shop
+    shop.app.extensions["outbox"].close()
+    assert "canary" not in shop.printed
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help(shop, command):
+    assert re.search(r"Usage: .*outbox " + command, shop(command, "--help"))
+
+
+def test_the_group_lists_them_all(shop):
+    text = shop("--help")
+    assert all(re.search(rf"^  {command} ", text, re.MULTILINE) for command in COMMANDS)
+
+
+def test_looking_makes_no_outbox(shop, tmp_path):
+    assert shop("list").startswith("ID ")
+    assert json.loads(shop("list", "--json")) == []
+    assert shop("stats") == "Nothing is open.\n"
+    assert json.loads(shop("stats", "--json"))["counts"] == {}
+    assert "no outbox yet" in shop("show", "0" * 32, status=1)
+    assert shop("drain") == "Tried 0 messages.\n"
+    assert not (tmp_path / "instance").exists()
+
+
+def test_upgrade_makes_it_and_may_be_repeated(shop, tmp_path):
+    file = str(tmp_path / "instance" / "outbox.sqlite3")
+    assert file in shop("upgrade")
+    assert file in shop("upgrade")
+
+
+def test_list_shows_the_newest_first_by_state_and_page(shop):
+    first = shop.later()
+    second = shop.later(delay=60, fields={"cc": ["b@example.org"]})
+    lines = shop("list").splitlines()
+    assert [line.split()[0] for line in lines] == ["ID", second, first]
+    assert lines[1].endswith("ada@example.org +1")
+    assert [each["id"] for each in json.loads(shop("list", "--json", "--limit", "1"))] == [second]
+    assert [each["id"] for each in json.loads(shop("list", "--json", "--before", second))] == [
+        first
+    ]
+    assert json.loads(shop("list", "--json", "--state", "failed")) == []
+    shop("list", "--state", "lost", status=2)
+
+
+def test_drain_sends_what_is_due_and_tells_of_what_is_left(shop, server):
+    shop.later()
+    good = shop.later()
+    shop.later(delay=3600)
+    assert shop("drain") == "Tried 2 messages.\n"
+    assert len(server.accepted) == 1
+    states = {each["id"]: each["state"] for each in json.loads(shop("list", "--json"))}
+    assert sorted(states.values()) == ["accepted", "failed", "queued"]
+    assert states[good] in {"accepted", "failed"}
+
+
+def test_drain_that_leaves_something_due_has_status_1(shop, server):
+    server._script["EHLO"] = say(b"421 not now")
+    shop.later()
+    assert "could not be sent yet" in shop("drain", "--seconds", "0.3", status=1)
+
+
+def test_show_has_envelope_headers_outcomes_and_history_but_no_body(shop):
+    row = shop.later(fields={"subject": "Grüße", "bcc": ["bcc@example.org"]})
+    shop("drain")
+    text = shop("show", row)
+    for part in (
+        "shop@example.com",
+        "bcc@example.org",
+        "550 5.1.1",
+        "Subject: =?utf-8?",
+        "started",
+    ):
+        assert part in text
+    told = json.loads(shop("show", row, "--json"))
+    assert told["id"] == row
+    assert told["recipients"][0]["state"] == "failed"
+    assert any(line.startswith("To: ada@") for line in told["header"])
+    assert told["history"][0]["kind"] == "started"
+    assert "no such message" in shop("show", "0" * 32, status=1)
+
+
+def test_show_content_writes_the_mail(shop):
+    row = shop.later()
+    result = shop.app.test_cli_runner().invoke(outbox, args=["show", row, "--content"])
+    assert result.exit_code == 0
+    assert result.stdout_bytes.endswith(b"\r\n\r\ncanary-body\r\n")
+
+
+def test_cancel_and_retry_tell_for_each_what_was_done(shop, server):
+    one, two = shop.later(delay=60), shop.later(delay=60)
+    assert shop("cancel", one, two) == f"{one}: cancelled\n{two}: cancelled\n"
+    assert "no such message" in shop("cancel", one, "0" * 32, status=1)
+    assert shop("retry", one) == f"{one}: queued again\n"
+    shop("retry", one, status=1)
+    assert shop("retry", "--state", "cancelled") == f"{two}: queued again\n"
+    assert shop("retry", "--state", "cancelled") == ""
+    shop("retry", status=2)
+    shop("retry", one, "--state", "failed", status=2)
+    shop("cancel", status=2)
+
+
+def test_stats_count_by_state(shop):
+    shop.later()
+    shop.later(delay=3600)
+    assert re.search(r"^queued +2$", shop("stats"), re.MULTILINE)
+    told = json.loads(shop("stats", "--json"))
+    assert told["counts"] == {"queued": 2}
+    assert told["oldest_due"] <= told["now"]
+
+
+def test_stats_name_a_paused_route(shop, server):
+    server._script["AUTH"] = say(b"535 5.7.8 no")
+    shop.later()
+    shop("drain", "--seconds", "0.3", status=1)
+    assert re.search(r"^paused +default until .*535", shop("stats"), re.MULTILINE)
+
+
+def test_send_test_says_what_became_of_it(shop, server):
+    assert "550 5.1.1" in shop("send-test", "ada@example.org", status=1)
+    assert "ada@example.org: accepted, 250" in shop("send-test", "ada@example.org")
+    assert "not an e-mail address" in shop("send-test", "nobody", status=1)
+    row = shop("send-test", "ada@example.org", "--later").strip()
+    assert json.loads(shop("show", row, "--json"))["state"] == "queued"
+    assert "MAIL_TRANSPORTS" in shop(
+        "send-test", "ada@example.org", "--later", "--transport", "x", status=1
+    )
+
+
+@pytest.mark.parametrize("arguments", [["worker"], ["drain"], ["send-test", "ada@example.org"]])
+def test_where_sending_is_suppressed_nothing_is_sent(shop, server, arguments):
+    shop.app.testing = True
+    assert "suppressed" in shop(*arguments, status=1)
+    assert server.connections == 0
+
+
+def test_flask_finds_the_commands_by_itself(tmp_path):
+    (tmp_path / "shop.py").write_text(
+        "from flask import Flask\nfrom flask_outbox import Mail\napp = Flask('shop')\nMail(app)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", str(tmp_path / "shop.py"), "outbox", "stats"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stdout) == (0, "Nothing is open.\n"), done.stderr
+
+
+def test_worker_sends_until_it_is_told_to_stop(tmp_path):
+    (tmp_path / "shop.py").write_text(WORKED)
+    with Hostile() as server:
+        with subprocess.Popen(
+            [sys.executable, "-m", "flask", "--app", "shop.py", "outbox", "worker"],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "RELAY": str(server.port)},
+        ) as process:
+            server.wait_until(lambda it: it.accepted)
+            process.terminate()
+            assert process.wait(15) == 0, process.stderr.read()
+        assert len(server.accepted) == 1
+
+
+def test_an_app_without_mail_says_so():
+    result = Flask("bare").test_cli_runner().invoke(outbox, args=["list"])
+    assert result.exit_code == 1
+    assert "Mail(app)" in result.output
+
+
+def test_worker_wants_a_sensible_number_of_processes(shop):
+    shop("worker", "--processes", "0", status=2)
