@@ -242,6 +242,31 @@ def test_while_the_database_is_away_the_worker_rests_longer_each_time(
     outbox.close()
 
 
+def test_while_outcomes_cannot_be_recorded_nothing_more_goes_out(
+    outbox, plan, transport, eyes, monkeypatch
+):
+    away = threading.Event()
+    away.set()
+    record = journey.record
+
+    def fails(outbox, reports, jitter):
+        if away.is_set():
+            raise OutboxUnavailable("no room for what records need, though there is for starts")
+        return record(outbox, reports, jitter)
+
+    monkeypatch.setattr(journey, "record", fails)
+    monkeypatch.setattr(loop, "record", fails)
+    put(outbox, *(a_submission(f"n{i}") for i in range(40)))
+    with at_work(plan) as worker:
+        wait_for(lambda: worker._troubles >= 2)
+        begun = len(transport.begun)
+        wait_for(lambda: worker._troubles >= 5)
+        assert len(transport.begun) == begun < 40
+        away.clear()
+        wait_for(lambda: eyes.count("state = 'accepted'") == 40)
+    assert len(transport.sent) == 40
+
+
 def test_a_report_that_cannot_be_recorded_does_not_keep_the_others(outbox, plan, eyes, monkeypatch):
     record = journey.record
 

@@ -159,7 +159,7 @@ class Worker:
         if self._woken or time.monotonic() >= self._look_at:
             self._woken = leased.dry = False
         was_dry = leased.dry
-        for each in self._upkeep.mind():
+        for each in [*self._caught_up(), *self._upkeep.mind()]:
             self._tell(each)
         recorded = turn(plan.outbox, leased, self._lanes, plan.sign)
         self._count += len(recorded)
@@ -170,6 +170,13 @@ class Worker:
             self._look_at = time.monotonic() + self._next_look()
         if recorded:
             leased.dry = False  # what one outcome held back, by its route or its row, may go now
+
+    def _caught_up(self) -> list[Recorded]:
+        """After trouble, record first: what goes out must be something that can be recorded."""
+        heard = self._lanes.heard() if self._troubles else []
+        recorded = record(self._plan.outbox, heard, random) if heard else []
+        self._lanes.forget(heard)
+        return recorded
 
     def _release(self, transports: Collection[str]) -> None:
         """Give back what was not started, as what would go by a route that is paused now."""
