@@ -1,0 +1,143 @@
+"""The embedded worker under real application servers: forked, preloaded, threaded, green.
+
+Requests enqueue, whichever process serves them; each mail is accepted once. After a restart, one
+request that has nothing to do with mail sends what waits.
+"""
+
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+
+from hostile import Hostile
+from worker_stage import BOUND, Eyes, wait_for
+
+BIN = Path(sys.executable).parent
+
+APP = """
+import os
+from flask import Flask
+from flask_outbox import Mail, Message
+
+app = Flask(__name__, instance_path=os.environ["INSTANCE"])
+app.config.update(
+    MAIL_SERVER="127.0.0.1",
+    MAIL_PORT=int(os.environ["SMTP_PORT"]),
+    MAIL_DEFAULT_SENDER="shop@example.com",
+)
+mail = Mail(app)
+
+@app.get("/send/<name>")
+def send(name):
+    return mail.send_later(Message("Hello", recipients=[f"{name}@example.org"], body="Hello"))
+
+@app.get("/quiet")
+def quiet():
+    return str(os.getpid())
+"""
+
+GUNICORN = (BIN / "gunicorn", "--bind", "127.0.0.1:0", "--workers", "2", "--no-control-socket")
+UWSGI = (
+    BIN / "uwsgi", "--http-socket", "127.0.0.1:0", "--module", "served:app", "--master",
+    "--processes", "2", "--die-on-term", "--need-app",
+)  # fmt: skip
+SERVERS = {
+    "gunicorn": (*GUNICORN, "served:app"),
+    "gunicorn, preloaded": (*GUNICORN, "--preload", "served:app"),
+    "gunicorn, threads": (*GUNICORN, "--threads", "4", "served:app"),
+    "gunicorn, gevent": (*GUNICORN, "--worker-class", "gevent", "served:app"),
+    "gunicorn, gevent, preloaded": (
+        *GUNICORN, "--worker-class", "gevent", "--preload", "served:app",
+    ),
+    "uwsgi": (*UWSGI, "--enable-threads"),
+    "uwsgi, loaded in each process": (*UWSGI, "--enable-threads", "--lazy-apps"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "served.py").write_text(textwrap.dedent(APP))
+    (tmp_path / "instance").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def eyes(folder) -> Eyes:
+    return Eyes(folder / "instance" / "outbox.sqlite3")
+
+
+@contextmanager
+def serving(folder: Path, command: tuple[object, ...], smtp_port: int) -> Iterator[str]:
+    """Run the server; it must end by itself when told to."""
+    log = folder / "log"
+    environment = {
+        "INSTANCE": str(folder / "instance"),
+        "SMTP_PORT": str(smtp_port),
+        "PATH": str(BIN),
+        "PYTHONPATH": str(folder),
+        "VIRTUAL_ENV": str(BIN.parent),
+    }
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            list(map(str, command)),
+            cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
+    try:
+        port = wait_for(lambda: re.search(r"127\.0\.0\.1:([1-9]\d*)", log.read_text()))[1]
+        wait_for(lambda: get(f"http://127.0.0.1:{port}/none")[0] == 404)
+        yield f"http://127.0.0.1:{port}"
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(BOUND) == 0, log.read_text()
+    finally:
+        if server.poll() is None:
+            server.kill()
+            server.wait()
+
+
+def get(address: str) -> tuple[int, str]:
+    try:
+        with urlopen(address, timeout=BOUND) as answer:  # noqa: S310  our own server
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        return error.code, ""
+    except OSError:
+        return 0, ""
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_each_mail_of_many_requests_is_accepted_once_and_a_restart_sends_what_waits(
+    folder, eyes, name
+):
+    with Hostile() as relay:
+        with serving(folder, SERVERS[name], relay.port) as home:
+            with ThreadPoolExecutor(4) as pool:
+                asked = [f"{home}/send/n{i}" for i in range(24)]
+                answers = list(pool.map(get, asked))
+            assert {status for status, _ in answers} == {200}, (folder / "log").read_text()
+            wait_for(lambda: eyes.count("state = 'accepted'") == 24)
+        assert len(relay.message_ids) == len(set(relay.message_ids)) == 24
+        [(row,)] = eyes.rows("SELECT id FROM outbox_message LIMIT 1")
+        eyes.rows("UPDATE outbox_recipient SET state = 'queued', due_at = 0 WHERE message = ?", row)
+        eyes.rows("UPDATE outbox_message SET state = 'queued', due_at = 0 WHERE id = ?", row)
+        with serving(folder, SERVERS[name], relay.port) as home:
+            assert get(f"{home}/quiet")[0] == 200
+            wait_for(lambda: eyes.count("state = 'accepted'") == 24)
+        assert len(relay.message_ids) == 25
+    assert "Traceback" not in (folder / "log").read_text()
+
+
+def test_uwsgi_without_threads_refuses_and_names_the_flag(folder):
+    with Hostile() as relay, serving(folder, UWSGI, relay.port) as home:
+        assert get(f"{home}/send/one")[0] == 500
+        assert get(f"{home}/quiet")[0] == 200
+    assert "--enable-threads" in (folder / "log").read_text()
+    assert relay.accepted == []
