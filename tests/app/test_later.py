@@ -131,7 +131,12 @@ def test_each_message_has_a_context_of_its_own(make_app):
 
 
 def test_a_relay_that_is_away_is_a_retry(make_app):
-    with Hostile({"RCPT": say(b"451 4.2.1 later")}) as server, Heard(message_deferred) as deferred:
+    with (
+        Hostile({"RCPT": say(b"451 4.2.1 later")}) as server,
+        Heard(message_deferred) as deferred,
+        Heard(email_dispatched) as dispatched,
+        Heard(message_sent) as sent,
+    ):
         app = make_app(server)
         mail = Mail(app)
         with app.app_context():
@@ -142,6 +147,7 @@ def test_a_relay_that_is_away_is_a_retry(make_app):
             assert mail.status(row).state is State.QUEUED
             assert mail.cancel(row)
         app.extensions["outbox"].close()
+        assert dispatched.all == sent.all == []
 
 
 def test_a_refused_mail_is_told_as_failed(make_app):
@@ -263,6 +269,19 @@ def test_a_key_gives_the_id_of_the_first_call(make_app):
         with pytest.raises(KeyConflict):
             mail.send_later(note(body="other"), key="order-7")
     assert {named["id"] for _, named in queued.all} == {first}
+
+
+def test_the_worker_is_woken_by_each_message(make_app, monkeypatch):
+    with Hostile() as server:
+        app = make_app(server)
+        woken = []
+        monkeypatch.setattr(app.extensions["outbox"].embedded, "wake", lambda: woken.append(1))
+        with app.app_context():
+            app.extensions["mail"].send(note())
+            assert woken == []
+            Mail().send_later(note())
+        assert woken == [1]
+        app.extensions["outbox"].close()
 
 
 def test_named_transports_send_what_is_theirs(make_app):

@@ -6,6 +6,7 @@ import pickle
 import smtplib
 import subprocess
 import sys
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -222,6 +223,39 @@ def test_a_reused_line_that_is_gone_is_opened_anew():
             mail.send(note())
             assert mail.send(note()).accepted
         assert server.connections == 2
+
+
+def test_a_password_set_live_is_noticed_on_the_next_mail():
+    with Hostile(auth="PLAIN") as server:
+        app = app_for(server, MAIL_USERNAME="ada", MAIL_PASSWORD="first")
+        with app.app_context():
+            for word in ("first", "second"):
+                app.extensions["mail"].password = word
+                app.extensions["mail"].send(note())
+        assert len(server.logins) == 2
+        app.extensions["outbox"].close()
+
+
+@WAYS
+def test_notifications_are_asked_for_on_the_envelope(way):
+    with Hostile() as server:
+        sending(way, server, note(dsn=Dsn(notify={"*": ("NEVER",)})))
+        assert any(b"NOTIFY=NEVER" in line for line in server.heard)
+
+
+def test_a_big_message_is_sealed_beside_the_loop_and_a_small_one_in_it():
+    threads = []
+    big = note()
+    big.attach("big.bin", data=bytes(100_000))
+    with Hostile() as server:
+        app = app_for(server)
+        mail = Mail(app)
+        mail.before_send(lambda _: threads.append(threading.current_thread()))
+        with app.app_context():
+            asyncio.run(mail.send_async(big))
+            asyncio.run(mail.send_async(note()))
+    here = threading.current_thread()
+    assert [each is here for each in threads] == [False, True]
 
 
 def test_the_return_path_is_on_the_envelope_alone():

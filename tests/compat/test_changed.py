@@ -63,6 +63,8 @@ def test_an_authority_of_ones_own_or_a_pinned_certificate_is_trusted():
 def test_tls_and_ssl_together_are_refused_at_start_up():
     with pytest.raises(ConfigurationError, match="MAIL_USE_TLS and MAIL_USE_SSL"):
         Mail(app_with(MAIL_USE_TLS=True, MAIL_USE_SSL=True))
+    with pytest.raises(ConfigurationError, match="MAIL_USE_TLS and MAIL_USE_SSL"):
+        Mail(app_with(MAIL_USE_TLS=True, MAIL_USE_SSL=True, TESTING=True))
 
 
 @pytest.mark.parametrize(("key", "value"), [("MAIL_SERVER", ""), ("MAIL_PORT", 0)])

@@ -4,6 +4,7 @@ import copy
 import email
 import json
 import pickle
+import time
 from email import policy
 
 import pytest
@@ -142,6 +143,11 @@ def test_as_bytes_gives_the_same_each_time(mail):
     message = Message("hi", ["ada@example.org"], "text", "<p>html</p>")
     message.attach("a.txt", data="x")
     assert message.as_bytes() == message.as_bytes()
+
+
+def test_the_date_that_is_shown_before_sending_is_todays(mail):
+    shown = parsed(Message("hi", ["ada@example.org"], "text"))["date"].datetime
+    assert abs(time.time() - shown.timestamp()) < 60
 
 
 def test_the_default_sender_is_the_apps(app, mail):
