@@ -267,6 +267,14 @@ class ClaimContract(Ground):
         assert ids(take(outbox)) == [id_]
         assert look(outbox, id_).created_at == EPOCH
 
+    def test_patience_too_is_counted_by_the_clock_that_was_set_back(self, outbox, clock):
+        id_ = put(outbox)
+        clock.now -= YEAR
+        reclaim(outbox)
+        clock.now += outbox.patience.give_up
+        say(outbox, one(outbox), Deferred("451 later"))
+        assert look(outbox, id_).state is State.FAILED
+
     def test_a_time_that_the_app_named_stays_when_the_clock_goes_back(self, outbox, clock):
         id_ = put(outbox, at=EPOCH + 60)
         clock.now -= HOUR
