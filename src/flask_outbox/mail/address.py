@@ -87,7 +87,9 @@ def refuse_control_characters(value: str, field: str) -> str:
 
 def parse_address(value: str | tuple[str, str] | Address, field: str) -> Address:
     """Read ``addr``, ``Name <addr>`` or ``(name, addr)``; raise MessageError naming the field."""
-    if isinstance(value, Address):
+    if type(value) is tuple and len(value) == 2:  # noqa: PLR2004  what most apps pass
+        name, addr = _pair(value, field)
+    elif isinstance(value, Address):
         name, addr = value.name, value.addr
     elif isinstance(value, str):
         name, addr = _split(refuse_control_characters(value, field).strip(" "), field)
@@ -99,11 +101,13 @@ def parse_address(value: str | tuple[str, str] | Address, field: str) -> Address
 def _pair(value: object, field: str) -> tuple[str, str]:
     """Unpack (name, addr); lists too, since JSON has no tuples."""
     match value:
+        case (str(name), str(addr)) if name.isprintable() and addr.isascii():
+            return name.strip(), addr
         case (None | "", str(addr)):
             return "", refuse_control_characters(addr, field)
         case (str(name), str(addr)):
             refuse_control_characters(addr, field)
-            return refuse_control_characters(name, field).strip(), addr
+            return refuse_control_characters(name, field).replace("\t", " ").strip(), addr
         case _:
             raise MessageError(
                 f"{field} must be 'addr', 'Name <addr>' or ('Name', 'addr'),"
@@ -118,7 +122,7 @@ def _split(text: str, field: str) -> tuple[str, str]:
     name, _, addr = text[:-1].rpartition("<")
     name = name.strip(" \t")
     if quoted := _QUOTED_NAME.fullmatch(name):
-        return _ESCAPED.sub(r"\1", quoted[1]).strip(), addr
+        return _ESCAPED.sub(r"\1", quoted[1]).replace("\t", " ").strip(), addr
     if _NAME_IS_AMBIGUOUS.search(name):
         raise MessageError(
             f"{field} has a name that could be read in more than one way;"
@@ -129,6 +133,8 @@ def _split(text: str, field: str) -> tuple[str, str]:
 
 def _canonical(addr: str, field: str) -> str:
     """Check one addr-spec and give its canonical form."""
+    if "=?" in addr:  # some readers, Python's among them, decode encoded words even in here
+        raise BadHeaderError(f"{field} has an address that could be read as an encoded word")
     plain = _PLAIN.fullmatch(addr)
     if plain and len(addr) <= _PLAIN_LONGEST:
         local, domain = plain.groups()

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from binascii import b2a_base64, b2a_qp
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from flask_outbox.mail.address import refuse_control_characters
 from flask_outbox.mail.errors import BadHeaderError, MessageError
@@ -26,7 +26,6 @@ from flask_outbox.mail.message import Attachment
 
 _B64_LINE = 76
 _B64_RAW = 57  # octets that one such line holds
-_TRAILING_SPACE = re.compile(rb"[ \t]\n")
 _WORD = r"[!#$%&'*+\-.^_`{|}~a-zA-Z0-9]+"
 _TYPE = re.compile(rf"({_WORD})/({_WORD})((?:\s*;\s*{_WORD}=(?:{_WORD}|\"[^\"\\]*\"))*)\s*;?")
 _DISPOSITION = re.compile(_WORD)
@@ -41,14 +40,10 @@ class Part:
     head: str
     names: list[str]
     blocks: Iterable[bytes] = ()
-    parts: Sequence["Part"] = field(default_factory=list["Part"])
+    parts: Sequence["Part"] = ()
     boundary: str = ""
     verbatim: bytes = b""  # content that could hold a boundary
-
-    @property
-    def eight_bit(self) -> bool:
-        """Whether a message inside, which is left as it is, takes 8BITMIME."""
-        return not self.verbatim.isascii() or any(part.eight_bit for part in self.parts)
+    eight_bit: bool = False  # a message inside, which is left as it is, takes 8BITMIME
 
 
 _TEXT_NAMES = ["content-type", "content-transfer-encoding"]
@@ -82,13 +77,20 @@ def _transfer(data: bytes) -> tuple[str, bytes]:
 
 
 def _short_lines(data: bytes) -> bool:
-    return len(data) <= LONGEST_LINE or max(map(len, data.split(b"\n"))) <= LONGEST_LINE
+    """Hop to the last line end within reach; where there is none, a line is too long."""
+    at, size = 0, len(data)
+    while at + LONGEST_LINE < size:
+        at = data.rfind(b"\n", at, at + LONGEST_LINE + 1) + 1
+        if not at:
+            return False
+    return True
 
 
 def quoted_printable(data: bytes) -> bytes:
     """Encode (RFC 2045 section 6.7); line ends go in and come out as LF."""
-    if not _TRAILING_SPACE.search(data):
-        return b2a_qp(data)
+    encoded = b2a_qp(data)
+    if b"=20\n" not in encoded and (b"\t" not in data or b"=09\n" not in encoded):
+        return encoded
     # b2a_qp lets a line grow beyond 76 when it encodes the space at its end.
     return b"\n".join(map(_qp_line, data.split(b"\n")))
 
@@ -125,7 +127,8 @@ def _base64_lines(data: bytes) -> bytes:
 def multipart(kind: str, parts: Sequence[Part], boundary: str) -> Part:
     """Wrap parts; what holds a part of eight bits has to say so too (RFC 2045 section 6.4)."""
     head, names = f'Content-Type: multipart/{kind};\r\n boundary="{boundary}"', ["content-type"]
-    if any(part.eight_bit for part in parts):
+    eight_bit = any([part.eight_bit for part in parts])  # noqa: C419  faster for a few
+    if eight_bit:
         head += "\r\nContent-Transfer-Encoding: 8bit"
         names = _TEXT_NAMES
     return Part(
@@ -133,6 +136,7 @@ def multipart(kind: str, parts: Sequence[Part], boundary: str) -> Part:
         names,
         parts=parts,
         boundary=boundary,
+        eight_bit=eight_bit,
     )
 
 
@@ -164,7 +168,13 @@ def attachment_part(
         head["content-id"] = token_field("Content-ID", f"<{cid}>", "attachments: cid")
     for name, value in (attachment.headers or {}).items():
         head[field_name(name).lower()] = _own_header(name, value)
-    return Part("\r\n".join(head.values()), list(head), blocks, verbatim=block)
+    return Part(
+        "\r\n".join(head.values()),
+        list(head),
+        blocks,
+        verbatim=block,
+        eight_bit=not block.isascii(),
+    )
 
 
 def _own_header(name: str, value: str) -> str:
@@ -216,6 +226,7 @@ def safe_filename(name: str, *, ascii_only: bool = False) -> str:
         base = _SPACES.sub(" ", base).strip()
     if "=?" in base:
         base = base.replace("=?", "= ?")  # some readers decode encoded words even in here
+    base = base.strip()
     if base.strip(" .") == "":
         raise MessageError("attachments: filename has no name in it, only a folder or dots")
     return base

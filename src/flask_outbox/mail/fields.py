@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +21,7 @@ from flask_outbox.mail.message import Message
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()  # noqa: SIM905  a table
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MESSAGE_ID = re.compile(r"<[!-;=?-~]+>")
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:[!#-;=?-~]+")
 _LIST_ID = re.compile(r"[a-zA-Z0-9_!#$%&'*+\-/=?^`{|}~.]{1,255}")
@@ -128,7 +129,7 @@ def header_fields(message: Message, boxes: Mailboxes, now: float) -> dict[str, s
             once = several if len(several) == 1 else dict.fromkeys(several)
             fields[key] = address_field(name, once, charset)
     if message.subject and (subject := as_str(message.subject, "subject")):
-        fields["subject"] = text_field("Subject", unfolded(subject), charset)
+        fields["subject"] = text_field("Subject", unfolded(subject, "subject"), charset)
     fields["message-id"] = f"Message-ID: {_message_id(message.msgId, 'msgId')}"
     if message.in_reply_to:
         fields["in-reply-to"] = _ids("In-Reply-To", message.in_reply_to, "in_reply_to")
@@ -154,23 +155,28 @@ def as_str(value: Any, field: str) -> str:
     return value if type(value) is str else str(value)
 
 
-def unfolded(subject: str) -> str:
+def unfolded(subject: str, field: str) -> str:
     """Undo folding (CRLF and a space), which Flask-Mail lets stand; refuse all other breaks."""
     if "\r\n" in subject:
         subject = _FOLDED.sub("", subject)
-    return refuse_control_characters(subject, "subject")
+    return refuse_control_characters(subject, field)
 
 
 def date_text(date: float) -> str:
     """Write a date (RFC 5322 section 3.3) in UTC, whatever the locale and the zone."""
     try:
-        at = datetime.fromtimestamp(date, UTC)
-    except (TypeError, ValueError, OverflowError, OSError):
+        day, second = divmod(int(date), 86400)
+        text = _day_text(day)
+    except (TypeError, ValueError, OverflowError):
         raise MessageError("date must be seconds since 1970, as time.time() gives them") from None
-    return (
-        f"{_DAYS[at.weekday()]}, {at.day:02d} {_MONTHS[at.month - 1]} {at.year:04d}"
-        f" {at.hour:02d}:{at.minute:02d}:{at.second:02d} +0000"
-    )
+    minute, second = divmod(second, 60)
+    return f"{text} {minute // 60:02d}:{minute % 60:02d}:{second:02d} +0000"
+
+
+@lru_cache(maxsize=8)
+def _day_text(day: int) -> str:
+    at = _EPOCH + timedelta(days=day)
+    return f"{_DAYS[at.weekday()]}, {at.day:02d} {_MONTHS[at.month - 1]} {at.year:04d}"
 
 
 def _message_id(value: Any, field: str) -> str:
@@ -219,7 +225,7 @@ def _list_id(value: str | tuple[str, str], charset: str) -> str:
     refuse_control_characters(phrase, "list_id")
     refuse_control_characters(name, "list_id")
     name = name.removeprefix("<").removesuffix(">")
-    if not _LIST_ID.fullmatch(name):
+    if not _LIST_ID.fullmatch(name) or "=?" in name:
         raise BadHeaderError(
             "list_id must look like news.example.org, or ('News', 'news.example.org')"
         )
@@ -235,7 +241,7 @@ def _extra(fields: dict[str, str], name: Any, value: Any, charset: str) -> None:
     if why := _NOT_BY_HAND.get(key):
         raise BadHeaderError(f"{where} cannot be set: {why}")
     text = as_str(value, where)
-    text = unfolded(text) if key == "subject" else refuse_control_characters(text, where)
+    text = unfolded(text, where) if key == "subject" else refuse_control_characters(text, where)
     text = text.strip()
     if not text:
         fields.pop(key, None)

@@ -104,7 +104,8 @@ def address_field(name: str, addresses: Iterable[Address], charset: str = "utf-8
         if lines or line[-1] != ":":
             line += ","
         for piece in _mailbox(address, charset, len(line) + 1):
-            if len(line) + 1 + len(piece) < LINE or line[-1] == ":":  # < leaves room for a comma
+            fits = len(line) + 1 + len(piece) < LINE  # with room for a comma
+            if fits or (line[-1] == ":" and len(piece) > LINE - 2):
                 line += f" {piece}"
             else:
                 lines.append(line)

@@ -8,10 +8,11 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from mimetypes import guess_type
 from secrets import token_hex
-from typing import Any, overload
+from typing import Any, cast, overload
 
 from flask_outbox.mail.address import Address
 from flask_outbox.mail.errors import MessageError
@@ -96,11 +97,14 @@ class _MadeWhenRead:
 
 def new_message_id(sender: Mailbox | None) -> str:
     """Make one with the sender's domain; no host is looked up, and none is told."""
-    text = sender if isinstance(sender, str) else (sender and str(sender)) or ""
-    domain = text.rpartition("@")[2].rstrip("> ")
-    if not (domain.isascii() and domain.replace("-", "").replace(".", "").isalnum()):
-        domain = "localhost"
-    return f"<{token_hex(16)}@{domain.lower()}>"
+    return f"<{token_hex(16)}@{_domain(as_text(sender) or '')}>"
+
+
+@lru_cache(maxsize=64)
+def _domain(sender: str) -> str:
+    domain = sender.rpartition("@")[2].rstrip("> ").lower()
+    usable = domain.isascii() and domain.replace("-", "").replace(".", "").isalnum()
+    return domain if usable else "localhost"
 
 
 def _listed(value: Iterable[Any] | None, field: str) -> list[Any]:
@@ -166,7 +170,7 @@ class Message:
     at_most_once: bool = False
     msgId = _MadeWhenRead()  # noqa: N815  Flask-Mail's name
 
-    def __init__(  # noqa: PLR0913, PLR0917  Flask-Mail's fifteen, and what a mail can have besides
+    def __init__(  # noqa: PLR0913, PLR0917  Flask-Mail's fifteen, and what else a mail has
         self,
         subject: str = "",
         recipients: Sequence[Mailbox] | None = None,
@@ -203,12 +207,12 @@ class Message:
         at_most_once: bool = False,
     ) -> None:
         self.recipients: list[Mailbox] = _listed(recipients, "recipients")
-        self.cc: list[Mailbox] = _listed(cc, "cc")
-        self.bcc: list[Mailbox] = _listed(bcc, "bcc")
+        self.cc: list[Mailbox] = _listed(cc, "cc") if cc else []
+        self.bcc: list[Mailbox] = _listed(bcc, "bcc") if bcc else []
         self.alts: dict[str, str] = dict(alts) if alts else {}
         self.attachments: list[Attachment] = list(attachments) if attachments else []
-        self.mail_options: list[str] = _listed(mail_options, "mail_options")
-        self.rcpt_options: list[str] = _listed(rcpt_options, "rcpt_options")
+        self.mail_options: list[str] = _listed(mail_options, "mail_options") if mail_options else []
+        self.rcpt_options: list[str] = _listed(rcpt_options, "rcpt_options") if rcpt_options else []
         self.subject = subject
         self.body = body
         self.sender = as_text(sender)
@@ -218,25 +222,23 @@ class Message:
         self.extra_headers = dict(extra_headers) if extra_headers is not None else None
         if html is not None:
             self.alts["html"] = html
-        self.__dict__.update(
-            in_reply_to=in_reply_to,
-            references=references or (),
-            auto_submitted=auto_submitted,
-            list_id=list_id,
-            list_unsubscribe=list_unsubscribe or (),
-            list_unsubscribe_post=list_unsubscribe_post,
-            list_help=list_help or (),
-            list_subscribe=list_subscribe or (),
-            list_post=list_post or (),
-            list_owner=list_owner or (),
-            list_archive=list_archive or (),
-            invitation=invitation,
-            dsn=dsn,
-            tags=tuple(_listed(tags, "tags")) if tags else (),
-            metadata=dict(metadata) if metadata else {},
-            sensitive=sensitive,
-            at_most_once=at_most_once,
-        )
+        self.in_reply_to = in_reply_to
+        self.auto_submitted = auto_submitted
+        self.list_id = list_id
+        self.list_unsubscribe_post = list_unsubscribe_post
+        self.invitation = invitation
+        self.dsn = dsn
+        self.sensitive = sensitive
+        self.at_most_once = at_most_once
+        self.references = references or ()
+        self.list_unsubscribe = list_unsubscribe or ()
+        self.list_help = list_help or ()
+        self.list_subscribe = list_subscribe or ()
+        self.list_post = list_post or ()
+        self.list_owner = list_owner or ()
+        self.list_archive = list_archive or ()
+        self.tags = tuple(_listed(tags, "tags")) if tags else ()
+        self.metadata = dict(metadata) if metadata else {}
 
     @property
     def html(self) -> str | None:
@@ -314,11 +316,17 @@ class Message:
         return f"cid:{cid}"
 
 
-def as_text(sender: Mailbox | None) -> str | None:
+def as_text(sender: Any) -> str | None:
     """Write a sender as Flask-Mail keeps it: ``tester <tester@example.com>``."""
+    if not sender:
+        return None
+    if isinstance(sender, (tuple, list)) and len(cast("list[Any]", sender)) == 2:  # noqa: PLR2004
+        return _pair_as_text(*cast("list[Any]", sender))
     if isinstance(sender, Address):
         return str(sender)
-    if isinstance(sender, (tuple, list)) and len(sender) == 2:  # noqa: PLR2004  JSON has no tuples
-        name, addr = sender
-        return str(Address(name or "", addr))
-    return sender  # pyright: ignore[reportReturnType]
+    return cast("str", sender)  # whatever else it is, seal() says so
+
+
+@lru_cache(maxsize=64)
+def _pair_as_text(name: str | None, addr: str) -> str:
+    return str(Address(name or "", addr))

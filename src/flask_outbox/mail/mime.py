@@ -99,11 +99,7 @@ def seal(  # noqa: PLR0913  what an app decides once for all its messages
         content=content,
         message_id=composed.fields["message-id"].partition(": ")[2],
         date=now if message.date is None else message.date,
-        utf8=not (
-            sender.isascii()
-            and "".join(recipients).isascii()
-            and "".join(composed.fields.values()).isascii()
-        ),
+        utf8=not content.isascii() and _takes_utf8(composed, sender, recipients),
         dsn=_dsn(message.dsn, recipients) if message.dsn else None,
         mail_options=_options(message.mail_options, "mail_options"),
         rcpt_options=_options(message.rcpt_options, "rcpt_options"),
@@ -283,7 +279,9 @@ def _check_counts(message: Message, limits: Limits) -> None:
 def _check_fields(fields: dict[str, str], limits: Limits) -> None:
     if len(fields) > limits.headers:
         raise TooLargeError(f"{len(fields)} headers; the limit on headers is {limits.headers}")
-    if max(map(len, fields.values())) > limits.field:
+    if sum(map(len, fields.values())) > limits.field and (
+        max(map(len, fields.values())) > limits.field
+    ):
         field = max(fields, key=lambda key: len(fields[key]))
         raise TooLargeError(
             f"{field} is larger than the limit on one header field, {limits.field} octets",
@@ -301,6 +299,11 @@ def _options(values: Sequence[str], field: str) -> tuple[str, ...]:
         if not text.isascii() or not text or " " in text or "\t" in text:
             raise BadHeaderError(f"{field} must be words of printable ASCII, one option each")
     return tuple(values)
+
+
+def _takes_utf8(composed: Composed, sender: str, recipients: Iterable[str]) -> bool:
+    """Tell an address that needs SMTPUTF8 from a message inside that needs 8BITMIME."""
+    return not "".join([sender, *recipients, *composed.fields.values()]).isascii()
 
 
 def _plain(value: Any, field: str) -> str:
