@@ -21,6 +21,20 @@ from worker_stage import Told, a_submission, at_work, put, wait_for
 
 
 @pytest.fixture
+def turns(monkeypatch):
+    """The times of the turns."""
+    times = []
+    turn = loop.turn
+
+    def counted(*arguments):
+        times.append(time.monotonic())
+        return turn(*arguments)
+
+    monkeypatch.setattr(loop, "turn", counted)
+    return times
+
+
+@pytest.fixture
 def claims(monkeypatch):
     """The times of the claims."""
     times = []
@@ -60,6 +74,35 @@ def test_an_idle_worker_polls_no_more_often_than_it_is_told_to(plan, claims):
         wait_for(lambda: len(claims) >= 9)
     gaps = [after - before for before, after in pairwise(claims[6:])]
     assert min(gaps) > 0.25
+
+
+@pytest.mark.parametrize("waiting", [8, 80])
+def test_a_worker_whose_lanes_are_all_busy_sleeps(outbox, plan, transport, turns, waiting):
+    hold = threading.Event()
+    names = [f"n{i}" for i in range(waiting)]
+    transport.holds = {f"<{name}@example.com>": hold for name in names}
+    put(outbox, *map(a_submission, names))
+    with at_work(replace(plan, poll=0.2)):
+        wait_for(lambda: len(transport.begun) == 2)
+        settled = time.monotonic() + 0.5
+        wait_for(lambda: turns[-1] > settled + 1.0)
+        assert sum(settled < at < settled + 1.0 for at in turns) < 15
+        hold.set()
+
+
+def test_a_worker_waiting_for_a_lull_sleeps(outbox, plan, transport, turns, eyes):
+    hold = transport.hold("stuck")
+    put(outbox, a_submission("stuck"))
+    with at_work(replace(plan, poll=0.2)) as worker:
+        wait_for(lambda: transport.begun)
+        put(outbox, *(a_submission(f"n{i}") for i in range(3)))
+        eyes.change("UPDATE outbox_message SET alone = 1 WHERE message_id LIKE '<n%'")
+        worker.wake()
+        settled = time.monotonic() + 0.5
+        wait_for(lambda: turns[-1] > settled + 1.0)
+        assert sum(settled < at < settled + 1.0 for at in turns) < 15
+        hold.set()
+        wait_for(lambda: eyes.count("state = 'accepted'") == 4)
 
 
 def test_what_is_due_soon_is_sent_when_it_is_due_and_not_before(outbox, plan, eyes):
@@ -256,15 +299,15 @@ def test_while_outcomes_cannot_be_recorded_nothing_more_goes_out(
 
     monkeypatch.setattr(journey, "record", fails)
     monkeypatch.setattr(loop, "record", fails)
-    put(outbox, *(a_submission(f"n{i}") for i in range(40)))
+    put(outbox, *(a_submission(f"n{i}") for i in range(400)))
     with at_work(plan) as worker:
         wait_for(lambda: worker._troubles >= 2)
         begun = len(transport.begun)
         wait_for(lambda: worker._troubles >= 5)
-        assert len(transport.begun) == begun < 40
+        assert len(transport.begun) == begun < 400
         away.clear()
-        wait_for(lambda: eyes.count("state = 'accepted'") == 40)
-    assert len(transport.sent) == 40
+        wait_for(lambda: eyes.count("state = 'accepted'") == 400)
+    assert len(transport.sent) == 400
 
 
 def test_a_report_that_cannot_be_recorded_does_not_keep_the_others(outbox, plan, eyes, monkeypatch):

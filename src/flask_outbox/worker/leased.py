@@ -25,6 +25,7 @@ class Leased:
     def __init__(self, worker: str, transports: Iterable[str]) -> None:
         self.worker = worker
         self.dry = False  # the latest claim took all there was; the loop says when to look again
+        self.brought = 0  # by the latest claim
         self.closed = False
         self._waiting: dict[str, deque[Submission]] = {name: deque() for name in transports}
         self._alone: deque[Submission] = deque()
@@ -59,6 +60,7 @@ class Leased:
     def put(self, claimed: Sequence[Submission], *, dry: bool) -> None:
         """Hold what a claim brought; ``dry``: there was no more to be had."""
         self.dry = dry
+        self.brought = len(claimed)
         for each in claimed:
             (self._alone if each.alone else self._waiting[each.transport]).append(each)
 

@@ -3,12 +3,13 @@
 import os
 import platform
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from random import random
 
 from flask_outbox.mail.errors import OutboxUnavailable
+from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.claim import next_due, release
@@ -78,7 +79,7 @@ class Worker:
         self._upkeep = Upkeep(plan.outbox, self._leased, self._lanes)
         self._look_at = 0.0  # when to ask the outbox again, after it had nothing
         self._pause = plan.poll / POLL_STEPS
-        self._leave_at = float("inf")
+        self._stop_at = self._leave_at = float("inf")
         self._troubles = 0
         self._count = 0
 
@@ -106,17 +107,13 @@ class Worker:
 
         Raises OutboxUnavailable where the outbox cannot be used.
         """
-        end = float("inf") if seconds is None else time.monotonic() + seconds
-        self._work(lambda: self._is_past(end) or self._has_nothing_due(), raises=True)
+        if seconds is not None:
+            self._stop_at = time.monotonic() + seconds
+        self._work(self._has_nothing_due, raises=True)
         return self._count
 
     def _has_nothing_due(self) -> bool:
         return not self._leased.hungry(self._lanes) and self._is_idle()
-
-    def _is_past(self, end: float) -> bool:
-        if time.monotonic() >= end:
-            self.stop()
-        return False
 
     def _is_idle(self) -> bool:
         return self._lanes.idle and not any(True for _ in self._leased)
@@ -136,20 +133,19 @@ class Worker:
                     self._bell.wait(0.0 if is_done() else self._seconds())
         finally:
             self._carrier.abandon()
-            if heard := self._lanes.heard():  # the latest, when it leaves in a hurry
-                with suppress(Exception):
-                    record(self._plan.outbox, heard, random)
+            with suppress(Exception):  # the latest, when it leaves in a hurry
+                self._record(self._lanes.heard())
             self._carrier.close()
             self._upkeep.end()
             say.info("worker %s ends", self.name)
 
     def _has_left(self) -> bool:
-        if not self._stopping:
+        if not self._stopping and time.monotonic() < self._stop_at:
             return False
         if not self._leased.closed:
             self._leased.closed = self._lanes.leaving = True
             self._leave_at = time.monotonic() + self._plan.grace
-            with suppress(OutboxUnavailable):  # if not now, then when the leases end
+            with suppress(Exception):  # if not now, then when the leases end
                 self._release(self._plan.transports)
         return self._abandoned or self._lanes.idle or time.monotonic() >= self._leave_at
 
@@ -159,7 +155,9 @@ class Worker:
         if self._woken or time.monotonic() >= self._look_at:
             self._woken = leased.dry = False
         was_dry = leased.dry
-        for each in [*self._caught_up(), *self._upkeep.mind()]:
+        if self._troubles:  # what goes out must be something that can be recorded
+            self._record(self._lanes.heard())
+        for each in self._upkeep.mind():
             self._tell(each)
         recorded = turn(plan.outbox, leased, self._lanes, plan.sign)
         self._count += len(recorded)
@@ -171,12 +169,12 @@ class Worker:
         if recorded:
             leased.dry = False  # what one outcome held back, by its route or its row, may go now
 
-    def _caught_up(self) -> list[Recorded]:
-        """After trouble, record first: what goes out must be something that can be recorded."""
-        heard = self._lanes.heard() if self._troubles else []
-        recorded = record(self._plan.outbox, heard, random) if heard else []
-        self._lanes.forget(heard)
-        return recorded
+    def _record(self, reports: Sequence[Report]) -> None:
+        """Record out of turn."""
+        recorded = record(self._plan.outbox, reports, random) if reports else []
+        self._lanes.forget(reports)
+        for each in recorded:
+            self._tell(each)
 
     def _release(self, transports: Collection[str]) -> None:
         """Give back what was not started, as what would go by a route that is paused now."""
@@ -185,7 +183,7 @@ class Worker:
     def _next_look(self) -> float:
         """Tell in how many seconds to ask the outbox again: when the next is due, or as polled."""
         plan = self._plan
-        if not self._is_idle():
+        if self._leased.brought:
             self._pause = plan.poll / POLL_STEPS
             return self._pause
         self._pause = min(plan.poll, self._pause * 2)
@@ -200,7 +198,9 @@ class Worker:
         """Tell how long the thread may sleep if nobody rings."""
         if self._leased.hungry(self._lanes) or self._leased.windows(self._lanes):
             return 0.0
-        at = min(self._lanes.record_at, self._upkeep.at, self._look_at, self._leave_at)
+        look_at = self._look_at if self._leased.dry else float("inf")
+        leave_at = self._leave_at if self._leased.closed else self._stop_at
+        at = min(self._lanes.record_at, self._upkeep.at, look_at, leave_at)
         return min(self._plan.poll, max(0.0, at - time.monotonic()))
 
     def _rest(self, seconds: float) -> None:
@@ -227,12 +227,12 @@ class Worker:
         with suppress(OutboxUnavailable):
             for report in self._lanes.reports():
                 try:
-                    record(self._plan.outbox, [report], random)
+                    self._record([report])
                 except OutboxUnavailable:
                     raise
                 except Exception as error:  # noqa: BLE001  any bug there may be
                     say.error("message %s not recorded: %s", report.submission.id, place(error))
-                self._lanes.forget([report])
+                    self._lanes.forget([report])
 
     def _tell(self, recorded: Recorded) -> None:
         id_, state = recorded.submission.id, recorded.state
