@@ -174,6 +174,7 @@ class Hostile:
     tls: ssl.SSLContext | None = None  # offers STARTTLS
     implicit: bool = False  # TLS from the first byte
     auth: str = ""  # mechanisms that EHLO names, such as "PLAIN LOGIN"
+    careless: bool = False  # takes content that is for nobody, after MAIL
     receive_buffer: int = 0  # bytes that the kernel takes while we do not read; 0: its default
 
     def __post_init__(self) -> None:
@@ -258,9 +259,10 @@ class Session:
         self.sock = sock
         self.line = b""  # the command that is being answered
         self.secure = server.implicit
+        self._said = b""  # in answer to that command
         self._buffer = bytearray()
         self._polite: Callable[[], None] = self._greet
-        self._sender, self._recipients = "", list[str]()
+        self._sender, self._recipients, self._begun = "", list[str](), False
         self._content = bytearray()
         self._mail = Mail("", (), b"", "")
 
@@ -268,6 +270,7 @@ class Session:
 
     def send(self, data: bytes) -> None:
         """Say exactly this."""
+        self._said = self._said or data
         try:
             self.sock.sendall(data)
         except OSError as error:
@@ -325,7 +328,10 @@ class Session:
                 if verb == "BDAT":  # its content follows, whatever the answer will be
                     self._take_chunk()
                 answer = getattr(self, f"_answer_{verb.lower()}", None)
+                self._said = b""
                 self._at(verb if answer else "?", answer or self._unknown)
+                if verb == "RCPT" and self._said.startswith(b"2"):
+                    self._recipients.append(_path(self.line))
         except (Gone, OSError):
             pass
         finally:
@@ -380,11 +386,10 @@ class Session:
 
     def _answer_mail(self) -> None:
         self._forget()
-        self._sender = _path(self.line)
+        self._sender, self._begun = _path(self.line), True
         self.send(b"250 2.1.0 ok\r\n")
 
     def _answer_rcpt(self) -> None:
-        self._recipients.append(_path(self.line))
         self.send(b"250 2.1.5 ok\r\n")
 
     def _answer_rset(self) -> None:
@@ -392,6 +397,9 @@ class Session:
         self.send(b"250 2.0.0 ok\r\n")
 
     def _answer_data(self) -> None:
+        if self._for_nobody():
+            self.send(b"503 5.5.1 nobody to send it to\r\n")
+            return
         self.send(b"354 go on\r\n")
         self._at("body", lambda: None)
         self._content += self._take_content()
@@ -402,6 +410,9 @@ class Session:
         self._content += self._take(int(self.line.split(b" ")[1]))
 
     def _answer_bdat(self) -> None:
+        if self._for_nobody():
+            self.send(b"503 5.5.1 nobody to send it to\r\n")
+            return
         if self.line.upper().endswith(b" LAST"):
             self._finish()
         else:
@@ -425,8 +436,11 @@ class Session:
         self.take()
         self.send(b"250 2.0.0 queued as %d\r\n" % len(self.server.accepted))
 
+    def _for_nobody(self) -> bool:
+        return self._begun and not self._recipients and not self.server.careless
+
     def _forget(self) -> None:
-        self._sender, self._recipients = "", []
+        self._sender, self._recipients, self._begun = "", [], False
         self._content.clear()
 
     def _answer_noop(self) -> None:

@@ -11,6 +11,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -116,6 +117,13 @@ class Relay:
         with contextlib.suppress(FileNotFoundError):
             return (self.folder / "log").read_text(errors="replace")
         return ""
+
+    def logged(self, pattern: str) -> None:
+        """Wait until it has written this down."""
+        until = monotonic() + BOUND
+        while not re.search(pattern, self.log()):
+            assert monotonic() < until, f"no {pattern}\n{self.log()[-4000:]}"
+            sleep(0.02)  # another program's file: there is nothing to wait on
 
     def inbox(self) -> list[bytes]:
         """What has been delivered so far, in no order; line ends are LF."""

@@ -29,8 +29,11 @@ class Blocking:
         carried.close()
         return report
 
-    def close(self) -> None:
+    def rest(self) -> None:
+        """Close the lines that are kept."""
         self.pool.close()
+
+    close = rest
 
 
 class Asyncio:
@@ -57,8 +60,13 @@ class Asyncio:
 
         return self.runner.run(take())
 
-    def close(self) -> None:
+    def rest(self) -> None:
+        """Close the lines that are kept."""
         self.pool.close()
+        self.runner.run(asyncio.sleep(0))  # a turn of the loop that they belong to
+
+    def close(self) -> None:
+        self.rest()
         self.runner.close()
 
 

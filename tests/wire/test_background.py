@@ -2,15 +2,14 @@
 
 import asyncio
 import gc
-import os
 import threading
-import warnings
 
 import pytest
 
 from flask_outbox.mail.exchange import Keep
 from flask_outbox.wire import aio
 from flask_outbox.wire.background import Background, background
+from forked import in_child
 from hostile import Hostile
 from wire_drivers import Tried
 
@@ -112,22 +111,12 @@ def test_a_failure_reaches_who_waits(loop_thread):
 
 
 def test_a_child_gets_a_loop_of_its_own(loop_thread):
+    def child():
+        loop_thread.submit(whose()).result(BOUND)
+        loop_thread.stop()
+
     loop_thread.submit(whose()).result(BOUND)
-    read, write = os.pipe()
-    with warnings.catch_warnings():  # that threads and fork do not mix is what is tested
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid == 0:
-        try:
-            loop_thread.submit(whose()).result(BOUND)
-            loop_thread.stop()
-            os.write(write, b"ok")
-        finally:
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read, "rb") as said:
-        assert said.read() == b"ok"
-    os.waitpid(pid, 0)
+    in_child(child)
     assert loop_thread.submit(whose()).result(BOUND).is_alive()
 
 

@@ -1,19 +1,21 @@
 """Lines at rest: who gets them, how long they are kept, and what a fork means for them."""
 
 import asyncio
-import ctypes
 import gc
 import os
 import select
+import subprocess
+import sys
 import threading
-import traceback
 import warnings
+from pathlib import Path
 
 import pytest
 
 import certificates
 from flask_outbox.mail.exchange import Keep, Open, Read, Tls, Write
 from flask_outbox.wire import aio, pool, sync
+from forked import in_child
 from hostile import Hostile, hang_up, raw, reset
 from wire_drivers import Asyncio, Blocking, Tried
 
@@ -155,9 +157,7 @@ def test_closing_the_pool_closes_its_lines_and_leaves_it_usable(driver):
         kept(driver, server.port)
         (row,) = driver.pool._kept.values()
         line = row[0].line
-        driver.pool.close()
-        if isinstance(driver, Asyncio):
-            driver.runner.run(asyncio.sleep(0))
+        driver.rest()
         assert line.sock.fileno() == -1
         assert len(driver.pool) == 0
         assert kept(driver, server.port).session is None
@@ -309,37 +309,7 @@ def test_threads_that_send_at_once_have_a_line_each_and_then_share_the_kept_ones
 # --- fork ---
 
 
-def in_child(fork, work):
-    """Run it in a forked child; what goes wrong there goes wrong here."""
-    read, write = os.pipe()
-    with warnings.catch_warnings():  # that threads and fork do not mix is what is tested
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = fork()
-    if pid == 0:
-        try:
-            work()
-            os.write(write, b"ok")
-        except BaseException:  # noqa: BLE001  a child must never return into pytest
-            os.write(write, traceback.format_exc().encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    said = b""
-    while part := os.read(read, 65_536):
-        said += part
-    os.close(read)
-    os.waitpid(pid, 0)
-    assert said == b"ok", said.decode()
-
-
-FORKS = {
-    "as Python forks": os.fork,
-    "as uWSGI forks": ctypes.PyDLL(None).fork,  # no hook of Python's runs
-}
-
-
-@pytest.mark.parametrize("fork", FORKS.values(), ids=FORKS)
-def test_a_child_opens_its_own_line_and_leaves_the_parents_alone(driver, fork):
+def test_a_child_opens_its_own_line_and_leaves_the_parents_alone(driver):
     with Hostile() as server:
         kept(driver, server.port)
 
@@ -349,20 +319,56 @@ def test_a_child_opens_its_own_line_and_leaves_the_parents_alone(driver, fork):
             assert kept(theirs, server.port).session is None
             assert len(driver.pool) == 1
 
-        in_child(fork, child)
+        in_child(child)
         assert kept(driver, server.port).session == "known"
         assert server.connections == 2
         assert server.heard == [b"NOOP"] * 3
 
 
-@pytest.mark.parametrize("fork", FORKS.values(), ids=FORKS)
-def test_a_child_says_no_word_on_a_private_line_of_its_parent(driver, fork):
+def test_a_child_says_no_word_on_a_private_line_of_its_parent(driver):
     tls = Tls(ca_file=certificates.ca_file())
     with Hostile(tls=certificates.server_context(), implicit=True) as server:
         kept(driver, server.port, tls=tls)
-        in_child(fork, driver.pool.close)
+        in_child(driver.pool.close)
         assert kept(driver, server.port, tls=tls).session == "known"
         assert server.connections == 1
+
+
+FORKS_LIKE_UWSGI = """
+import ctypes, os, sys
+sys.path.insert(0, {tests!r})
+from wire_drivers import Blocking, Tried
+from flask_outbox.mail.exchange import Keep
+
+def kept(driver):
+    tried = Tried()
+    driver.carry(tried.talk({port}, [b"NOOP\\r\\n", Keep("known")]))
+    assert tried.error is None
+    return tried.session
+
+driver = Blocking()
+assert kept(driver) is None
+pid = ctypes.PyDLL(None).fork()  # no hook of Python's runs
+if pid == 0:
+    try:
+        assert len(driver.pool) == 1
+        assert kept(driver) is None
+        driver.close()
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+assert kept(driver) == "known"
+driver.close()
+"""
+
+
+def test_a_child_that_python_knows_nothing_of_opens_its_own_line_too():
+    with Hostile() as server:
+        program = FORKS_LIKE_UWSGI.format(tests=str(Path(__file__).parents[1]), port=server.port)
+        subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+        assert server.connections == 2
+        assert server.heard == [b"NOOP"] * 3
 
 
 def test_a_line_that_the_parent_closes_is_not_kept_up_by_a_child_that_lives_on(driver):
@@ -385,9 +391,7 @@ def test_a_line_that_the_parent_closes_is_not_kept_up_by_a_child_that_lives_on(d
             os.read(hold, 1)  # lives until the parent lets go
             os._exit(0)
         try:
-            driver.pool.close()
-            if isinstance(driver, Asyncio):
-                driver.runner.run(asyncio.sleep(0))
+            driver.rest()
             assert ended.wait(BOUND)
         finally:
             os.close(release)
@@ -405,7 +409,7 @@ def test_a_child_that_drops_a_line_in_use_does_not_deafen_the_parents_loop():
         def conversation():
             yield Open("localhost", server.port, 5.0)
             yield Read(5.0)
-            in_child(os.fork, lambda: _close_every_line(lines))
+            in_child(lambda: _close_every_line(lines))
             for _ in range(3):
                 yield Write([NOOP], 5.0)
                 replies.append((yield Read(5.0)).code)

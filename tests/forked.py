@@ -1,0 +1,34 @@
+"""A forked child of the test, that never gets back into pytest."""
+
+import os
+import select
+import signal
+import traceback
+import warnings
+from collections.abc import Callable
+
+BOUND = 10.0  # seconds after which a child hangs
+
+
+def in_child(work: Callable[[], object]) -> None:
+    """Run it in a forked child; what goes wrong there goes wrong here."""
+    read, write = os.pipe()
+    with warnings.catch_warnings():  # that threads and fork do not mix is what is tested
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os.write(write, b"ok")
+        except BaseException:  # noqa: BLE001  a child must never return into pytest
+            os.write(write, traceback.format_exc().encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    try:
+        with os.fdopen(read, "rb") as said:
+            assert select.select([said], [], [], BOUND)[0], "the child hangs"
+            assert said.read() == b"ok"
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
