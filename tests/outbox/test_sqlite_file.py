@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from sqlalchemy.exc import IntegrityError
 
 from flask_outbox.mail.errors import ConfigurationError, OutboxUnavailable
 from flask_outbox.mail.outcome import Accepted
@@ -186,7 +185,7 @@ def test_an_error_never_quotes_a_mail(outbox):
     outbox.serial = repeat(7)  # so that the second id is that of the first
     mail = a_submission(sender=canary, content=canary.encode())
     put(outbox, mail)
-    with pytest.raises(IntegrityError) as caught:
+    with pytest.raises(sqlite3.IntegrityError) as caught:
         put(outbox, mail)
     assert canary not in str(caught.value)
     assert canary not in repr(caught.value)
