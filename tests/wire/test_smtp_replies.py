@@ -169,3 +169,8 @@ def test_no_bytes_at_all_raise_anything(said, size):
     for reply in all_of(replies):
         assert 200 <= reply.code <= 599
         assert all(line.isprintable() or line == "" for line in reply.lines)
+
+
+def test_a_reply_of_too_many_lines_is_given_up_however_short_they_are():
+    replies = heard(b"250-x\r\n" * MOST_LINES)
+    assert "lines" in replies.error
