@@ -1,8 +1,7 @@
 """MAIL_* → one frozen Settings, read once.
 
-``KEYS`` is the whole list: what each key is read as and what stands where it is not given. A value
-from the environment is a string, and is parsed. A key that holds a secret may be given as
-``<KEY>_FILE``, the name of a file whose content it is.
+``keys.py`` has the whole list. A value from the environment is a string, and is parsed.
+A key that holds a secret may be given as ``<KEY>_FILE``, the name of a file whose content it is.
 """
 
 import json
@@ -11,68 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from flask_outbox.app import reading
+from flask_outbox.app.keys import KEYS
 from flask_outbox.mail.address import Address
 from flask_outbox.mail.errors import ConfigurationError
 
 log = logging.getLogger("flask_outbox")
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """How one key is read, and what stands where it is not given."""
-
-    parse: reading.Parse
-    default: Any = None
-    secret: bool = False
-
-
-KEYS: Mapping[str, Key] = MappingProxyType(
-    {
-        # Flask-Mail's
-        "MAIL_SERVER": Key(reading.server, "127.0.0.1"),
-        "MAIL_PORT": Key(reading.whole(0, 65535), 25),
-        "MAIL_USE_TLS": Key(reading.truth, default=False),
-        "MAIL_USE_SSL": Key(reading.truth, default=False),
-        "MAIL_USERNAME": Key(reading.secret),
-        "MAIL_PASSWORD": Key(reading.secret, secret=True),
-        "MAIL_DEFAULT_SENDER": Key(reading.sender),
-        "MAIL_DEBUG": Key(reading.level),
-        "MAIL_MAX_EMAILS": Key(reading.optional(reading.whole(0))),
-        "MAIL_SUPPRESS_SEND": Key(reading.optional_truth),
-        "MAIL_ASCII_ATTACHMENTS": Key(reading.truth, default=False),
-        # the ways out
-        "MAIL_TRANSPORT": Key(reading.optional(reading.way_out), secret=True),
-        "MAIL_TRANSPORTS": Key(reading.ways_out, MappingProxyType({}), secret=True),
-        "MAIL_OAUTH2_TOKEN": Key(reading.optional(reading.token_source)),
-        "MAIL_TLS_CA_FILE": Key(reading.readable),
-        "MAIL_TLS_FINGERPRINT": Key(reading.fingerprint),
-        "MAIL_TLS_CERT_FILE": Key(reading.readable),
-        "MAIL_TLS_KEY_FILE": Key(reading.readable),
-        "MAIL_EHLO_NAME": Key(reading.text),
-        "MAIL_TIMEOUT": Key(reading.optional(reading.seconds)),  # of one message, all in all
-        # the messages
-        "MAIL_BASE_URL": Key(reading.text),
-        "MAIL_RETURN_PATH": Key(reading.optional(reading.address)),
-        "MAIL_REDIRECT_TO": Key(reading.addresses, ()),
-        "MAIL_ALLOW_ONLY": Key(reading.allowances, ()),
-        "MAIL_ATTACHMENT_ROOTS": Key(reading.words, ()),
-        "MAIL_TEXT_FROM_HTML": Key(reading.truth, default=False),
-        "MAIL_MAX_SIZE": Key(reading.optional(reading.whole(1))),
-        "MAIL_MAX_RECIPIENTS": Key(reading.optional(reading.whole(1))),
-        # the outbox and its workers
-        "MAIL_OUTBOX_URL": Key(reading.optional(reading.outbox_url), secret=True),
-        "MAIL_WORKER": Key(reading.one_of("embedded", "process"), "embedded"),
-        "MAIL_CONNECTIONS": Key(reading.whole(1, 1000), 5),
-        "MAIL_LEASE": Key(reading.seconds, 30.0),
-        "MAIL_GRACE": Key(reading.seconds, 10.0),
-        "MAIL_GIVE_UP": Key(reading.seconds, 2 * 86400.0),
-        "MAIL_MAX_UNCLEAR": Key(reading.whole(0), 2),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,157 @@
+"""Every MAIL_* key: what it means, how it is read, and what stands where it is not given.
+
+``docs/reference/settings.md`` is written from this list.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from flask_outbox.app import reading
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key; ``means`` is a sentence of its page in the docs."""
+
+    means: str
+    parse: reading.Parse
+    default: Any = None
+    secret: bool = False
+
+
+FLASK_MAILS: Mapping[str, Key] = MappingProxyType(
+    {
+        "MAIL_SERVER": Key("The mail server's host.", reading.server, "127.0.0.1"),
+        "MAIL_PORT": Key("Its port.", reading.whole(0, 65535), 25),
+        "MAIL_USE_TLS": Key("STARTTLS, as on port 587.", reading.truth, default=False),
+        "MAIL_USE_SSL": Key("TLS from the first byte, as on 465.", reading.truth, default=False),
+        "MAIL_USERNAME": Key("Who logs in.", reading.secret),
+        "MAIL_PASSWORD": Key("With what.", reading.secret, secret=True),
+        "MAIL_DEFAULT_SENDER": Key(
+            "The sender of a message that names none: an address, or a pair of name and address.",
+            reading.sender,
+        ),
+        "MAIL_DEBUG": Key(
+            "Log the dialogue with the server, less AUTH and bodies; default: the app's `debug`.",
+            reading.level,
+        ),
+        "MAIL_MAX_EMAILS": Key(
+            "Mails over one connection; then a new one.", reading.optional(reading.whole(0))
+        ),
+        "MAIL_SUPPRESS_SEND": Key(
+            "Send nothing, and behave as if; default: the app's `testing`, at the time of sending.",
+            reading.optional_truth,
+        ),
+        "MAIL_ASCII_ATTACHMENTS": Key(
+            "Write names of attachments in ASCII (NFKD).", reading.truth, default=False
+        ),
+    }
+)
+
+WAYS_OUT: Mapping[str, Key] = MappingProxyType(
+    {
+        "MAIL_TRANSPORT": Key(
+            "The way out as one URL, instead of `MAIL_SERVER` and its like.",
+            reading.optional(reading.way_out),
+            secret=True,
+        ),
+        "MAIL_TRANSPORTS": Key(
+            "More ways out, by name, for `send_later(transport=…)`: a mapping of names to URLs.",
+            reading.ways_out,
+            MappingProxyType({}),
+            secret=True,
+        ),
+        "MAIL_OAUTH2_TOKEN": Key(
+            "A function without arguments that gives a fresh token, for XOAUTH2.",
+            reading.optional(reading.token_source),
+        ),
+        "MAIL_TLS_CA_FILE": Key(
+            "Trust these authorities (PEM) instead of the system's.", reading.readable
+        ),
+        "MAIL_TLS_FINGERPRINT": Key(
+            "Trust exactly the certificate with this SHA-256 fingerprint.", reading.fingerprint
+        ),
+        "MAIL_TLS_CERT_FILE": Key("The client's own certificate (PEM).", reading.readable),
+        "MAIL_TLS_KEY_FILE": Key("The key that belongs to it (PEM).", reading.readable),
+        "MAIL_EHLO_NAME": Key(
+            "What we call ourselves; default: the address of our end of the line.", reading.text
+        ),
+        "MAIL_TIMEOUT": Key(
+            "Seconds for one message; default: 60 where somebody waits, 600 in workers.",
+            reading.optional(reading.seconds),
+        ),
+    }
+)
+
+MESSAGES: Mapping[str, Key] = MappingProxyType(
+    {
+        "MAIL_BASE_URL": Key(
+            "Where people reach the app: what links in mails are to begin with.", reading.text
+        ),
+        "MAIL_RETURN_PATH": Key(
+            "Where bounces go; default: the sender.", reading.optional(reading.address)
+        ),
+        "MAIL_REDIRECT_TO": Key(
+            "A sandbox: every mail goes to these addresses instead.", reading.addresses, ()
+        ),
+        "MAIL_ALLOW_ONLY": Key(
+            "A sandbox: only these addresses and domains are written to.", reading.allowances, ()
+        ),
+        "MAIL_ATTACHMENT_ROOTS": Key(
+            "The folders that `attach_file` may read paths from; none by default.",
+            reading.words,
+            (),
+        ),
+        "MAIL_TEXT_FROM_HTML": Key(
+            "Make the text part from the HTML where a message has none.",
+            reading.truth,
+            default=False,
+        ),
+        "MAIL_MAX_SIZE": Key(
+            "Octets of a sealed message; default: 25 MiB.", reading.optional(reading.whole(1))
+        ),
+        "MAIL_MAX_RECIPIENTS": Key(
+            "Recipients of one message; default: 1,000.", reading.optional(reading.whole(1))
+        ),
+    }
+)
+
+OUTBOX: Mapping[str, Key] = MappingProxyType(
+    {
+        "MAIL_OUTBOX_URL": Key(
+            "Where mail waits: `sqlite:///` and a path; default: `outbox.sqlite3` in the instance"
+            " folder.",
+            reading.optional(reading.outbox_url),
+            secret=True,
+        ),
+        "MAIL_WORKER": Key(
+            "Who sends what waits: a thread of the app (`embedded`), or only"
+            " `flask outbox worker` (`process`).",
+            reading.one_of("embedded", "process"),
+            "embedded",
+        ),
+        "MAIL_CONNECTIONS": Key(
+            "Connections of one worker to one transport.", reading.whole(1, 1000), 5
+        ),
+        "MAIL_LEASE": Key(
+            "Seconds without a sign of life, after which a worker's mail is another's.",
+            reading.seconds,
+            30.0,
+        ),
+        "MAIL_GRACE": Key(
+            "Seconds that what is under way may take when a worker is told to stop.",
+            reading.seconds,
+            10.0,
+        ),
+        "MAIL_GIVE_UP": Key(
+            "Seconds from when a mail was first due until it fails.", reading.seconds, 2 * 86400.0
+        ),
+        "MAIL_MAX_UNCLEAR": Key(
+            "How often a mail that may have been accepted is sent again.", reading.whole(0), 2
+        ),
+    }
+)
+
+KEYS: Mapping[str, Key] = MappingProxyType({**FLASK_MAILS, **WAYS_OUT, **MESSAGES, **OUTBOX})
