@@ -87,7 +87,7 @@ def test_a_certificate_that_is_not_to_be_trusted_ends_it_before_a_word(driver, w
     assert isinstance(tried.error, TlsError)
     assert said in str(tried.error)
     assert "MAIL_TLS_CA_FILE" in str(tried.error)
-    assert "SHA-256 fingerprint" in str(tried.error)
+    assert "SHA-256 fingerprint in MAIL_TLS_FINGERPRINT" in str(tried.error)
     assert b"EHLO x" not in server.heard
 
 

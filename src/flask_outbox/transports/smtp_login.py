@@ -138,7 +138,7 @@ def trouble(door: Door, error: WireError | LoginRefused) -> str:
         text = f"{where}: {text}"
     if not isinstance(error, TlsError):
         return text
-    if "certificate" in text.lower():
+    if "certificate" in text.lower() and "MAIL_TLS_CA_FILE" not in text:
         return (
             f"{text}; for an authority of your own set MAIL_TLS_CA_FILE (?ca_file=), or pin the"
             " certificate with ?fingerprint="

@@ -16,8 +16,8 @@ from flask_outbox.mail.errors import TlsError
 from flask_outbox.mail.exchange import Tls
 
 _FIX = (
-    "If that server is yours, name the authority that signed its certificate in MAIL_TLS_CA_FILE"
-    " or pin the certificate by its SHA-256 fingerprint"
+    "If that server is yours, name the authority that signed its certificate in MAIL_TLS_CA_FILE,"
+    " or the certificate's SHA-256 fingerprint in MAIL_TLS_FINGERPRINT"
 )
 _HINTS = {
     "WRONG_VERSION_NUMBER": (
@@ -73,8 +73,8 @@ class Privacy:
         if not hmac.compare_digest(shown.encode(), pinned.encode()):
             raise TlsError(
                 f"{self._where}: its certificate has the SHA-256 fingerprint {shown}, which is not"
-                " the pinned one. If the certificate was renewed by you, pin the new one, or name"
-                " its authority in MAIL_TLS_CA_FILE instead"
+                " the pinned one. If you renewed it, set MAIL_TLS_FINGERPRINT to the new one, or"
+                " name its authority in MAIL_TLS_CA_FILE instead"
             )
 
     def records(self) -> bytes:
@@ -123,8 +123,8 @@ def _context_of(tls: Tls, where: str) -> ssl.SSLContext:
         return _context(tls, stamps)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise TlsError(
-            f"{where}: the files of MAIL_TLS_CA_FILE, the client certificate and its key could not"
-            f" be used ({reason(error) if isinstance(error, OSError) else 'key is encrypted'})"
+            f"{where}: the files of MAIL_TLS_CA_FILE, MAIL_TLS_CERT_FILE and MAIL_TLS_KEY_FILE could"
+            f" not be used ({reason(error) if isinstance(error, OSError) else 'key is encrypted'})"
         ) from error
 
 
