@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from flask_outbox.mail.exchange import Keep
+from flask_outbox.mail.exchange import Keep, Token
 from flask_outbox.wire import aio
 from flask_outbox.wire.background import Background, background
 from forked import in_child
@@ -100,6 +100,28 @@ def test_stop_closes_the_lines_of_what_was_cancelled(loop_thread):
         server.wait_until(lambda server: server.heard)
         loop_thread.stop()
     gc.collect()  # a socket that leaked would warn here, and a warning is an error
+
+
+def test_stop_does_not_wait_for_a_token_source_that_hangs(loop_thread):
+    asked, answer = threading.Event(), threading.Event()
+
+    def hang():
+        asked.set()
+        assert answer.wait(BOUND)
+        return "too late"
+
+    def conversation():
+        yield Token(hang)
+
+    async def send():
+        async for _ in aio.carry(conversation(), aio.Pool(), seconds=BOUND):
+            pass
+
+    loop_thread.submit(send())
+    assert asked.wait(BOUND)
+    loop_thread.stop()
+    assert not answer.is_set()
+    answer.set()
 
 
 def test_a_failure_reaches_who_waits(loop_thread):

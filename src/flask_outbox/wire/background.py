@@ -86,7 +86,10 @@ class _Daemons(ThreadPoolExecutor):
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
-    """Run until stopped, then let what was cancelled close its lines."""
+    """Run until stopped, then let what was cancelled close its lines.
+
+    Threads that look up a name or ask for a token are not waited for: they may take for ever.
+    """
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
@@ -95,7 +98,6 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
             task.cancel()
         loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
     finally:
         asyncio.set_event_loop(None)
         loop.close()

@@ -123,8 +123,8 @@ def _context_of(tls: Tls, where: str) -> ssl.SSLContext:
         return _context(tls, stamps)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise TlsError(
-            f"{where}: the files of MAIL_TLS_CA_FILE, MAIL_TLS_CERT_FILE and MAIL_TLS_KEY_FILE could"
-            f" not be used ({reason(error) if isinstance(error, OSError) else 'key is encrypted'})"
+            f"{where}: the files of MAIL_TLS_CA_FILE, MAIL_TLS_CERT_FILE and MAIL_TLS_KEY_FILE"
+            f" could not be used ({reason(error) if isinstance(error, OSError) else 'key is encrypted'})"
         ) from error
 
 
