@@ -122,9 +122,10 @@ def _context_of(tls: Tls, where: str) -> ssl.SSLContext:
         stamps = tuple(Path(name).stat().st_mtime_ns if name else 0 for name in files)
         return _context(tls, stamps)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        why = reason(error) if isinstance(error, OSError) else "the key is encrypted"
         raise TlsError(
             f"{where}: the files of MAIL_TLS_CA_FILE, MAIL_TLS_CERT_FILE and MAIL_TLS_KEY_FILE"
-            f" could not be used ({reason(error) if isinstance(error, OSError) else 'key is encrypted'})"
+            f" could not be used ({why})"
         ) from error
 
 
