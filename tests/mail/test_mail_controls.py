@@ -99,7 +99,7 @@ FIELDS = {
     "attachments: disposition": lambda t: attached(disposition=t),
     "attachments: cid": lambda t: attached(cid=f"{t}@x"),
     "attachments: headers": lambda t: attached(headers={"X-A": t}),
-    "extra_headers (attachments: headers) name": lambda t: attached(headers={t: "x"}),
+    "attachments: headers' name": lambda t: attached(headers={t: "x"}),
 }
 
 

@@ -58,7 +58,7 @@ filenames = (
         max_size=150,
     )
     .map(str.strip)
-    .filter(lambda name: name.strip(" .") and "=?" not in name)
+    .filter(lambda name: name.strip(" ."))
 )
 
 

@@ -167,7 +167,7 @@ def attachment_part(
             raise BadHeaderError("attachments: cid must be printable ASCII without spaces and <>")
         head["content-id"] = token_field("Content-ID", f"<{cid}>", "attachments: cid")
     for name, value in (attachment.headers or {}).items():
-        head[field_name(name).lower()] = _own_header(name, value)
+        head[field_name(name, "attachments: headers").lower()] = _own_header(name, value)
     return Part(
         "\r\n".join(head.values()),
         list(head),
@@ -224,8 +224,6 @@ def safe_filename(name: str, *, ascii_only: bool = False) -> str:
     if ascii_only:
         base = unicodedata.normalize("NFKD", base).encode("ascii", "ignore").decode()
         base = _SPACES.sub(" ", base).strip()
-    if "=?" in base:
-        base = base.replace("=?", "= ?")  # some readers decode encoded words even in here
     base = base.strip()
     if base.strip(" .") == "":
         raise MessageError("attachments: filename has no name in it, only a folder or dots")

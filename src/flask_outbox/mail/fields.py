@@ -1,7 +1,8 @@
 """From a message to its header fields: which there are, and what may stand in them."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -90,11 +91,15 @@ def read_reply_to(
     return [parse(value, "reply_to")]
 
 
+def as_list(values: Any, field: str) -> Collection[Any]:
+    """Refuse what would be read letter by letter, or not at all."""
+    if type(values) is list or isinstance(values, (list, tuple, AbstractSet)):
+        return values  # pyright: ignore[reportUnknownVariableType]
+    raise MessageError(f"{field} must be a list; write {field}=[...] around the address")
+
+
 def _parsed(values: Any, field: str) -> list[Address]:
-    if isinstance(values, (str, bytes, Address)) or not isinstance(values, Iterable):
-        raise MessageError(f"{field} must be a list; write {field}=[...] around the address")
-    several: Iterable[Any] = values  # pyright: ignore[reportUnknownVariableType]
-    return [parse_address(each, field) for each in several]
+    return [parse_address(each, field) for each in as_list(values, field)]
 
 
 def _known(value: Any, field: str) -> Address:
@@ -236,7 +241,7 @@ def _list_id(value: str | tuple[str, str], charset: str) -> str:
 
 def _extra(fields: dict[str, str], name: Any, value: Any, charset: str) -> None:
     """Add one of ``extra_headers``, in place of ours where we have one of that name."""
-    key = field_name(name).lower()
+    key = field_name(name, "extra_headers").lower()
     where = f"extra_headers[{name}]"
     if why := _NOT_BY_HAND.get(key):
         raise BadHeaderError(f"{where} cannot be set: {why}")

@@ -42,14 +42,21 @@ _LABELS = {
 }
 
 
+# Python's codecs that are transformations rather than charsets, and one that marks its beginning.
+_NO_CHARSETS = frozenset(
+    {"idna", "punycode", "raw-unicode-escape", "unicode-escape", "utf-7", "utf-8-sig", "charmap"},
+)
+
+
 @lru_cache(maxsize=32)
 def charset_label(charset: str) -> str:
     """Give the name that a charset has on the wire; raise MessageError for what mail cannot use."""
     try:
-        usable = codecs.lookup(charset).encode("A")[0] == b"A"
+        codec = codecs.lookup(charset)
+        usable = codec.encode("A")[0] == b"A" and codec.name not in _NO_CHARSETS
     except (LookupError, ValueError, TypeError):
         usable = False
-    if not usable:
+    if not (usable and _NAME.fullmatch(charset) and charset.isascii()):
         raise MessageError("charset must be one that mail can use; leave it out for utf-8")
     label = charset.lower()
     return _LABELS.get(label, label.replace("_", "-"))
@@ -65,11 +72,11 @@ def encode(text: str, charset: str) -> tuple[bytes, str]:
     return text.encode(), "utf-8"
 
 
-def field_name(name: object) -> str:
+def field_name(name: object, field: str) -> str:
     """Check a header's name (RFC 5322 section 2.2)."""
     if not (isinstance(name, str) and _NAME.fullmatch(name) and len(name) < _WORD):
         raise BadHeaderError(
-            "extra_headers has a name that no header can have: it must be printable ASCII"
+            f"{field} has a name that no header can have: it must be printable ASCII"
             f" without spaces and colons, of at most {_WORD} characters",
         )
     return name
@@ -233,7 +240,7 @@ def quoted(text: str) -> str:
 def parameter(name: str, value: str) -> str:
     """Write a MIME parameter on lines of its own (RFC 2045 section 5.1, RFC 2231)."""
     room = LINE - len(name) - 5
-    if value.isascii():
+    if value.isascii() and "=?" not in value:  # some readers decode encoded words even in here
         if len(whole := quoted(value)) <= room:
             return f"{name}={whole}"
         room = LINE - len(name) - 10

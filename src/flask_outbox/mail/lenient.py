@@ -51,8 +51,7 @@ def render(
         text_from_html=text_from_html,
         ascii_attachments=ascii_attachments,
     )
-    content = b"".join(composed.blocks())
-    return content if content.endswith(b"\r\n") else content + b"\r\n"
+    return b"".join(composed.blocks())
 
 
 def _stripped(text: str) -> str:

@@ -102,7 +102,7 @@ def new_message_id(sender: Mailbox | None) -> str:
 
 @lru_cache(maxsize=64)
 def _domain(sender: str) -> str:
-    domain = sender.rpartition("@")[2].rstrip("> ").lower()
+    domain = sender.rpartition("@")[2].rstrip("> ").lower() if "@" in sender else ""
     usable = domain.isascii() and domain.replace("-", "").replace(".", "").isalnum()
     return domain if usable else "localhost"
 

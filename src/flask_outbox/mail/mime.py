@@ -13,7 +13,7 @@ from typing import Any
 from flask_outbox.mail.address import parse_address, refuse_control_characters
 from flask_outbox.mail.body import Part, attachment_part, multipart, text_part
 from flask_outbox.mail.errors import BadHeaderError, MessageError, TooLargeError
-from flask_outbox.mail.fields import Mailboxes, as_str, header_fields, read_mailboxes
+from flask_outbox.mail.fields import Mailboxes, as_list, as_str, header_fields, read_mailboxes
 from flask_outbox.mail.fingerprint import fingerprint
 from flask_outbox.mail.headers import charset_label
 from flask_outbox.mail.message import Attachment, Invitation, Message
@@ -56,7 +56,10 @@ class Composed:
         """Write it, attachments block by block as they are read."""
         head = "\r\n".join([*self.fields.values(), self.root.head, "\r\n"])
         yield head.encode()
-        yield from _written(self.root)
+        if self.root.parts:
+            yield from _written(self.root)
+        else:
+            yield from _ended(self.root.blocks)
 
 
 def seal(  # noqa: PLR0913  what an app decides once for all its messages
@@ -99,7 +102,7 @@ def seal(  # noqa: PLR0913  what an app decides once for all its messages
         content=content,
         message_id=composed.fields["message-id"].partition(": ")[2],
         date=now if message.date is None else message.date,
-        utf8=not content.isascii() and _takes_utf8(composed, sender, recipients),
+        utf8=_takes_utf8(content, composed, (sender, *recipients)),
         dsn=_dsn(message.dsn, recipients) if message.dsn else None,
         mail_options=_options(message.mail_options, "mail_options"),
         rcpt_options=_options(message.rcpt_options, "rcpt_options"),
@@ -240,6 +243,16 @@ def _written(part: Part) -> Iterator[bytes]:
     yield f"\r\n--{part.boundary}--\r\n".encode()
 
 
+def _ended(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """End the last line of a mail that is one part; SMTP's final dot needs it."""
+    last = b""
+    for block in lines:
+        yield block
+        last = block or last
+    if last and not last.endswith(b"\r\n"):
+        yield b"\r\n"
+
+
 def _join(source: Iterator[bytes], limits: Limits) -> bytes:
     """Join once; stop as soon as it is too much, whatever a file said of its size."""
     kept: list[bytes] = []
@@ -251,13 +264,14 @@ def _join(source: Iterator[bytes], limits: Limits) -> bytes:
                 f"the message is larger than the limit on size, {limits.size} octets encoded",
             )
         kept.append(block)
-    if kept[-1][-2:] != b"\r\n":
-        kept.append(b"\r\n")
     return b"".join(kept)
 
 
 def _check_counts(message: Message, limits: Limits) -> None:
-    count = len(message.recipients or ()) + len(message.cc or ()) + len(message.bcc or ())
+    count = 0
+    for field in ("recipients", "cc", "bcc"):
+        if several := getattr(message, field):
+            count += len(as_list(several, field))
     if count > limits.recipients:
         raise TooLargeError(
             f"recipients, cc and bcc have {count} addresses; the limit on recipients is"
@@ -301,9 +315,11 @@ def _options(values: Sequence[str], field: str) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _takes_utf8(composed: Composed, sender: str, recipients: Iterable[str]) -> bool:
+def _takes_utf8(content: bytes, composed: Composed, envelope: tuple[str, ...]) -> bool:
     """Tell an address that needs SMTPUTF8 from a message inside that needs 8BITMIME."""
-    return not "".join([sender, *recipients, *composed.fields.values()]).isascii()
+    if not "".join(envelope).isascii():
+        return True
+    return not content.isascii() and not "".join(composed.fields.values()).isascii()
 
 
 def _plain(value: Any, field: str) -> str:
