@@ -84,6 +84,14 @@ class EnqueueContract(Ground):
         assert not has_open(outbox)
         assert list_messages(outbox) == []
 
+    def test_a_connection_that_has_not_begun_yet_begins(self, outbox):
+        with outbox.open().connect() as connection:
+            enqueue(connection, outbox, a_submission())
+            connection.rollback()
+            kept = enqueue(connection, outbox, a_submission())
+            connection.commit()
+        assert [each.id for each in list_messages(outbox)] == [kept]
+
     def test_a_message_and_the_callers_own_rows_are_one_transaction(self, outbox):
         with outbox.begin() as connection:
             first = enqueue(connection, outbox, a_submission())

@@ -80,6 +80,8 @@ def enqueue(
     """
     if not submission.recipients:
         raise MissingFieldError("A message needs at least one recipient.")
+    if not connection.in_transaction():
+        connection.begin()  # as its own execute() would, which the driver's does not
     now = outbox.now(connection)
     named = schedule.at is not None and schedule.at > now
     due = schedule.at if named else now
