@@ -7,7 +7,7 @@ from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.mail.outcome import Deferred, Fault, Refused
 from flask_outbox.worker import journey
 from flask_outbox.worker.loop import Plan, drain
-from worker_stage import BOUND, Told, a_submission, at_work, put, wait_for
+from worker_stage import Told, a_submission, at_work, put, wait_for
 
 
 def test_what_is_due_is_sent_once_and_recorded(outbox, plan, transport, eyes):
@@ -83,7 +83,7 @@ def test_an_outcome_is_recorded_while_its_neighbour_in_the_window_is_still_on_th
     put(outbox, a_submission("quick"), a_submission("slow"))
     hold = transport.hold("slow")
     with at_work(replace(plan, connections=1)):
-        wait_for(lambda: eyes.one("state", "quick") == "accepted")
+        wait_for(lambda: eyes.one("state", "quick") == "accepted", 5.0)
         assert transport.windows == [["<quick@example.com>", "<slow@example.com>"]]
         assert eyes.one("state", "slow") == "sending"
         hold.set()
@@ -184,13 +184,18 @@ def test_outcomes_decide_what_becomes_of_each(outbox, plan, transport, eyes):
     }
 
 
-def test_our_own_fault_pauses_the_route_instead_of_trying_every_mail(outbox, plan, transport):
+def test_our_own_fault_pauses_the_route_and_what_was_not_begun_goes_back(
+    outbox, plan, transport, eyes
+):
     away = Deferred("relay is down", Fault.OURS)
     names = [f"n{i}" for i in range(40)]
     transport.outcomes = {f"<{name}@example.com>": away for name in names}
-    put(outbox, *(a_submission(name) for name in names))
-    tried = drain(replace(plan, connections=1))
-    assert tried <= 8
-    transport.outcomes = {}
-    with at_work(plan):
-        wait_for(lambda: len(set(transport.sent)) == 40, BOUND)
+    hold = transport.hold("n0")
+    put(outbox, *map(a_submission, names))
+    with at_work(replace(plan, connections=1)):
+        wait_for(lambda: eyes.count("state = 'sending' AND started_at IS NULL") > 4)
+        hold.set()
+        wait_for(lambda: eyes.count("state = 'queued' AND attempts = 0") == 40)
+        assert len(transport.windows) <= 2  # the first, and what had been started by then
+        transport.outcomes = {}
+        wait_for(lambda: len(set(transport.sent)) == 40)

@@ -10,13 +10,16 @@ from itertools import pairwise
 import pytest
 
 from flask_outbox.mail.errors import OutboxUnavailable
+from flask_outbox.mail.exchange import Write
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.retry import MAX_CRASHES
 from flask_outbox.outbox.claim import claim, start
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.schedule import Schedule
+from flask_outbox.transports.smtp import Smtp
 from flask_outbox.worker import journey, loop
 from flask_outbox.worker.loop import Plan, Worker, drain
+from hostile import Hostile
 from worker_stage import Told, a_submission, at_work, put, wait_for
 
 
@@ -132,21 +135,27 @@ def test_a_message_for_a_transport_of_another_worker_is_left_alone(outbox, plan,
 # --- leases ---
 
 
-def test_a_send_that_takes_longer_than_the_lease_keeps_it(file, transport, eyes):
-    outbox = Outbox(f"sqlite:///{file}", lease=0.4)
-    plan = Plan(outbox=outbox, transports={"default": transport})
+def test_a_send_that_takes_longer_than_the_lease_keeps_it_and_so_does_what_waits_behind(
+    file, transport, eyes
+):
+    outbox = Outbox(f"sqlite:///{file}", lease=0.6)
+    plan = Plan(outbox=outbox, transports={"default": transport}, connections=1)
     other = Told()
-    hold = transport.hold("one")
-    put(outbox, a_submission())
-    with at_work(plan), at_work(replace(plan, transports={"default": other})):
-        wait_for(lambda: transport.begun or other.begun)
-        first = transport if transport.begun else other
-        if first is transport:
-            started = eyes.one("lease_until")
-            wait_for(lambda: eyes.one("lease_until") > started + 1.2)
-            hold.set()
-        wait_for(lambda: eyes.one("state") == "accepted")
-    assert len(transport.begun + other.begun) == 1
+    names = [f"n{i}" for i in range(12)]
+    hold = threading.Event()
+    transport.holds = {f"<{name}@example.com>": hold for name in names}
+    put(outbox, *map(a_submission, names))
+    with at_work(plan) as worker:
+        wait_for(lambda: transport.begun)
+        wait_for(lambda: eyes.count("state = 'sending'") == 12)
+        fences = eyes.rows("SELECT id, fence FROM outbox_message ORDER BY id")
+        with at_work(replace(plan, transports={"default": other})):
+            end = worker._upkeep.at + 3 * outbox.lease
+            wait_for(lambda: worker._upkeep.at > end)
+        assert eyes.rows("SELECT id, fence FROM outbox_message ORDER BY id") == fences
+        hold.set()
+        wait_for(lambda: eyes.count("state = 'accepted'") == 12)
+    assert (len(transport.begun), other.begun) == (12, [])
     outbox.close()
 
 
@@ -361,6 +370,31 @@ def test_a_mail_that_breaks_its_transport_fails_as_poison_and_its_neighbours_go(
     assert eyes.count("attempts = 1 AND state = 'accepted'") == 7
     assert sorted(transport.sent) == [f"<n{i}@example.com>" for i in range(7)]
     assert "secret words" not in caplog.text
+
+
+class BreaksAfterTheDot(Smtp):
+    """A transport with a bug that shows once the content is out."""
+
+    def send(self, submissions):
+        conversation = super().send(submissions)
+        question = next(conversation)
+        while True:
+            answer = yield question
+            if isinstance(question, Write) and b"".join(question.blocks).endswith(b"\r\n.\r\n"):
+                raise KeyError("secret words")
+            question = conversation.send(answer)
+
+
+def test_a_bug_that_shows_after_the_content_went_out_is_unclear_and_not_sent_again_at_once(
+    outbox, plan, eyes
+):
+    put(outbox, a_submission())
+    with Hostile() as server:
+        plan = replace(plan, transports={"default": BreaksAfterTheDot("127.0.0.1", server.port)})
+        assert drain(plan) == 1
+        server.wait_until(lambda server: server.accepted)
+    assert ("unclear",) in eyes.rows("SELECT kind FROM outbox_event")
+    assert eyes.one("state") == "queued"
 
 
 def test_an_observer_that_raises_breaks_nothing(outbox, plan, eyes, caplog):
