@@ -105,7 +105,7 @@ class Runtime:
 
         settings = self.settings
         patience = Patience(give_up=settings.give_up, max_unclear=settings.max_unclear)
-        outbox = Outbox(f"sqlite:///{self.file}", lease=settings.lease, patience=patience)
+        outbox = Outbox(self.file, lease=settings.lease, patience=patience)
         weakref.finalize(self, outbox.close)
         return outbox
 

@@ -11,7 +11,7 @@
     │   └── UnsupportedFeature  the transport cannot carry what was asked for
     ├── OutboxUnavailable       the outbox cannot be opened or written: names the file and the fix
     ├── KeyConflict             the same key= with other content
-    ├── MessageCancelled        mail.send only: a before_send function cancelled it, with its reason
+    ├── MessageCancelled        a before_send function cancelled it, with its reason
     ├── SendError               mail.send only (in app/sending.py): nobody accepted
     └── WireError               inside wire and transports only; always ends as an outcome
         └── TlsError            the line could not be made private
