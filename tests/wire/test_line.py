@@ -1,6 +1,7 @@
 """What a broken, slow, rude or unsound server does to a line; in both drivers."""
 
 import socket
+import threading
 from time import monotonic
 
 import pytest
@@ -214,6 +215,30 @@ def test_replies_that_had_come_before_the_line_broke_can_still_be_read(driver):
         driver.carry(conversation(server.port))
     assert replies[1] == SmtpReply(452, ("full",))
     assert [reply.code for reply in replies[2:4]] == [250, 250]
+
+
+def test_more_replies_than_the_buffer_holds_wait_in_the_kernel_until_they_are_taken(driver):
+    replies, many = [], 1000
+    line = b"250 " + b"x" * 150 + b"\r\n"
+    said = threading.Event()
+
+    def say_all(session):
+        session.send(line * many)
+        said.set()
+
+    def conversation(port):
+        yield Open("localhost", port, 5.0)
+        yield Read(5.0)
+        yield Write([b"NOOP\r\n"], 5.0, many)
+        yield Token(lambda: str(said.wait(10)))  # what comes meanwhile is heard, up to a point
+        for _ in range(many):
+            replies.append((yield Read(5.0)).code)  # noqa: PERF401  it yields
+        yield Write([b"QUIT\r\n"], 5.0)
+        replies.append((yield Read(5.0)).code)
+
+    with Hostile({"NOOP": say_all}) as server:
+        driver.carry(conversation(server.port))
+    assert replies == [250] * many + [221]
 
 
 # --- S6, S7: the clock ---

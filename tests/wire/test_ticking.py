@@ -7,6 +7,7 @@ import pytest
 
 import certificates
 from flask_outbox.mail.exchange import Read, StartTls, Tls, Write
+from flask_outbox.wire import aio_line
 from hostile import Gone, Hostile
 from wire_drivers import Asyncio, Tried
 
@@ -57,3 +58,33 @@ def test_ten_megabytes_to_a_slow_server_never_hold_the_loop_up(private):
     assert str(tried.replies[-1]) == f"250 2.0.0 {len(CONTENT) + 3} bytes"
     assert len(gaps) > 100
     assert max(gaps) < SLOWEST
+
+
+def test_a_server_that_takes_all_at_once_does_not_keep_the_others_waiting(monkeypatch):
+    monkeypatch.setattr(aio_line, "_TURN", 1)
+    driver, tried, turns = Asyncio(), Tried(), []
+
+    async def count(done):
+        while not done.is_set():
+            turns.append(len(turns))
+            await asyncio.sleep(0)
+
+    async def both(port):
+        done = asyncio.Event()
+
+        def steps():
+            yield b"DATA\r\n"
+            before = len(turns)
+            yield Write([b"x" * 400_000 + b"\r\n.\r\n"], 30.0)
+            turns_of_the_write.append(len(turns) - before)
+            yield Read(30.0)
+            done.set()
+
+        await asyncio.gather(count(done), driver.carried(tried.talk(port, steps())))
+
+    turns_of_the_write = []
+    with Hostile(receive_buffer=2_000_000) as server:
+        driver.runner.run(both(server.port))
+    driver.close()
+    assert tried.codes[-1] == 250
+    assert turns_of_the_write[0] >= 6  # one for each piece

@@ -49,7 +49,7 @@ class Line(smtp_line.Line):
 
     def close(self) -> None:
         """Close it, from whichever thread or process."""
-        if self._pid != os.getpid() or self._loop.is_closed():
+        if self._pid != os.getpid():
             # The loop's epoll is shared across fork: a word to it would deafen the parent.
             self.abandon()
         elif asyncio._get_running_loop() is self._loop:  # noqa: SLF001  documented, raises nothing
@@ -168,9 +168,7 @@ class Line(smtp_line.Line):
         """Put the rest on the wire, waiting where the kernel is full."""
         earlier, pieces = rest
         turn = 0
-        for number, piece in enumerate(pieces):
-            if number:
-                self.glance()  # a server may have heard enough long before all is out
+        for piece in pieces:
             left = self.outgoing(piece)
             while left:
                 if self.settled(earlier, question.replies):
