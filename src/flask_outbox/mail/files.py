@@ -71,6 +71,8 @@ def _blocks(file: Any) -> Iterator[bytes]:
 
 def _open_below(path: str, roots: Sequence[str]) -> int:
     """Walk down from the root, one component at a time, following no link."""
+    if os.open not in os.supports_dir_fd:
+        raise MessageError("attachments has a path; on this system attach open files or bytes")
     if "\0" in path:
         raise MessageError("attachments has a path with NUL in it")
     real = os.path.realpath(path)

@@ -5,76 +5,21 @@ it, since everything may be set after construction.
 """
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from mimetypes import guess_type
 from secrets import token_hex
 from typing import Any, cast, overload
 
 from flask_outbox.mail.address import Address
+from flask_outbox.mail.attachment import Attachment, Data, Invitation
 from flask_outbox.mail.errors import MessageError
 from flask_outbox.mail.files import FilePath, OpenFile, Readable
 from flask_outbox.mail.submission import NOTHING, Dsn
 
+__all__ = ["Attachment", "Data", "Invitation", "Mailbox", "Message", "as_text", "new_message_id"]
+
 Mailbox = str | tuple[str, str] | Address
-Data = str | bytes | Iterable[bytes] | FilePath
-
-_METHOD = re.compile(r"^METHOD:([A-Za-z-]+)\s*$", re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True)
-class Invitation:
-    """An iCalendar object (RFC 5545) to be offered as an invitation (RFC 6047).
-
-    ``method`` is read from the object's METHOD line unless given, and must be the same.
-    """
-
-    content: str
-    method: str = ""
-
-    def __post_init__(self) -> None:
-        found = _METHOD.search(self.content)
-        inside = found[1].upper() if found else ""
-        if self.method and inside and self.method.upper() != inside:
-            raise MessageError("invitation has a method other than the METHOD in its content")
-        if not (self.method or inside):
-            raise MessageError("invitation needs a METHOD line in its content, such as REQUEST")
-        object.__setattr__(self, "method", (self.method or inside).upper())
-
-
-class Attachment:
-    """A file that goes along: its bytes, its text, or an iterable of blocks of bytes.
-
-    ``cid``: the Content-ID by which the HTML shows it, without angle brackets. The type is
-    guessed from the name, else text/plain for str and application/octet-stream for the rest.
-    Raises ValueError when there is no data.
-    """
-
-    def __init__(  # noqa: PLR0913  Flask-Mail's five, in its order, and one of ours
-        self,
-        filename: str | None = None,
-        content_type: str | None = None,
-        data: Data | None = None,
-        disposition: str | None = None,
-        headers: dict[str, str] | None = None,
-        *,
-        cid: str | None = None,
-    ) -> None:
-        if data is None:
-            raise ValueError("The 'data' argument is required.")
-        if content_type is None and filename is not None:
-            content_type = guess_type(filename)[0]
-        if content_type is None:
-            content_type = "text/plain" if isinstance(data, str) else "application/octet-stream"
-        self.filename = filename
-        self.content_type = content_type
-        self.data = data
-        self.disposition = disposition or ("inline" if cid else "attachment")
-        self.headers = dict(headers or {})
-        self.cid = cid
 
 
 class _MadeWhenRead:

@@ -10,33 +10,30 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from flask_outbox.mail.address import parse_address, refuse_control_characters
+from flask_outbox.mail.address import parse_address
 from flask_outbox.mail.body import Part, attachment_part, multipart, text_part
+from flask_outbox.mail.envelope import read_dsn, read_metadata, read_options, read_tags
 from flask_outbox.mail.errors import BadHeaderError, MessageError, TooLargeError
-from flask_outbox.mail.fields import Mailboxes, as_list, as_str, header_fields, read_mailboxes
+from flask_outbox.mail.fields import Mailboxes, as_str, header_fields, read_mailboxes
 from flask_outbox.mail.fingerprint import fingerprint
 from flask_outbox.mail.headers import charset_label
+from flask_outbox.mail.limits import DEFAULT_LIMITS, Limits, check_counts, check_fields
 from flask_outbox.mail.message import Attachment, Invitation, Message
 from flask_outbox.mail.scan import guard
-from flask_outbox.mail.submission import NOTHING, Dsn, Submission
+from flask_outbox.mail.submission import NOTHING, Submission
 from flask_outbox.mail.unseal import Parts, unseal
 
-__all__ = ["Composed", "Limits", "Parts", "blocks", "compose", "fingerprint", "seal", "unseal"]
-
-_VALUE_SET = frozenset({"SUCCESS", "FAILURE", "DELAY"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a message may come to at most; one more raises TooLargeError naming the limit."""
-
-    size: int = 25 * 1024 * 1024  # octets, encoded, headers included
-    recipients: int = 1000
-    headers: int = 100
-    field: int = 102_400  # octets of one header field: beyond it Postfix cuts silently
-
-
-DEFAULT_LIMITS = Limits()
+__all__ = [
+    "DEFAULT_LIMITS",
+    "Composed",
+    "Limits",
+    "Parts",
+    "blocks",
+    "compose",
+    "fingerprint",
+    "seal",
+    "unseal",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +75,7 @@ def seal(  # noqa: PLR0913  what an app decides once for all its messages
     The Date is the message's, else ``now``. ``roots`` are the folders that files may be attached
     from. ``return_path`` is where bounces go, else the sender; "" or "<>" asks for none.
     """
-    _check_counts(message, limits)
+    check_counts(message, limits)
     boxes = read_mailboxes(message)
     composed = compose(
         message,
@@ -88,7 +85,7 @@ def seal(  # noqa: PLR0913  what an app decides once for all its messages
         text_from_html=text_from_html,
         ascii_attachments=ascii_attachments,
     )
-    _check_fields(composed.fields, limits)
+    check_fields(composed.fields, limits)
     content = _join(composed.blocks(), limits)
     guard(content, composed.intended(), f"\r\n--=_{composed.token}".encode())
     recipients = tuple(dict.fromkeys([a.addr for a in (*boxes.to, *boxes.cc, *boxes.bcc)]))
@@ -103,11 +100,11 @@ def seal(  # noqa: PLR0913  what an app decides once for all its messages
         message_id=composed.fields["message-id"].partition(": ")[2],
         date=now if message.date is None else message.date,
         utf8=_takes_utf8(content, composed, (sender, *recipients)),
-        dsn=_dsn(message.dsn, recipients) if message.dsn else None,
-        mail_options=_options(message.mail_options, "mail_options"),
-        rcpt_options=_options(message.rcpt_options, "rcpt_options"),
-        tags=tuple([_plain(tag, "tags") for tag in message.tags]) if message.tags else (),
-        metadata=_metadata(message.metadata) if message.metadata else NOTHING,
+        dsn=read_dsn(message.dsn, recipients) if message.dsn else None,
+        mail_options=read_options(message.mail_options, "mail_options"),
+        rcpt_options=read_options(message.rcpt_options, "rcpt_options"),
+        tags=read_tags(message.tags) if message.tags else (),
+        metadata=read_metadata(message.metadata) if message.metadata else NOTHING,
         sensitive=message.sensitive,
         at_most_once=message.at_most_once,
         transport=transport,
@@ -267,86 +264,8 @@ def _join(source: Iterator[bytes], limits: Limits) -> bytes:
     return b"".join(kept)
 
 
-def _check_counts(message: Message, limits: Limits) -> None:
-    count = 0
-    for field in ("recipients", "cc", "bcc"):
-        if several := getattr(message, field):
-            count += len(as_list(several, field))
-    if count > limits.recipients:
-        raise TooLargeError(
-            f"recipients, cc and bcc have {count} addresses; the limit on recipients is"
-            f" {limits.recipients}",
-        )
-    if message.extra_headers and len(message.extra_headers) > limits.headers:
-        raise TooLargeError(
-            f"extra_headers has {len(message.extra_headers)} headers; the limit on headers is"
-            f" {limits.headers}",
-        )
-    for attachment in message.attachments or ():
-        data = attachment.data
-        if isinstance(data, (str, bytes)) and len(data) > limits.size:
-            raise TooLargeError(
-                f"attachments has one that is larger than the limit on size, {limits.size} octets",
-            )
-
-
-def _check_fields(fields: dict[str, str], limits: Limits) -> None:
-    if len(fields) > limits.headers:
-        raise TooLargeError(f"{len(fields)} headers; the limit on headers is {limits.headers}")
-    if sum(map(len, fields.values())) > limits.field and (
-        max(map(len, fields.values())) > limits.field
-    ):
-        field = max(fields, key=lambda key: len(fields[key]))
-        raise TooLargeError(
-            f"{field} is larger than the limit on one header field, {limits.field} octets",
-        )
-
-
-def _options(values: Sequence[str], field: str) -> tuple[str, ...]:
-    """Check ESMTP parameters: each is one word of printable ASCII."""
-    if not values:
-        return ()
-    if isinstance(values, str):
-        raise MessageError(f"{field} must be a list; write {field}=[...] around the option")
-    for value in values:
-        text = refuse_control_characters(value, field)
-        if not text.isascii() or not text or " " in text or "\t" in text:
-            raise BadHeaderError(f"{field} must be words of printable ASCII, one option each")
-    return tuple(values)
-
-
 def _takes_utf8(content: bytes, composed: Composed, envelope: tuple[str, ...]) -> bool:
     """Tell an address that needs SMTPUTF8 from a message inside that needs 8BITMIME."""
     if not "".join(envelope).isascii():
         return True
     return not content.isascii() and not "".join(composed.fields.values()).isascii()
-
-
-def _plain(value: Any, field: str) -> str:
-    if not isinstance(value, str):
-        raise MessageError(f"{field} must be str, not {type(value).__name__}")
-    return refuse_control_characters(value, field)
-
-
-def _metadata(values: Any) -> dict[str, str]:
-    return {_plain(key, "metadata"): _plain(value, "metadata") for key, value in values.items()}
-
-
-def _dsn(dsn: Dsn, recipients: Sequence[str]) -> Dsn:
-    """Check a request for notifications; its addresses become canonical (RFC 3461)."""
-    notify: dict[str, tuple[str, ...]] = {}
-    for key, words in dsn.notify.items():
-        addr = key if key == "*" else parse_address(key, "dsn: notify").addr
-        if addr != "*" and addr not in recipients:
-            raise MessageError("dsn: notify names an address that is not a recipient")
-        wanted = tuple(word.upper() for word in words)
-        if not wanted or (wanted != ("NEVER",) and not _VALUE_SET.issuperset(wanted)):
-            raise MessageError("dsn: notify must be NEVER alone, or of SUCCESS, FAILURE, DELAY")
-        notify[addr] = wanted
-    if dsn.ret not in {None, "FULL", "HDRS"}:
-        raise MessageError("dsn: ret must be FULL or HDRS")
-    if dsn.envid is not None:
-        refuse_control_characters(dsn.envid, "dsn: envid")
-        if not (dsn.envid.isascii() and 0 < len(dsn.envid) <= 100):  # noqa: PLR2004  RFC 3461 section 5.4
-            raise BadHeaderError("dsn: envid must be printable ASCII, of at most 100 characters")
-    return Dsn(notify=notify, ret=dsn.ret, envid=dsn.envid)

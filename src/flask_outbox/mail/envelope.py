@@ -1,0 +1,59 @@
+"""What goes beside the content: options of the envelope, and words for the outbox and providers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from flask_outbox.mail.address import parse_address, refuse_control_characters
+from flask_outbox.mail.errors import BadHeaderError, MessageError
+from flask_outbox.mail.submission import Dsn
+
+_ASKED = frozenset({"SUCCESS", "FAILURE", "DELAY"})
+
+
+def read_options(values: Sequence[str], field: str) -> tuple[str, ...]:
+    """Check ESMTP parameters: each is one word of printable ASCII."""
+    if not values:
+        return ()
+    if isinstance(values, str):
+        raise MessageError(f"{field} must be a list; write {field}=[...] around the option")
+    for value in values:
+        text = refuse_control_characters(value, field)
+        if not text.isascii() or not text or " " in text or "\t" in text:
+            raise BadHeaderError(f"{field} must be words of printable ASCII, one option each")
+    return tuple(values)
+
+
+def read_tags(values: Any) -> tuple[str, ...]:
+    """Check the words that a provider files it under."""
+    return tuple([_plain(tag, "tags") for tag in values])
+
+
+def _plain(value: Any, field: str) -> str:
+    if not isinstance(value, str):
+        raise MessageError(f"{field} must be str, not {type(value).__name__}")
+    return refuse_control_characters(value, field)
+
+
+def read_metadata(values: Any) -> dict[str, str]:
+    """Check what it is to be found by again."""
+    return {_plain(key, "metadata"): _plain(value, "metadata") for key, value in values.items()}
+
+
+def read_dsn(dsn: Dsn, recipients: Sequence[str]) -> Dsn:
+    """Check a request for notifications; its addresses become canonical (RFC 3461)."""
+    notify: dict[str, tuple[str, ...]] = {}
+    for key, words in dsn.notify.items():
+        addr = key if key == "*" else parse_address(key, "dsn: notify").addr
+        if addr != "*" and addr not in recipients:
+            raise MessageError("dsn: notify names an address that is not a recipient")
+        wanted = tuple(word.upper() for word in words)
+        if not wanted or (wanted != ("NEVER",) and not _ASKED.issuperset(wanted)):
+            raise MessageError("dsn: notify must be NEVER alone, or of SUCCESS, FAILURE, DELAY")
+        notify[addr] = wanted
+    if dsn.ret not in {None, "FULL", "HDRS"}:
+        raise MessageError("dsn: ret must be FULL or HDRS")
+    if dsn.envid is not None:
+        refuse_control_characters(dsn.envid, "dsn: envid")
+        if not (dsn.envid.isascii() and 0 < len(dsn.envid) <= 100):  # noqa: PLR2004  RFC 3461 section 5.4
+            raise BadHeaderError("dsn: envid must be printable ASCII, of at most 100 characters")
+    return Dsn(notify=notify, ret=dsn.ret, envid=dsn.envid)
