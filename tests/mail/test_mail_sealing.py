@@ -91,7 +91,7 @@ class TestTheWhole:
         ]
         assert sealed(mail()).date == 1_000_000_000.5
 
-    @pytest.mark.parametrize("date", ["today", float("nan"), float("inf"), 1e30, -1e30])
+    @pytest.mark.parametrize("date", ["today", "5", float("nan"), float("inf"), 1e30, -1e30])
     def test_a_date_that_is_none_is_refused(self, date):
         with pytest.raises(MessageError, match=r"^date must"):
             sealed(mail(date=date))
@@ -221,6 +221,11 @@ class TestWhatIsMissing:
 
     def test_no_body_at_all_is_an_empty_text(self):
         assert shape(parsed(mail(body=None))) == "text/plain"
+
+    def test_recipients_of_none_may_stand_beside_others(self):
+        message = mail(cc=["c@x.test"])
+        message.recipients = None
+        assert sealed(message).recipients == ("c@x.test",)
 
     def test_html_without_a_body_is_html_alone(self):
         assert shape(parsed(mail(body=None, html="<p>x</p>"))) == "text/html"
@@ -504,6 +509,19 @@ class TestThePartsTree:
         given = parsed(mail(body="mine", html="<p>x</p>"), text_from_html=True)
         assert given.get_body(("plain",)).get_content() == "mine"
 
+    def test_an_alternative_of_none_is_none(self):
+        assert shape(parsed(mail(alts={"html": None}))) == "text/plain"
+        assert shape(parsed(mail(body=None, alts={"html": None}))) == "text/plain"
+
+    def test_a_key_in_capitals_is_the_same_subtype(self):
+        message = mail(alts={"HTML": "<p>"})
+        message.attach("a.png", "image/png", b"x", cid="a@x")
+        assert shape(parsed(message)) == [
+            "alternative",
+            "text/plain",
+            ["related", "text/html", "image/png"],
+        ]
+
     def test_an_alternatives_key_is_a_subtype(self):
         with pytest.raises(BadHeaderError, match=r"^alts"):
             sealed(mail(alts={"a/b": "x"}))
@@ -599,7 +617,7 @@ class TestTransferEncodings:
         assert "evil" in tree.get_body(("plain",)).get_content()
 
     @pytest.mark.parametrize(
-        "kind", ["text", "a/b/c", "text/x; y", "multipart/mixed", "ü/x", "", None]
+        "kind", ["text", "x/" + "y" * 400, "a/b/c", "text/x; y", "multipart/mixed", "ü/x", "", None]
     )
     def test_a_content_type_is_one(self, kind):
         message = mail()
@@ -610,9 +628,9 @@ class TestTransferEncodings:
 
     def test_a_content_type_may_have_parameters(self):
         message = mail()
-        message.attach("a", 'text/x-y; charset=latin-1; name="q"', b"x")
+        message.attach("a", 'text/x-y; charset=latin-1; name="q; r"', b"x")
         part = next(iter(parsed(message).iter_attachments()))
-        assert part["content-type"].params == {"charset": "latin-1", "name": "q"}
+        assert part["content-type"].params == {"charset": "latin-1", "name": "q; r"}
 
     @pytest.mark.parametrize("name", ["Content-Type", "content-transfer-encoding"])
     def test_a_parts_own_headers_do_not_undo_ours(self, name):
@@ -661,6 +679,10 @@ class TestShapesThatAppsPassAround:
             mail_options=[], rcpt_options=[], attachments=[],
         )  # fmt: skip
         message.__dict__.pop("reply_to")
+        file = Attachment.__new__(Attachment)
+        file.__dict__.update(filename="f", content_type="text/plain", data="x", headers={})
+        file.disposition = "attachment"
+        message.attachments.append(file)
         assert sealed(message).message_id == "<1@x.test>"
 
     def test_a_copy_has_its_own_message_id_unless_it_was_read(self):

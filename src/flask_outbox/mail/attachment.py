@@ -41,6 +41,8 @@ class Attachment:
     Raises ValueError when there is no data.
     """
 
+    cid: str | None = None  # for those that were pickled by Flask-Mail
+
     def __init__(  # noqa: PLR0913  Flask-Mail's five, in its order, and one of ours
         self,
         filename: str | None = None,

@@ -28,6 +28,8 @@ _B64_LINE = 76
 _B64_RAW = 57  # octets that one such line holds
 _WORD = r"[!#$%&'*+\-.^_`{|}~a-zA-Z0-9]+"
 _TYPE = re.compile(rf"({_WORD})/({_WORD})((?:\s*;\s*{_WORD}=(?:{_WORD}|\"[^\"\\]*\"))*)\s*;?")
+_PARAM = re.compile(rf";\s*({_WORD}=(?:{_WORD}|\"[^\"\\]*\"))")
+_LONGEST_TYPE = 400  # nothing registered comes near it, and a line could hold any of its parameters
 _DISPOSITION = re.compile(_WORD)
 _BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _SPACES = re.compile(r"\s+")
@@ -190,7 +192,7 @@ def _own_header(name: str, value: str) -> str:
 def _content_type(attachment: Attachment) -> tuple[str, str, str]:
     text = refuse_control_characters(str(attachment.content_type), "attachments: content_type")
     found = _TYPE.fullmatch(text)
-    if not found:
+    if not found or len(text) > _LONGEST_TYPE:
         raise BadHeaderError("attachments: content_type must look like text/csv")
     refuse_hidden_breaks(text, "attachments: content_type")
     maintype, subtype, params = found.groups()
@@ -200,8 +202,7 @@ def _content_type(attachment: Attachment) -> tuple[str, str, str]:
 
 
 def _fold_type(head: str, params: str) -> str:
-    folded = "".join(f";\r\n {each.strip()}" for each in params.split(";") if each.strip())
-    return head + folded
+    return head + "".join(f";\r\n {each}" for each in _PARAM.findall(params))
 
 
 def _disposition(attachment: Attachment, *, ascii_names: bool) -> str:

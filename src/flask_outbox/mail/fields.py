@@ -1,5 +1,6 @@
 """From a message to its header fields: which there are, and what may stand in them."""
 
+import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from collections.abc import Set as AbstractSet
@@ -73,7 +74,7 @@ def read_mailboxes(message: Message) -> Mailboxes:
         raise MissingFieldError("recipients is missing: No recipients have been added")
     return Mailboxes(
         _known(message.sender, "sender"),
-        _parsed(message.recipients, "recipients"),
+        _parsed(message.recipients, "recipients") if message.recipients else [],
         _parsed(message.cc, "cc") if message.cc else [],
         _parsed(message.bcc, "bcc") if message.bcc else [],
         read_reply_to(message.reply_to, parse_address) if message.reply_to else [],
@@ -170,7 +171,7 @@ def unfolded(subject: str, field: str) -> str:
 def date_text(date: float) -> str:
     """Write a date (RFC 5322 section 3.3) in UTC, whatever the locale and the zone."""
     try:
-        day, second = divmod(int(date), 86400)
+        day, second = divmod(math.floor(date), 86400)
         text = _day_text(day)
     except (TypeError, ValueError, OverflowError):
         raise MessageError("date must be seconds since 1970, as time.time() gives them") from None

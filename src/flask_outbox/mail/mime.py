@@ -5,7 +5,7 @@ is read again by ``scan.guard``, which knows nothing of how it was made. The sam
 the same bytes each time: boundaries derive from its Message-ID.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -128,7 +128,7 @@ def compose(  # noqa: PLR0913  as seal
     others: list[Part] = []
     for attachment in message.attachments or ():
         part = attachment_part(attachment, roots, ascii_names=ascii_attachments)
-        (inline if _is_inline(attachment) and "html" in message.alts else others).append(part)
+        (inline if _is_inline(attachment) and "html" in alternatives else others).append(part)
     token = _token(fields["message-id"], [*alternatives.values(), *inline, *others])
     root = _layout(alternatives, inline, others, f"=_{token}_")
     fields["mime-version"] = "MIME-Version: 1.0"
@@ -162,9 +162,12 @@ def _alternatives(message: Message, charset: str, *, text_from_html: bool) -> di
         from flask_outbox.mail.text import text_of  # noqa: PLC0415  only where asked for
 
         body = text_of(as_str(html, "html"))
-    if body is not None or not (message.alts or message.invitation):
-        parts["plain"] = _text(body or "", "body", "plain", charset)
-    for key, content in message.alts.items():
+    if body is not None:
+        parts["plain"] = _text(body, "body", "plain", charset)
+    alternatives: Mapping[str, Any] = message.alts
+    for key, content in alternatives.items():
+        if content is None:
+            continue
         if key != "html" and not _is_token(key):
             raise BadHeaderError("alts has a key that cannot be the subtype of text/…")
         parts[key.lower()] = _text(content, key, key, charset)
@@ -176,7 +179,7 @@ def _alternatives(message: Message, charset: str, *, text_from_html: bool) -> di
             raise BadHeaderError("invitation has a method that is not a word, such as REQUEST")
         params = f"; method={invitation.method}"
         parts["calendar"] = text_part(invitation.content, "calendar", "utf-8", params)
-    return parts
+    return parts or {"plain": text_part("", "plain", charset)}
 
 
 def _is_token(text: str) -> bool:
