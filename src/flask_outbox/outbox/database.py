@@ -49,6 +49,7 @@ class Outbox:
         self.serial = count()
         self._clock = clock
         self._engine: Engine | None = None
+        self._writer: Connection | None = None  # kept: who writes has the turn, so one is enough
         self._opening = threading.Lock()
         _ALL.add(self)
 
@@ -59,8 +60,13 @@ class Outbox:
     def begin(self) -> Generator[Connection]:
         """Give a connection in a write transaction, committed at the end, rolled back on error."""
         engine = self.open()
-        with self.database.turn(writes=True), engine.begin() as connection:
-            yield connection
+        with self.database.turn(writes=True):
+            writer = self._writer
+            if writer is None or writer.engine is not engine or writer.invalidated:
+                self._let_writer_go()
+                writer = self._writer = engine.connect()
+            with writer.begin():
+                yield writer
 
     @contextmanager
     def read(self) -> Generator[Connection]:
@@ -118,15 +124,31 @@ class Outbox:
         with self.database.turn(writes=True), engine.begin() as connection:
             brought_up_to_date(connection, self.database)
 
+    def _let_writer_go(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+
     def close(self) -> None:
-        """Close every connection; the next transaction opens anew."""
+        """Close every connection; the next transaction opens anew.
+
+        A transaction under way ends as it would have; its connection is closed by the next.
+        """
         engine, self._engine = self._engine, None
+        with self.database.nobody_writes() as nobody:
+            if nobody:
+                self._let_writer_go()
         if engine is not None:
             engine.dispose()
 
     def before_fork(self) -> None:
         """Leave nothing open that a child would inherit."""
-        self.database.before_fork(self._engine)
+        if self.database.file is None:
+            return
+        if self.database.before_fork():
+            self._let_writer_go()
+        if self._engine is not None:
+            self._engine.dispose()
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
@@ -134,7 +156,8 @@ class Outbox:
 
     def after_fork_in_child(self) -> None:
         """Forget what was the parent's."""
-        self.database.after_fork_in_child(self._engine)
+        self.database.after_fork_in_child(self._engine, self._writer)
+        self._writer = None
         self._opening = threading.Lock()
 
 

@@ -155,6 +155,16 @@ class Sqlite:
         finally:
             lock.release()
 
+    @contextmanager
+    def nobody_writes(self) -> Generator[bool]:
+        """Tell whether no thread of this process writes, and let none begin meanwhile."""
+        free = self._writing.acquire(blocking=False)
+        try:
+            yield free
+        finally:
+            if free:
+                self._writing.release()
+
     def now(self, connection: Connection) -> float:
         """Ask the database for the time; of the driver, since every enqueue does."""
         driver: Any = connection.connection.dbapi_connection
@@ -200,15 +210,12 @@ class Sqlite:
 
     # Forks
 
-    def before_fork(self, engine: Engine | None) -> None:
-        """Wait for transactions under way, then close what is open."""
-        if self.file is None:
-            return
+    def before_fork(self) -> bool:
+        """Wait for transactions under way; tell whether nobody writes any more."""
         for lock in (self._writing, self._reading):
             if lock.acquire(timeout=FORK_WAITS):
                 self._held.append(lock)
-        if engine is not None:
-            engine.dispose()
+        return self._writing in self._held
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
@@ -216,10 +223,10 @@ class Sqlite:
         for lock in held:
             lock.release()
 
-    def after_fork_in_child(self, engine: Engine | None) -> None:
+    def after_fork_in_child(self, engine: Engine | None, writer: Connection | None) -> None:
         """Start anew. What a thread of the parent still had open is never touched, nor closed."""
         if engine is not None and self.file is not None:
-            _LEFT_BY_PARENT.append(engine.pool)
+            _LEFT_BY_PARENT.extend([engine.pool, writer])
             engine.dispose(close=False)
         self._lock_anew()
 
