@@ -8,7 +8,7 @@ the same bytes each time: boundaries derive from its Message-ID.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, cast
 
 from flask_outbox.mail.address import parse_address
 from flask_outbox.mail.body import Part, attachment_part, multipart, text_part
@@ -164,7 +164,7 @@ def _alternatives(message: Message, charset: str, *, text_from_html: bool) -> di
         body = text_of(as_str(html, "html"))
     if body is not None:
         parts["plain"] = _text(body, "body", "plain", charset)
-    alternatives: Mapping[str, Any] = message.alts
+    alternatives = cast("Mapping[str, Any]", message.alts)
     for key, content in alternatives.items():
         if content is None:
             continue
