@@ -1,5 +1,6 @@
 """What a broken, slow, rude or unsound server does to a line; in both drivers."""
 
+import asyncio
 import socket
 import threading
 from time import monotonic
@@ -9,8 +10,9 @@ import pytest
 from flask_outbox.mail.errors import WireError
 from flask_outbox.mail.exchange import Close, Open, Opened, Read, Report, SmtpReply, Token, Write
 from flask_outbox.mail.submission import Receipt, Submission
+from flask_outbox.wire import aio
 from hostile import Hostile, after, dribble, flood, hang_up, later, raw, reset, say, stall, then
-from wire_drivers import Tried
+from wire_drivers import SECONDS, Asyncio, Tried
 
 LIMIT = 0.2  # seconds: small, so that it is seen to fire
 BOUND = 2.0  # and a bound ten times larger, for the machine's own slowness
@@ -184,7 +186,8 @@ def test_what_the_server_said_before_it_left_within_the_body_is_not_lost(driver,
 def test_an_early_answer_to_a_long_body_is_noticed_though_the_line_stands(driver):
     tried = Tried()
     content = body(40_000_000)
-    early = after(100_000, then(say(b"552 5.3.4 too much"), stall))
+    # By then we stand still, since nobody reads.
+    early = after(100_000, then(later(LIMIT, say(b"552 5.3.4 too much")), stall))
     start = monotonic()
     with Hostile({"body": early}, receive_buffer=65_536) as server:
         driver.carry(tried.talk(server.port, [b"DATA\r\n", Write([content, b".\r\n"], 60.0)]), 60.0)
@@ -219,26 +222,48 @@ def test_replies_that_had_come_before_the_line_broke_can_still_be_read(driver):
 
 def test_more_replies_than_the_buffer_holds_wait_in_the_kernel_until_they_are_taken(driver):
     replies, many = [], 1000
-    line = b"250 " + b"x" * 150 + b"\r\n"
+
+    def conversation(port):
+        yield Open("localhost", port, 5.0)
+        yield Read(5.0)
+        yield Write([b"NOOP\r\n"], 5.0, many)
+        for _ in range(many):
+            replies.append((yield Read(5.0)).code)  # noqa: PERF401  it yields
+        yield Write([b"QUIT\r\n"], 5.0)
+        replies.append((yield Read(5.0)).code)
+
+    with Hostile({"NOOP": raw((b"250 " + b"x" * 150 + b"\r\n") * many)}) as server:
+        driver.carry(conversation(server.port))
+    assert replies == [250] * many + [221]
+
+
+def test_what_nobody_takes_is_not_heard_beyond_the_buffer_and_not_lost():
+    """The asyncio driver hears while others work; it stops at 64 kB, and goes on when asked."""
+    driver, replies, many = Asyncio(), [], 1000
     said = threading.Event()
 
     def say_all(session):
-        session.send(line * many)
+        session.send((b"250 " + b"x" * 150 + b"\r\n") * many)
         said.set()
 
     def conversation(port):
         yield Open("localhost", port, 5.0)
         yield Read(5.0)
         yield Write([b"NOOP\r\n"], 5.0, many)
-        yield Token(lambda: str(said.wait(10)))  # what comes meanwhile is heard, up to a point
+        yield Report(EACH, Receipt())
         for _ in range(many):
             replies.append((yield Read(5.0)).code)  # noqa: PERF401  it yields
-        yield Write([b"QUIT\r\n"], 5.0)
-        replies.append((yield Read(5.0)).code)
+
+    async def main(port):
+        async for _ in aio.carry(conversation(port), driver.pool, seconds=SECONDS):
+            await asyncio.to_thread(said.wait, SECONDS)
+            for _turn in range(100):  # in which the loop hears what there is
+                await asyncio.sleep(0)
 
     with Hostile({"NOOP": say_all}) as server:
-        driver.carry(conversation(server.port))
-    assert replies == [250] * many + [221]
+        driver.runner.run(main(server.port))
+    driver.close()
+    assert replies == [250] * many
 
 
 # --- S6, S7: the clock ---
@@ -309,6 +334,20 @@ def test_the_limit_of_a_message_starts_again_with_each_report(driver):
     with Hostile({"NOOP": later(pause)}) as server:
         driver.carry(conversation(server.port), pause * 2.5)
     assert len(done) == 5
+
+
+def test_the_limit_of_a_message_starts_with_the_connection(driver):
+    """What a conversation does before is not the server's doing."""
+    tried = Tried()
+
+    def conversation(port):
+        threading.Event().wait(LIMIT * 1.5)
+        yield from tried.talk(port, [b"NOOP\r\n"])
+
+    with Hostile() as server:
+        driver.carry(conversation(server.port), LIMIT)
+    assert tried.error is None
+    assert tried.codes == [220, 250]
 
 
 def test_after_the_clock_ran_out_nothing_more_is_written(driver):
@@ -385,6 +424,34 @@ def test_a_goodbye_out_of_turn_is_handed_over_with_the_error(driver):
         driver.carry(tried.talk(server.port, [b"NOOP\r\n", b"MAIL FROM:<>\r\n"]))
     assert tried.error.reply == SmtpReply(421, ("4.3.2 going down",))
     assert tried.error.sent == 0
+
+
+def test_a_word_that_only_just_came_is_noticed_before_anything_is_written(driver):
+    errors, now, said = [], threading.Event(), threading.Event()
+
+    def say_more(session):
+        session.send(b"250 ok\r\n")
+        assert now.wait(SECONDS)
+        session.send(b"421 4.3.2 going down\r\n")
+        said.set()
+
+    def conversation(port):
+        yield Open("localhost", port, 5.0)
+        yield Read(5.0)
+        yield Write([b"NOOP\r\n"], 5.0)
+        yield Read(5.0)
+        now.set()
+        assert said.wait(SECONDS)  # it stands in the kernel, and nobody has had the time to look
+        try:
+            yield Write([b"MAIL FROM:<>\r\n"], 5.0)
+        except WireError as error:
+            errors.append(error)
+
+    with Hostile({"NOOP": say_more}) as server:
+        driver.carry(conversation(server.port))
+    assert [error.reply for error in errors] == [SmtpReply(421, ("4.3.2 going down",))]
+    assert errors[0].sent == 0
+    assert server.heard == [b"NOOP"]
 
 
 # --- tokens, leaving, coming back ---

@@ -17,9 +17,11 @@ class Background:
     def __init__(self) -> None:
         self._begin()
         self._inherited: list[asyncio.AbstractEventLoop | None] = []
-        os.register_at_fork(after_in_child=self._forget)
 
-    def _forget(self) -> None:
+    def _mind_fork(self) -> None:
+        """Begin anew in a child; by the process id, for uWSGI forks without telling Python."""
+        if self._pid == os.getpid():
+            return
         # The parent's loop is kept, untouched: its end would be a warning, and a word to the
         # epoll that parent and child share.
         self._inherited.append(self._loop)
@@ -33,8 +35,7 @@ class Background:
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Run it there; the future can be waited for from any thread, or wrapped for a loop."""
-        if self._pid != os.getpid():  # uWSGI forks without telling Python
-            self._forget()
+        self._mind_fork()
         with self._lock:
             loop = self._loop or self._start()
             return asyncio.run_coroutine_threadsafe(coroutine, loop)
@@ -50,8 +51,7 @@ class Background:
 
     def stop(self) -> None:
         """Cancel what runs there, end the thread and wait for it; the next submit starts anew."""
-        if self._pid != os.getpid():
-            self._forget()
+        self._mind_fork()
         with self._lock:
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
