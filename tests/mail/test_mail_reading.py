@@ -96,6 +96,7 @@ class TestRender:
             {"reply_to": "r@x.test\nBcc: e@x.test"},
             {"cc": ["c@x.test\rBcc: e@x.test"]},
             {"extra_headers": {"X-A\r\nBcc": "x\r\nBcc: e@x.test"}},
+            {"attachments": [Attachment("a\r\nBcc: e@x.test", None, b"x")]},
         ],
     )
     def test_what_cannot_stand_in_a_header_is_dropped(self, fields):

@@ -12,7 +12,7 @@ from typing import Any
 from flask_outbox.mail.address import Address, parse_address
 from flask_outbox.mail.errors import MessageError
 from flask_outbox.mail.fields import Mailboxes, as_str, read_reply_to
-from flask_outbox.mail.message import Message
+from flask_outbox.mail.message import Attachment, Message
 from flask_outbox.mail.mime import compose
 
 _BREAK = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
@@ -36,6 +36,7 @@ def render(
             _stripped(name): _stripped(as_str(value, "extra_headers"))
             for name, value in message.extra_headers.items()
         }
+    clean.attachments = [_with_a_clean_name(each) for each in message.attachments or ()]
     boxes = Mailboxes(
         _address(message.sender, "sender") if message.sender else None,
         _addresses(message.recipients),
@@ -56,6 +57,15 @@ def render(
 
 def _stripped(text: str) -> str:
     return _BREAK.sub("", text.replace("\r\n", "")) if not text.isprintable() else text
+
+
+def _with_a_clean_name(attachment: Attachment) -> Attachment:
+    name = attachment.filename
+    if name is None or name.isprintable():
+        return attachment
+    named = copy.copy(attachment)
+    named.filename = _stripped(name)
+    return named
 
 
 def _addresses(values: Any) -> list[Address]:
