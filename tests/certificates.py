@@ -1,10 +1,12 @@
 """Certificates for servers of the tests, good ones and bad ones; made once per process."""
 
+import atexit
 import ssl
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from shutil import rmtree
 from tempfile import mkdtemp
 
 import trustme
@@ -16,7 +18,9 @@ STRANGER = trustme.CA(organization_name="A stranger")
 @cache
 def folder() -> Path:
     """Where the files are; trustme hands out no paths."""
-    return Path(mkdtemp(prefix="flask-outbox-certificates-"))
+    path = Path(mkdtemp(prefix="flask-outbox-certificates-"))
+    atexit.register(rmtree, path, ignore_errors=True)
+    return path
 
 
 @cache
