@@ -1,5 +1,6 @@
 """Whatever was composed is what a reader finds, and the bytes keep to their lines."""
 
+import quopri
 import re
 from email import message_from_bytes
 from email.header import decode_header, make_header
@@ -240,6 +241,15 @@ def test_quoted_printable_keeps_to_76_and_decodes_to_what_it_was(text):
     encoded = quoted_printable(text.encode())
     assert all(len(line) <= 76 for line in encoded.split(b"\n"))
     assert not re.search(rb"[ \t]$", encoded, re.MULTILINE)
-    import quopri  # noqa: PLC0415  the reference, for this alone
 
     assert quopri.decodestring(encoded) == text.encode()
+
+
+def test_a_space_at_the_end_of_a_full_line_does_not_lengthen_it():
+    for width in range(60, 160):
+        for space in (" ", "\t"):
+            for letter in ("x", "é", "="):
+                line = (letter * width)[:width] + space
+                encoded = quoted_printable(f"{line}\n{line}\nend".encode())
+                assert max(map(len, encoded.split(b"\n"))) <= 76, (width, letter)
+                assert quopri.decodestring(encoded) == f"{line}\n{line}\nend".encode()
