@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         sanitize_addresses,
         sanitize_subject,
     )
-    from flask_outbox.app.security import OutboxMailUtil
+    from flask_outbox.app.security import OutboxMailUtil as OutboxMailUtil
     from flask_outbox.app.sending import SendError
     from flask_outbox.app.signals import (
         email_dispatched,
@@ -107,14 +107,16 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PLACE})
+    return sorted({*globals(), *_PLACE} - {"OutboxMailUtil"})
 
 
+# Without OutboxMailUtil, which needs Flask-Security: ``import *`` and whoever walks over ``dir()``
+# would ask for it.
 __all__ = [
     "Accepted", "Address", "Attachment", "BadHeaderError", "ConfigurationError", "Connection",
     "Deferred", "Dsn", "FlaskMailUnicodeDecodeError", "Invitation", "KeyConflict", "Mail",
-    "Message", "MessageCancelled", "MessageError", "OutboxError", "OutboxMailUtil",
-    "OutboxUnavailable", "Priority", "Receipt", "Refused", "SendError", "State", "Status",
+    "Message", "MessageCancelled", "MessageError", "OutboxError", "OutboxUnavailable",
+    "Priority", "Receipt", "Refused", "SendError", "State", "Status",
     "Submission", "TooLargeError", "Unclear", "UnsupportedFeature", "_Mail", "_MailMixin",
     "__version__", "_has_newline", "email_dispatched", "force_text", "install_as_flask_mail",
     "message_deferred", "message_failed", "message_queued", "message_sent", "sanitize_address",

@@ -194,6 +194,7 @@ def test_send_test_says_what_became_of_it(shop, server):
     assert "MAIL_TRANSPORTS" in shop(
         "send-test", "ada@example.org", "--later", "--transport", "x", status=1
     )
+    assert "--later" in shop("send-test", "ada@example.org", "--transport", "x", status=2)
 
 
 @pytest.mark.parametrize("arguments", [["worker"], ["drain"], ["send-test", "ada@example.org"]])

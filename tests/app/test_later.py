@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from flask_outbox import (
     Mail,
     Message,
     MessageCancelled,
+    MessageError,
     OutboxUnavailable,
     State,
     email_dispatched,
@@ -365,3 +367,26 @@ def test_the_date_of_a_mail_for_later_is_when_it_is_due(make_app):
         row = Mail(app).send_later(message, delay=3600)
         assert abs(message.date - time.time() - 3600) < 5
         assert abs(Mail(app).status(row).due_at - message.date) < 5
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ({"at": 60}, r"at must be a point in time.* use delay"),
+        ({"expires": 3600}, r"expires must be a point in time.* use a timedelta"),
+        ({"at": 1e300}, "at must lie before"),
+        ({"delay": 1e18}, "delay must lie before"),
+        ({"delay": timedelta.max}, "delay must lie before"),
+        ({"expires": timedelta.max}, "expires must lie before"),
+        ({"expires": float("nan")}, "expires must lie before"),
+        ({"key": 5}, "key must be a text"),
+        ({"key": b"one"}, "key must be a text"),
+    ],
+)
+def test_what_cannot_be_meant_is_answered_at_the_call(tmp_path, said, text):
+    app = Flask("shop", instance_path=str(tmp_path / "instance"))
+    app.config["MAIL_DEFAULT_SENDER"] = "shop@example.com"
+    mail = Mail(app)
+    with app.app_context(), pytest.raises(MessageError, match=text):
+        mail.send_later(note(), **said)
+    assert not (tmp_path / "instance").exists()

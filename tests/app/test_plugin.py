@@ -84,7 +84,7 @@ def test_what_expired_before_it_was_due_is_not_sent(project):
     project(
         """
 def test_it(mail, outbox):
-    row = mail.send_later(note(), expires=1.0)
+    row = mail.send_later(note(), expires=datetime.now(UTC) - timedelta(seconds=1))
     assert outbox.drain() == 0
     assert mail.status(row).state.value == "expired"
 """,
@@ -171,3 +171,24 @@ def test_it(mail, outbox, number):
         "2",
         passed=20,
     )
+
+
+def test_a_test_that_fails_with_an_assertion_of_its_own_prints_what_went_out_too(project):
+    for arguments in ([], ["-n", "2"]):
+        text = project(
+            """
+def test_own(mail, outbox):
+    mail.send_later(note("one"))
+    mail.send(note("two"))
+    assert outbox.sent == []
+
+def test_without_mail():
+    assert not 1
+""",
+            *arguments,
+            failed=2,
+        )
+        assert text.count("Mail of this test") == 1
+        assert "queued to ada@example.org: 'one' 'a body with /verify/token'" in text
+        assert "sent to ada@example.org: 'two'" in text
+        assert "<outbox: 1 queued, 1 sent>" in text

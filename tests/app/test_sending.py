@@ -362,3 +362,22 @@ def test_a_cancelled_send_async_closes_its_line():
         with app.app_context(), pytest.raises(TimeoutError):
             asyncio.run(impatient(Mail(app)))
         assert server.accepted == []
+
+
+@pytest.mark.parametrize("way", ["send", "send_later", "connect", "send_async"])
+@pytest.mark.parametrize("thing", [None, "hi", {"subject": "hi"}])
+def test_what_is_no_message_is_refused_in_every_way_of_sending(app, mail, way, thing):
+    ways = {
+        "send": mail.send,
+        "send_later": lambda message: mail.send_later(message, key="one"),
+        "connect": mail.connect().send,
+        "send_async": lambda message: asyncio.run(mail.send_async(message)),
+    }
+    with pytest.raises(MessageError, match=r"message must be a flask_outbox\.Message, not "):
+        ways[way](thing)
+
+
+def test_a_message_of_flask_mails_own_is_refused_with_what_to_do(app, mail):
+    theirs = type("Message", (), {"__module__": "flask_mail"})()
+    with pytest.raises(MessageError, match="install_as_flask_mail"):
+        mail.send(theirs)

@@ -207,3 +207,36 @@ def test_the_outbox_is_below_the_instance_folder_unless_said_otherwise(tmp_path)
     app.config["MAIL_OUTBOX_URL"] = f"sqlite:///{tmp_path}/abs.db"
     Mail(app)
     assert app.extensions["outbox"].file == tmp_path / "abs.db"
+
+
+@pytest.mark.parametrize(
+    "value", ["mail.example.com:587", "smtp://mail.example.com", "a@mail.example.com", "host/x"]
+)
+def test_a_server_with_more_than_its_name_is_refused_saying_where_the_rest_belongs(value):
+    with pytest.raises(ConfigurationError, match=r"MAIL_SERVER .* MAIL_PORT, .* MAIL_TRANSPORT"):
+        read({"MAIL_SERVER": value})
+
+
+@pytest.mark.parametrize("value", ["mail.example.com", "192.0.2.1", "2001:db8::1", "::1"])
+def test_a_server_is_a_name_or_an_address(value):
+    assert read({"MAIL_SERVER": value}).server == value
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("smtp://host.example:99999", "MAIL_TRANSPORT: the port has to be"),
+        ("smtp://", "MAIL_TRANSPORT: the host has to be"),
+    ],
+)
+def test_what_is_wrong_in_a_url_is_said_of_the_url(url, text):
+    app = Flask("shop")
+    app.config["MAIL_TRANSPORT"] = url
+    with pytest.raises(ConfigurationError, match=text):
+        Mail(app)
+
+
+def test_links_begin_with_a_web_address():
+    assert read({"MAIL_BASE_URL": "https://shop.example"}).base_url == "https://shop.example"
+    with pytest.raises(ConfigurationError, match=r"MAIL_BASE_URL must be a URL"):
+        read({"MAIL_BASE_URL": "shop.example"})

@@ -176,3 +176,16 @@ def test_sanitize_functions_write_what_may_stand_in_a_header():
     assert flask_outbox.sanitize_addresses(["a@exämple.org"]) == ["a@xn--exmple-cua.org"]
     assert flask_outbox._has_newline("a\nb")
     assert not flask_outbox._has_newline("ab")
+
+
+def test_everything_can_be_imported_and_looked_through_without_flask_security():
+    run(
+        """
+        from inspect import getmembers
+        import flask_outbox
+        exec("from flask_outbox import *")
+        assert Mail is flask_outbox.Mail
+        assert "Message" in dict(getmembers(flask_outbox))
+        """,
+        "flask_security",
+    )

@@ -304,6 +304,8 @@ def send_test(to: str, later: bool, transport: str) -> None:  # noqa: FBT001  cl
     from flask_outbox.app.sending import SendError  # noqa: PLC0415  see above
     from flask_outbox.mail.errors import OutboxError  # noqa: PLC0415  see above
 
+    if transport != "default" and not later:
+        raise click.UsageError("--transport is for --later: what is sent now goes by the default.")
     _sending()
     message = Message(
         "A test of Flask-Outbox",

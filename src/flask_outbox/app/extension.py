@@ -10,7 +10,7 @@ from flask import Flask
 from flask_outbox.app import settings as configuration
 from flask_outbox.app.flask_mail import _Mail, _MailMixin, runtime_of, state_of
 from flask_outbox.app.moments import Moment, Span, due, end
-from flask_outbox.app.preparing import BeforeSend, is_big
+from flask_outbox.app.preparing import BeforeSend, check_kind, is_big
 from flask_outbox.app.runtime import Runtime
 from flask_outbox.app.telling import tell_queued
 from flask_outbox.mail.errors import MessageError
@@ -107,6 +107,7 @@ class Mail(_MailMixin):
     async def send_async(self, message: Message) -> Receipt:
         """Do as ``send`` does, without holding up the event loop."""
         runtime = runtime_of(self._app())
+        check_kind(message)
         if is_big(message):
             import asyncio  # noqa: PLC0415  for async apps only
 
@@ -140,6 +141,9 @@ class Mail(_MailMixin):
         app = self._app()
         runtime = runtime_of(app)
         runtime.transport_is_known(transport)
+        check_kind(message)
+        if key is not None and not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise MessageError("key must be a text.")
         now = time.time()
         start = due(at, delay, now)
         schedule = Schedule(

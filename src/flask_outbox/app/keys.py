@@ -88,7 +88,8 @@ WAYS_OUT: Mapping[str, Key] = MappingProxyType(
 MESSAGES: Mapping[str, Key] = MappingProxyType(
     {
         "MAIL_BASE_URL": Key(
-            "Where people reach the app: what links in mails are to begin with.", reading.text
+            "Where people reach the app: what links in mails are to begin with.",
+            reading.web_address,
         ),
         "MAIL_RETURN_PATH": Key(
             "Where bounces go; default: the sender.", reading.optional(reading.address)

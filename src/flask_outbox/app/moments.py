@@ -7,6 +7,9 @@ from flask_outbox.mail.errors import MessageError
 Moment = datetime | float
 Span = timedelta | float
 
+EARLIEST = 1e9  # 2001: whoever says less means a number of seconds from now
+LATEST = 253_370_764_800.0  # 9999: the last year that a Date can name
+
 
 def moment(value: Moment, field: str) -> float:
     """Read a point in time; a datetime must know its zone."""
@@ -16,10 +19,22 @@ def moment(value: Moment, field: str) -> float:
                 f"{field} must be a datetime with a time zone, like datetime.now(UTC), or UNIX"
                 " seconds."
             )
-        return value.timestamp()
+        return _within(value.timestamp(), field)
     if isinstance(value, bool) or not isinstance(value, (int, float)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise MessageError(f"{field} must be a datetime with a time zone, or UNIX seconds.")
-    return float(value)
+    if value < EARLIEST:
+        instead = "a timedelta" if field == "expires" else "delay"
+        raise MessageError(
+            f"{field} must be a point in time: a datetime with a time zone, or UNIX seconds. For a"
+            f" number of seconds from now, use {instead}."
+        )
+    return _within(float(value), field)
+
+
+def _within(seconds: float, field: str) -> float:
+    if not seconds < LATEST:
+        raise MessageError(f"{field} must lie before the year 9999.")
+    return seconds
 
 
 def span(value: Span, field: str) -> float:
@@ -36,12 +51,12 @@ def due(at: Moment | None, delay: Span | None, now: float) -> float | None:
     if at is not None and delay is not None:
         raise MessageError("at and delay say the same thing: give one of them.")
     if delay is not None:
-        return now + span(delay, "delay")
+        return _within(now + span(delay, "delay"), "delay")
     return None if at is None else moment(at, "at")
 
 
 def end(expires: Moment | timedelta | None, start: float) -> float | None:
     """Tell from when on it is of no use; a timedelta counts from when it is due."""
     if isinstance(expires, timedelta):
-        return start + expires.total_seconds()
+        return _within(start + expires.total_seconds(), "expires")
     return None if expires is None else moment(expires, "expires")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from flask_outbox.app import sandbox
 from flask_outbox.app.settings import Settings
+from flask_outbox.mail.errors import MessageError
 from flask_outbox.mail.message import Message
 from flask_outbox.mail.mime import DEFAULT_LIMITS, Limits, seal
 from flask_outbox.mail.submission import Submission
@@ -25,6 +26,18 @@ class Prepared:
 
     message: Message
     submission: Submission | None
+
+
+def check_kind(message: object) -> None:
+    """Raise MessageError for what is no message; also for one of Flask-Mail's own."""
+    if not isinstance(message, Message):
+        kind = type(message)
+        hint = (
+            "; call install_as_flask_mail(force=True) before flask_mail is imported"
+            if kind.__module__ == "flask_mail"
+            else ""
+        )
+        raise MessageError(f"message must be a flask_outbox.Message, not {kind.__name__}{hint}.")
 
 
 def own_copy(message: Message) -> Message:

@@ -4,6 +4,7 @@ Each function gets the key, for the text of its error, and the value; it gives w
 or raises ConfigurationError. No text repeats the value, which may be a secret.
 """
 
+import ipaddress
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -84,7 +85,29 @@ def readable(key: str, value: object) -> str | None:
 
 def server(key: str, value: object) -> str:
     """Read a host name; whether an empty one will do depends on what it is for."""
-    return text(key, value) or ""
+    name = text(key, value) or ""
+    if set(name) & set(":/@") and not _is_ip(name):
+        raise ConfigurationError(
+            f"{key} must be a host name or an address alone: the port belongs into MAIL_PORT, and a"
+            " URL into MAIL_TRANSPORT."
+        )
+    return name
+
+
+def _is_ip(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def web_address(key: str, value: object) -> str | None:
+    """Read where a web site begins."""
+    name = text(key, value)
+    if name is not None and not name.startswith(("https://", "http://")):
+        raise wrong(key, "a URL, like 'https://shop.example.com'")
+    return name
 
 
 def whole(least: int, most: int | None = None) -> Parse:

@@ -139,6 +139,9 @@ class Recorder:
         self._asked.append(found[0])
         return found[0]
 
+    def __repr__(self) -> str:
+        return f"<outbox: {len(self.queued)} queued, {len(self.sent)} sent>"
+
     def __str__(self) -> str:
         lines = [_line("queued", each) for each in self.queued]
         lines += [_line("sent", each) for each in self.sent]

@@ -15,7 +15,7 @@ from flask import Flask
 
 from flask_outbox.app import starting, ways_out
 from flask_outbox.app.flask_mail import Message, _Mail
-from flask_outbox.app.preparing import BeforeSend, Prepared, prepare
+from flask_outbox.app.preparing import BeforeSend, Prepared, check_kind, prepare
 from flask_outbox.app.rehearsal import Everywhere, Rehearsal, Rehearsed
 from flask_outbox.app.settings import Settings
 from flask_outbox.app.telling import tell_drained, tell_recorded, tell_sent, tell_unsent
@@ -200,6 +200,7 @@ class Runtime:
         transport: str = "default",
     ) -> Prepared:
         """Do what comes before sealing, in the app's context, and seal."""
+        check_kind(message)
         with starting.context(self.app):
             prepared = prepare(
                 message,

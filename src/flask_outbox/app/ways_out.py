@@ -10,6 +10,9 @@ from flask_outbox.transports.base import Transport
 
 SUBMISSION, SUBMISSIONS = 587, 465  # RFC 8314: STARTTLS, and TLS from the first byte
 
+# What the keys of Flask-Mail are called where they are parts of a URL.
+PARTS = {"MAIL_SERVER": "host", "MAIL_PORT": "port"}
+
 
 def configured(settings: Settings, name: str) -> Transport | None:
     """Give what MAIL_TRANSPORT and MAIL_TRANSPORTS say of a name."""
@@ -24,7 +27,10 @@ def configured(settings: Settings, name: str) -> Transport | None:
     try:
         return transport_from_url(value)
     except ConfigurationError as error:
-        raise ConfigurationError(str(error).replace("MAIL_TRANSPORT", key)) from None
+        text = str(error).replace("MAIL_TRANSPORT", key)
+        for part, word in PARTS.items():
+            text = text.replace(f"{part} has to", f"{key}: the {word} has to")
+        raise ConfigurationError(text) from None
 
 
 def from_fields(state: _Mail, settings: Settings) -> Transport:
