@@ -66,7 +66,8 @@ class User(Base):
 
 def create_app() -> Flask:
     """Make the app; every setting comes from the environment or ``.env``."""
-    load_dotenv(Path(__file__).with_name(".env"))
+    if not os.environ.get("FLASK_SKIP_DOTENV"):
+        load_dotenv(Path(__file__).with_name(".env"))
     app = Flask(__name__, instance_path=os.environ.get("SIGNUP_INSTANCE"))
     app.config.from_prefixed_env()  # FLASK_SECRET_KEY → SECRET_KEY
     app.config.from_mapping({k: v for k, v in os.environ.items() if k.startswith("MAIL_")})
@@ -74,6 +75,8 @@ def create_app() -> Flask:
     app.config["SESSION_COOKIE_SAMESITE"] = "Lax"
     if not app.config.get("SECRET_KEY"):
         raise SystemExit("Set FLASK_SECRET_KEY; .env.example says how to make one.")
+    if not app.config.get("MAIL_BASE_URL"):
+        raise SystemExit("Set MAIL_BASE_URL: every link in a mail begins with it.")
     db.init_app(app)
     mail.init_app(app)
     app.register_blueprint(pages)
