@@ -4,11 +4,9 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from itertools import count
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event
 
 from faults_worker import PATIENCE
 from flask_outbox.mail.errors import OutboxUnavailable
@@ -23,26 +21,22 @@ TESTS = Path(__file__).parents[1]
 # --- the disk is full ---
 
 
-@pytest.fixture
-def disk(outbox):
-    """A disk with as many pages as the test says, on every connection of the outbox."""
-    pages = {"most": 1_000_000}
-
-    def limit(connection, _record, _proxy):
-        connection.execute(f"PRAGMA max_page_count = {pages['most']}").close()
-
-    event.listen(outbox.open(), "checkout", limit)
-    return pages
+def allow(outbox, pages):
+    """Allow the database that many pages more; SQLite's own SQLITE_FULL is the rest."""
+    with outbox.begin() as connection:
+        used = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {used + pages}")
 
 
-def fill(outbox, disk):
-    disk["most"] = 1  # SQLite makes that: as many as there are
-    fillers = (a_submission(f"filler{i}", transport="nobody") for i in count())
+def fill(outbox):
+    """Leave no room, not even in the pages that are there."""
+    allow(outbox, 0)
+    fillers = (a_submission(f"filler{i}", transport="nobody") for i in range(1000))
     with pytest.raises(OutboxUnavailable):
         deque((put(outbox, each) for each in fillers), maxlen=0)
 
 
-def test_on_a_full_disk_nothing_is_claimed_or_repeated_and_it_recovers_unaided(outbox, disk, eyes):
+def test_on_a_full_disk_nothing_is_claimed_or_repeated_and_it_recovers_unaided(outbox, eyes):
     transport = Told()
     hold = threading.Event()
     for i in range(300):
@@ -51,7 +45,7 @@ def test_on_a_full_disk_nothing_is_claimed_or_repeated_and_it_recovers_unaided(o
     plan = Plan(outbox=outbox, transports={"default": transport}, connections=2)
     with at_work(plan) as worker:
         wait_for(lambda: len(transport.begun) == 2)
-        fill(outbox, disk)
+        fill(outbox)
         hold.set()
         wait_for(lambda: worker._troubles >= 3)
         before = eyes.count("transport = 'default' AND state = 'accepted'")
@@ -60,7 +54,7 @@ def test_on_a_full_disk_nothing_is_claimed_or_repeated_and_it_recovers_unaided(o
         wait_for(lambda: worker._troubles > tries)
         assert len(transport.begun) == begun  # nothing more goes out that could not be recorded
         assert eyes.count("transport = 'default' AND state = 'accepted'") == before < 300
-        disk["most"] = 1_000_000
+        allow(outbox, 1_000_000)
         wait_for(lambda: eyes.count("transport = 'default' AND state = 'accepted'") == 300)
     assert sorted(transport.sent) == sorted(f"<n{i}@example.com>" for i in range(300))
 

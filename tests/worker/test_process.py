@@ -85,6 +85,7 @@ def test_a_second_signal_abandons_and_the_lease_brings_the_mail_back(file, outbo
         program.terminate()
         assert program.wait(BOUND) == 0
         assert time.monotonic() - before < 5.0
+    assert workers(eyes) == []  # it left by itself, and was not killed
     assert 1 <= eyes.count("state = 'sending' AND started_at IS NOT NULL") <= 4
 
 
@@ -99,7 +100,7 @@ def test_the_grace_bounds_a_send_that_hangs(file, outbox, eyes, slow):
 
 
 def test_told_to_stop_while_the_database_is_locked_it_ends_too(file, outbox, eyes):
-    options = ("--processes", "1", "--busy", "1")
+    options = ("--processes", "1", "--busy", "60", "--grace", "0.2")
     with Hostile() as server, started(file, server.port, *options) as program:
         wait_for(lambda: workers(eyes))
         with eyes.lock():
