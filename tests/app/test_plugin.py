@@ -27,8 +27,9 @@ def mail():
 def project(pytester):
     def run(code, *arguments, **outcomes):
         pytester.makepyfile(APP + code)
-        run = pytester.runpytest_subprocess if arguments else pytester.runpytest_inprocess
-        result = run("-W", "error", "-p", "no:cacheprovider", *arguments)
+        # Not in this process: what was first imported within would be dropped and imported again
+        # afterwards, and two copies of SQLAlchemy do not go together.
+        result = pytester.runpytest_subprocess("-W", "error", "-p", "no:cacheprovider", *arguments)
         result.assert_outcomes(**outcomes)
         return result.stdout.str()
 
