@@ -227,6 +227,7 @@ def test_a_server_is_a_name_or_an_address(value):
     [
         ("smtp://host.example:99999", "MAIL_TRANSPORT: the port has to be"),
         ("smtp://", "MAIL_TRANSPORT: the host has to be"),
+        ("smtp://u:p@host.example?tls=none", "MAIL_TRANSPORT: .*tls=insecure"),
     ],
 )
 def test_what_is_wrong_in_a_url_is_said_of_the_url(url, text):

@@ -30,7 +30,7 @@ def configured(settings: Settings, name: str) -> Transport | None:
         text = str(error).replace("MAIL_TRANSPORT", key)
         for part, word in PARTS.items():
             text = text.replace(f"{part} has to", f"{key}: the {word} has to")
-        raise ConfigurationError(text) from None
+        raise ConfigurationError(text if key in text else f"{key}: {text}") from None
 
 
 def from_fields(state: _Mail, settings: Settings) -> Transport:
