@@ -25,6 +25,7 @@ from flask import (
 )
 from flask.typing import ResponseReturnValue
 from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from flask_outbox import Mail, Message, MessageError, OutboxError
@@ -96,28 +97,55 @@ def hash_of(token: str) -> str:
 
 
 def write_to(user: User) -> None:
-    """Put the mail with a fresh link into the outbox. A mail problem never loses the account."""
+    """Put a mail into the outbox: with a fresh link, or, where one was used, that there is none.
+
+    A mail problem never loses the account.
+    """
     token = secrets.token_urlsafe(32)
-    user.token_hash = hash_of(token)
-    user.token_expires = now() + LINK_LIFETIME
     user.mail_id = None
+    if user.verified_at is None:
+        user.token_hash = hash_of(token)
+        user.token_expires = now() + LINK_LIFETIME
     db.session.commit()
-    link = current_app.config["MAIL_BASE_URL"] + url_for("pages.verify", token=token)
     try:
         user.mail_id = mail.send_later(
-            Message(
-                "Please confirm your address",
-                [user.email],
-                render_template("verify.txt", link=link),
-                render_template("verify_mail.html", link=link),
-                sensitive=True,
-            ),
-            priority="urgent",
-            expires=LINK_LIFETIME,
+            letter(user, token), priority="urgent", expires=LINK_LIFETIME
         )
     except OutboxError:
         current_app.logger.exception("the mail for user %s could not be queued", user.id)
     db.session.commit()
+
+
+def letter(user: User, token: str) -> Message:
+    """Compose the mail."""
+    if user.verified_at is not None:
+        home = current_app.config["MAIL_BASE_URL"]
+        return Message(
+            "You have an account already",
+            [user.email],
+            f"Somebody signed up with your address at {home}. You have an account there: log in.\n",
+        )
+    link = current_app.config["MAIL_BASE_URL"] + url_for("pages.verify", token=token)
+    return Message(
+        "Please confirm your address",
+        [user.email],
+        render_template("verify.txt", link=link),
+        render_template("verify_mail.html", link=link),
+        sensitive=True,
+    )
+
+
+def user_with(email: str) -> User:
+    """Find or make the account; of two sign-ups at once, one makes it."""
+    wanted = db.select(User).filter_by(email=email)
+    if (user := db.session.scalar(wanted)) is not None:
+        return user
+    db.session.add(User(email=email))
+    try:
+        db.session.commit()
+    except IntegrityError:
+        db.session.rollback()
+    return db.session.scalars(wanted).one()
 
 
 @pages.get("/")
@@ -134,35 +162,37 @@ def sign_up() -> ResponseReturnValue:
         email = parse_address(email, "email").addr
     except MessageError:
         return render_template("index.html", email=email, error="That is not an address."), 400
-    user = db.session.scalar(db.select(User).filter_by(email=email))
-    if user is None:
-        user = User(email=email)
-        db.session.add(user)
-        db.session.commit()
-    if user.verified_at is None:
-        write_to(user)
+    write_to(user_with(email))
     session["signed_up"] = email
     return redirect(url_for("pages.waiting"))
 
 
 @pages.get("/waiting")
 def waiting() -> ResponseReturnValue:
-    """Tell in plain words what became of the mail."""
+    """Tell in plain words what became of the mail; not whether anybody has an account."""
     email = session.get("signed_up")
     if email is None:
         return redirect(url_for("pages.index"))
     user = db.session.scalar(db.select(User).filter_by(email=email))
-    status = mail.status(user.mail_id) if user and user.mail_id else None
-    state = status.state.value if status else None
-    words = IN_PLAIN_WORDS.get(state, IN_PLAIN_WORDS[None])
-    return render_template("waiting.html", email=email, words=words, verified=user.verified_at)
+    words = IN_PLAIN_WORDS.get(state_of(user.mail_id if user else None), IN_PLAIN_WORDS[None])
+    return render_template("waiting.html", email=email, words=words)
+
+
+def state_of(mail_id: str | None) -> str | None:
+    """Ask the outbox; an outbox that cannot be read is no reason for an error page."""
+    try:
+        status = mail.status(mail_id) if mail_id else None
+    except OutboxError:
+        current_app.logger.exception("the outbox could not be read")
+        return "queued"
+    return status.state.value if status else None
 
 
 @pages.post("/again")
 def again() -> ResponseReturnValue:
-    """Send another link; the one before stops working."""
+    """Send another mail; the link in the one before stops working."""
     user = db.session.scalar(db.select(User).filter_by(email=session.get("signed_up")))
-    if user is not None and user.verified_at is None:
+    if user is not None:
         write_to(user)
     return redirect(url_for("pages.waiting"))
 
