@@ -253,7 +253,7 @@ def test_the_fast_path_says_what_email_validator_says(text):
 @given(near_address)
 def test_the_slow_path_says_what_the_fast_one_says(text):
     try:
-        fast = parse_address(text, "to").addr
+        fast = _canonical(text, "to")
     except MessageError:
         return
     assert _canonical_slowly(text, "to") == fast
