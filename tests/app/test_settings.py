@@ -241,3 +241,12 @@ def test_links_begin_with_a_web_address():
     assert read({"MAIL_BASE_URL": "https://shop.example"}).base_url == "https://shop.example"
     with pytest.raises(ConfigurationError, match=r"MAIL_BASE_URL must be a URL"):
         read({"MAIL_BASE_URL": "shop.example"})
+
+
+def test_a_file_of_authorities_that_holds_none_stops_the_app_and_names_the_key(tmp_path):
+    file = tmp_path / "ca.pem"
+    file.write_text("these are no certificates\n")
+    app = Flask(__name__)
+    app.config.update(MAIL_SERVER="mail.example.com", MAIL_TLS_CA_FILE=str(file))
+    with pytest.raises(ConfigurationError, match="MAIL_TLS_CA_FILE"):
+        Mail(app)

@@ -166,6 +166,7 @@ class Runtime:
         """Raise ConfigurationError at start-up for what could never send."""
         for name in self.names():
             self.transport(name)
+        ways_out.check_tls_files(self.settings)
 
     def plan(self) -> "Plan":
         """Say what a worker works with."""

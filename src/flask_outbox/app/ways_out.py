@@ -4,7 +4,7 @@ from typing import cast
 
 from flask_outbox.app.flask_mail import _Mail
 from flask_outbox.app.settings import Settings
-from flask_outbox.mail.errors import ConfigurationError
+from flask_outbox.mail.errors import ConfigurationError, TlsError
 from flask_outbox.mail.exchange import Tls
 from flask_outbox.transports.base import Transport
 
@@ -54,15 +54,31 @@ def from_fields(state: _Mail, settings: Settings) -> Transport:
         password=state.password if logs_in and not token else None,
         token=token if logs_in else None,
         security=security,
-        tls=Tls(
-            ca_file=settings.tls_ca_file,
-            cert_file=settings.tls_cert_file,
-            key_file=settings.tls_key_file,
-            fingerprint=settings.tls_fingerprint,
-        ),
+        tls=_tls(settings),
         ehlo_name=settings.ehlo_name,
         max_per_line=state.max_emails or None,
     )
+
+
+def _tls(settings: Settings) -> Tls:
+    return Tls(
+        ca_file=settings.tls_ca_file,
+        cert_file=settings.tls_cert_file,
+        key_file=settings.tls_key_file,
+        fingerprint=settings.tls_fingerprint,
+    )
+
+
+def check_tls_files(settings: Settings) -> None:
+    """Raise ConfigurationError for files of MAIL_TLS_* that are not what they should be."""
+    if not (settings.tls_ca_file or settings.tls_cert_file):
+        return
+    from flask_outbox.wire.tls import check_files  # noqa: PLC0415  reads them, where there are any
+
+    try:
+        check_files(_tls(settings))
+    except TlsError as error:
+        raise ConfigurationError(f"{error}. They must be PEM files.") from error
 
 
 def _check(state: _Mail) -> None:

@@ -27,6 +27,11 @@ _HINTS = {
 }
 
 
+def check_files(tls: Tls) -> None:
+    """Raise TlsError where the files that are named cannot be used: what a start-up asks."""
+    _context_of(tls, "At the start")
+
+
 class Privacy:
     """One TLS session over memory."""
 
