@@ -1,7 +1,8 @@
 """What a request pays: a durable send_later beside Celery's ``.delay`` with Redis, in one run.
 
 Ours composes, seals, and commits to SQLite with synchronous=FULL. Celery's puts the same arguments
-as JSON into a Redis that keeps nothing on disk. No worker of either runs meanwhile.
+as JSON into a Redis that keeps nothing on disk. No worker of either runs meanwhile. The message is
+that of compose.py.
 
     python bench/send_later.py [--rounds 12] [--calls 150]
 """
@@ -18,13 +19,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from celery import Celery
+from compose import SENDER, SUBJECT, bodies
 from flask import Flask
 
 from flask_outbox import Mail, Message
 
 TARGET, STRETCH = 0.9, 0.5
-TEXT = ("Grüße aus dem Laden. Your order has been received and is being packed.\n" * 14)[:1024]
-HTML = "<html><body>" + "<p>Your order has been received and is <b>being packed</b>.</p>" * 62
 
 
 @contextlib.contextmanager
@@ -66,10 +66,10 @@ def make_celery(port: int) -> Callable[[int], object]:
         """Never run here."""
 
     return lambda number: send_email.delay(
-        subject="Ihre Bestellung ist unterwegs, dankeschön",
+        subject=SUBJECT,
         recipients=[f"person{number}@example.org"],
-        body=TEXT,
-        html=HTML,
+        body=bodies.text,
+        html=bodies.html,
     )
 
 
@@ -78,16 +78,16 @@ def make_outbox(folder: str) -> tuple[Flask, Callable[[int], object]]:
     app = Flask("bench", instance_path=folder)
     app.config.update(
         MAIL_SERVER="127.0.0.1",
-        MAIL_DEFAULT_SENDER=("Läden & Söhne", "shop@example.com"),
+        MAIL_DEFAULT_SENDER=SENDER,
         MAIL_WORKER="process",
     )
     mail = Mail(app)
     return app, lambda number: mail.send_later(
         Message(
-            subject="Ihre Bestellung ist unterwegs, dankeschön",
+            subject=SUBJECT,
             recipients=[f"person{number}@example.org"],
-            body=TEXT,
-            html=HTML,
+            body=bodies.text,
+            html=bodies.html,
         )
     )
 
