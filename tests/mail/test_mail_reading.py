@@ -225,6 +225,29 @@ class TestTextFromHtml:
     def test_it_reads_as_a_person_would_write_it(self, html, text):
         assert text_of(html) == text
 
+    @pytest.mark.timeout(20)
+    @pytest.mark.parametrize(
+        "html",
+        [
+            "<a " * 50_000,
+            "<!--" * 50_000,
+            "<!--" * 50_000 + ">",
+            "<!--" * 50_000 + ">" * 50_000,
+            "<a href='x'>" * 30_000 + "</a>" * 30_000,
+            "<ul><li>" * 5_000,
+            "<" * 100_000,
+            "</" * 50_000,
+            "&" * 100_000,
+            "<script>" * 20_000,
+        ],
+        ids=lambda html: html[:12],
+    )
+    def test_no_html_takes_long(self, html):
+        assert isinstance(text_of(f"hello {html}"), str)
+
+    def test_html_that_is_all_broken_tags_still_gives_its_words(self):
+        assert text_of("one <b>two</b> &amp; " + "<a " * 200) == "one two &\n"
+
     @settings(max_examples=300, deadline=None)
     @given(
         st.lists(

@@ -597,6 +597,7 @@ class TestTransferEncodings:
             "Content-Transfer-Encoding: 8bit"
         ]
         assert not sub.utf8
+        assert sub.content.count(b"Content-Transfer-Encoding: 8bit") == 2
 
     @pytest.mark.parametrize("inner", [b"Subject: x\n\n\0", b"X: " + b"y" * 1000 + b"\n\n"])
     def test_a_message_inside_that_no_line_can_carry_is_refused(self, inner):

@@ -1,6 +1,7 @@
 """Text made from HTML: links keep their targets, lists and tables their shape."""
 
 import re
+from html import unescape
 from html.parser import HTMLParser
 
 _SPACE = re.compile(r"[ \t\r\n\f\v]+")
@@ -16,6 +17,8 @@ _HEADINGS = {"h1": "=", "h2": "-"}
 _ALL_HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
 _VOID = frozenset({"br", "hr", "img"})
 _RULE = "-" * 40
+_TAG = re.compile("<[^<>]*+>?")
+_STRAY = 100  # more than this many tags left open, and it is no HTML worth reading closely
 
 
 def text_of(html: str) -> str:
@@ -23,6 +26,9 @@ def text_of(html: str) -> str:
 
     A link's target follows its text in angle brackets, unless the text is the target.
     """
+    if html.count("<") - html.count(">") > _STRAY:
+        # Python's parser takes minutes for some 100 KB of tags that are never closed.
+        return unescape(_SPACE.sub(" ", _TAG.sub(" ", html))).strip() + "\n"
     reader = _Reader()
     reader.feed(html)
     reader.close()
@@ -70,7 +76,9 @@ class _Reader(HTMLParser):
     def _open(self, tag: str, given: dict[str, str]) -> None:
         match tag:
             case "a":
-                self.links.append((given.get("href", "").strip(), len(self.lines), len(self.line)))
+                # A link holds no other; where the HTML says so, the inner one is it.
+                here = (given.get("href", "").strip(), len(self.lines), len(self.line))
+                self.links = [here]
             case "ul":
                 self.lists.append(None)
             case "ol":
