@@ -76,8 +76,11 @@ def refuse_control_characters(value: str, field: str) -> str:
     Raises for CR, LF, NUL and all other control characters but TAB, for the Unicode line and
     paragraph separators, and for lone surrogates.
     """
-    if value.isprintable():  # a pass in C that nearly all values end with
-        return value
+    try:
+        if value.isprintable():  # a pass in C that nearly all values end with
+            return value
+    except AttributeError:
+        raise MessageError(f"{field} must be str, not {type(value).__name__}") from None
     if found := _CONTROL.search(value):
         raise BadHeaderError(
             f"{field} contains the control character U+{ord(found[0]):04X}; remove it",

@@ -25,7 +25,8 @@ _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()  # noqa: SIM905  a table
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MESSAGE_ID = re.compile(r"<[!-;=?-~]+>")
-_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:[!#-;=?-~]+")
+_URL = re.compile(r"(?:https?|mailto|ftp|news|nntp):[!#-;=?-~]+", re.IGNORECASE)
+_AUTO_SUBMITTED = re.compile(r"[A-Za-z-]+(?:\s*;.+)?")  # RFC 3834 section 5
 _LIST_ID = re.compile(r"[a-zA-Z0-9_!#$%&'*+\-/=?^`{|}~.]{1,255}")
 _FOLDED = re.compile(r"\r\n(?=[ \t]+[^\s])")
 
@@ -142,8 +143,7 @@ def header_fields(message: Message, boxes: Mailboxes, now: float) -> dict[str, s
     if message.references:
         fields["references"] = _ids("References", message.references, "references")
     if message.auto_submitted:
-        text = refuse_control_characters(message.auto_submitted, "auto_submitted")
-        fields["auto-submitted"] = token_field("Auto-Submitted", text, "auto_submitted")
+        fields["auto-submitted"] = _auto_submitted(message.auto_submitted)
     _list_fields(message, fields, charset)
     if message.extra_headers:
         for name, value in message.extra_headers.items():
@@ -196,6 +196,13 @@ def _ids(name: str, value: Sequence[str] | str, field: str) -> str:
     several = value.split(" ") if isinstance(value, str) else value
     ids = [_message_id(each, field) for each in several if each]
     return token_field(name, " ".join(ids), field)
+
+
+def _auto_submitted(value: Any) -> str:
+    text = refuse_control_characters(value, "auto_submitted")
+    if not _AUTO_SUBMITTED.fullmatch(text):
+        raise BadHeaderError("auto_submitted must be a word, such as auto-generated")
+    return token_field("Auto-Submitted", text, "auto_submitted")
 
 
 def _list_fields(message: Message, fields: dict[str, str], charset: str) -> None:
@@ -253,6 +260,8 @@ def _extra(fields: dict[str, str], name: Any, value: Any, charset: str) -> None:
         fields.pop(key, None)
     elif key == "subject":
         fields[key] = text_field(name, text, charset)
+    elif key == "date":
+        fields[key] = token_field(name, _date_by_hand(text, where), where)
     elif key == "message-id":
         fields[key] = f"{name}: {_message_id(text, where)}"
     elif key in _MAILBOXES and not text.isascii():
@@ -261,3 +270,11 @@ def _extra(fields: dict[str, str], name: Any, value: Any, charset: str) -> None:
         fields[key] = token_field(name, text, where)
     else:
         fields[key] = text_field(name, text, charset)
+
+
+def _date_by_hand(text: str, where: str) -> str:
+    from email.utils import parsedate_tz  # noqa: PLC0415  few write the date themselves
+
+    if parsedate_tz(text) is None:
+        raise BadHeaderError(f"{where} must be a date such as Tue, 01 Jul 2025 10:00:00 +0200")
+    return text

@@ -55,8 +55,16 @@ def _domain(sender: str) -> str:
 def _listed(value: Iterable[Any] | None, field: str) -> list[Any]:
     """Copy a list of recipients; a lone str would be taken for a list of letters."""
     if isinstance(value, (str, bytes, Address)):
-        raise MessageError(f"{field} must be a list; write {field}=[...] around the address")
+        raise MessageError(f"{field} must be a list; write {field}=[...] around it")
     return list(value) if value else []
+
+
+def _mapped(value: Any, field: str) -> dict[Any, Any]:
+    """Copy a dict, or pairs."""
+    try:
+        return dict(value)
+    except (TypeError, ValueError):
+        raise MessageError(f"{field} must be a dict, not {type(value).__name__}") from None
 
 
 class Message:
@@ -154,8 +162,10 @@ class Message:
         self.recipients: list[Mailbox] = _listed(recipients, "recipients")
         self.cc: list[Mailbox] = _listed(cc, "cc") if cc else []
         self.bcc: list[Mailbox] = _listed(bcc, "bcc") if bcc else []
-        self.alts: dict[str, str] = dict(alts) if alts else {}
-        self.attachments: list[Attachment] = list(attachments) if attachments else []
+        self.alts: dict[str, str] = _mapped(alts, "alts") if alts else {}
+        self.attachments: list[Attachment] = (
+            _listed(attachments, "attachments") if attachments else []
+        )
         self.mail_options: list[str] = _listed(mail_options, "mail_options") if mail_options else []
         self.rcpt_options: list[str] = _listed(rcpt_options, "rcpt_options") if rcpt_options else []
         self.subject = subject
@@ -164,7 +174,9 @@ class Message:
         self.reply_to = reply_to
         self.date = date
         self.charset = charset
-        self.extra_headers = dict(extra_headers) if extra_headers is not None else None
+        self.extra_headers = (
+            _mapped(extra_headers, "extra_headers") if extra_headers is not None else None
+        )
         if html is not None:
             self.alts["html"] = html
         self.in_reply_to = in_reply_to
@@ -183,7 +195,7 @@ class Message:
         self.list_owner = list_owner or ()
         self.list_archive = list_archive or ()
         self.tags = tuple(_listed(tags, "tags")) if tags else ()
-        self.metadata = dict(metadata) if metadata else {}
+        self.metadata = _mapped(metadata, "metadata") if metadata else {}
 
     @property
     def html(self) -> str | None:
@@ -238,9 +250,13 @@ class Message:
             path = os.fspath(file)
             data: FilePath | OpenFile = FilePath(path)
             name: Any = path
-        else:
+        elif callable(getattr(file, "read", None)):
             data = OpenFile.at_its_place(file)
             name = getattr(file, "filename", None) or getattr(file, "name", None)
+        else:
+            raise MessageError(
+                f"attach_file takes a path or a file open for bytes, not {type(file).__name__}"
+            )
         if filename is None and isinstance(name, str):
             filename = os.path.basename(name)  # noqa: PTH119  a name, not a path of this machine
         self.attach(filename, content_type, data, cid=cid)

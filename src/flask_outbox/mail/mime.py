@@ -17,6 +17,7 @@ from flask_outbox.mail.errors import BadHeaderError, MessageError, TooLargeError
 from flask_outbox.mail.fields import Mailboxes, as_str, header_fields, read_mailboxes
 from flask_outbox.mail.fingerprint import fingerprint
 from flask_outbox.mail.headers import charset_label
+from flask_outbox.mail.kinds import check_kinds
 from flask_outbox.mail.limits import DEFAULT_LIMITS, Limits, check_counts, check_fields
 from flask_outbox.mail.message import Attachment, Invitation, Message
 from flask_outbox.mail.scan import guard
@@ -75,6 +76,7 @@ def seal(  # noqa: PLR0913  what an app decides once for all its messages
     The Date is the message's, else ``now``. ``roots`` are the folders that files may be attached
     from. ``return_path`` is where bounces go, else the sender; "" or "<>" asks for none.
     """
+    check_kinds(message)
     check_counts(message, limits)
     boxes = read_mailboxes(message)
     composed = compose(
