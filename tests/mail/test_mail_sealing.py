@@ -243,13 +243,14 @@ class TestRecipientLists:
             sealed(message)
 
     def test_the_callers_lists_are_copied(self):
-        to, files, headers = ["a@x.test"], [], {"X-A": "1"}
+        file = Attachment("f", None, b"x")
+        to, files, headers = ["a@x.test"], [file], {"X-A": "1"}
         message = mail(recipients=to, cc=to, attachments=files, extra_headers=headers)
         message.add_recipient("b@x.test")
         message.attach("a", None, b"x")
         message.extra_headers["X-B"] = "2"
         assert to == ["a@x.test"]
-        assert files == []
+        assert files == [file]
         assert headers == {"X-A": "1"}
 
     def test_send_to_is_a_set_of_all(self):
@@ -393,6 +394,8 @@ class TestHeaders:
             "utf-7\0",
             "hex",
             "idna\n",
+            "latin-1\n",
+            "utf-8 ",
             "idna",
             "unicode_escape",
             "utf-8-sig",
