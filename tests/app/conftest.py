@@ -1,36 +1,3 @@
-import pytest
-from flask import Flask
+from app_fixtures import app, live, mail, server
 
-from app_server import running
-from flask_outbox import Mail
-
-
-@pytest.fixture
-def app(tmp_path):
-    """An app as Flask-Mail's documentation has it, under test."""
-    app = Flask("shop", instance_path=str(tmp_path / "instance"))
-    app.config.update(TESTING=True, MAIL_DEFAULT_SENDER="shop@example.com")
-    with app.app_context():
-        yield app
-
-
-@pytest.fixture
-def mail(app):
-    return Mail(app)
-
-
-@pytest.fixture
-def server():
-    with running() as server:
-        yield server
-
-
-@pytest.fixture
-def live(server, tmp_path):
-    """An app that really sends, to the server."""
-    app = Flask("shop", instance_path=str(tmp_path / "instance"))
-    app.config.update(MAIL_PORT=server.port, MAIL_DEFAULT_SENDER="shop@example.com")
-    Mail(app)
-    with app.app_context():
-        yield app
-    app.extensions["outbox"].close()
+__all__ = ["app", "live", "mail", "server"]
