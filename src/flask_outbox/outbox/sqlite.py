@@ -28,6 +28,7 @@ OLDEST = (3, 35, 0)  # the first with RETURNING and DROP COLUMN, which migration
 NAP_LEAST, NAP_MOST = 0.0002, 0.002  # seconds between two looks at a lock
 FORK_WAITS = 5.0  # seconds for a transaction under way to end before a fork
 READING = {"outbox_reads": True}
+WAITS = "outbox_waits"
 
 PRAGMAS = (
     "PRAGMA journal_mode = WAL",
@@ -181,13 +182,19 @@ class Sqlite:
     def _begun(self, connection: Connection) -> None:
         driver: Any = connection.connection.dbapi_connection
         if "outbox_reads" in connection.get_execution_options():
+            self._let_wait(connection, int(self.busy * 1000))
             driver.execute("BEGIN")
-            return
-        driver.execute("PRAGMA busy_timeout = 0")
-        try:
+        else:
+            self._let_wait(connection, 0)  # a commit has the lock already; only BEGIN waits
             self._begin_immediate(driver)
-        finally:
-            driver.execute(f"PRAGMA busy_timeout = {int(self.busy * 1000)}")
+
+    @staticmethod
+    def _let_wait(connection: Connection, milliseconds: int) -> None:
+        """Set SQLite's own waiting, which a connection keeps, where it is another."""
+        if connection.info.get(WAITS) != milliseconds:
+            driver: Any = connection.connection.dbapi_connection
+            driver.execute(f"PRAGMA busy_timeout = {milliseconds}")
+            connection.info[WAITS] = milliseconds
 
     def _begin_immediate(self, driver: Any) -> None:
         """Wait for the write lock, with shorter naps than SQLite's own.
