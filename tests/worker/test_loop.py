@@ -12,6 +12,7 @@ import pytest
 from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.mail.exchange import Write
 from flask_outbox.mail.lifecycle import State
+from flask_outbox.mail.outcome import Deferred, Fault
 from flask_outbox.mail.retry import MAX_CRASHES
 from flask_outbox.outbox.claim import claim, start
 from flask_outbox.outbox.database import Outbox
@@ -442,3 +443,28 @@ def test_no_address_and_no_content_is_logged(outbox, plan, caplog):
     drain(plan)
     assert "accepted" in caplog.text
     assert "somebody" not in caplog.text
+
+
+def test_a_log_that_raises_fails_no_send_when_a_route_pauses_and_works_again(
+    outbox, plan, transport, eyes
+):
+    def raises(record):  # as a filter that asks for flask.request does, in a worker's thread
+        raise RuntimeError("Working outside of request context.")
+
+    logger = logging.getLogger("flask_outbox.outbox")
+    level = logger.level
+    logger.addFilter(raises)
+    logger.setLevel(logging.DEBUG)
+    try:
+        transport.outcomes = {"<one@example.com>": Deferred("relay is down", Fault.OURS)}
+        put(outbox, a_submission())
+        with at_work(plan):
+            wait_for(lambda: transport.sent)
+            wait_for(lambda: eyes.one("state") == "queued")
+            transport.outcomes = {}
+            wait_for(lambda: eyes.one("state") == "accepted")
+    finally:
+        logger.removeFilter(raises)
+        logger.setLevel(level)
+    assert len(transport.sent) == 2
+    assert eyes.one("attempts") == 1

@@ -4,7 +4,6 @@ Whoever is not allowed is taken out of To, Cc, Bcc and the envelope alike. With 
 the mail goes to that address instead, and a header says whom it was for.
 """
 
-import logging
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
@@ -12,8 +11,9 @@ from dataclasses import replace
 from flask_outbox.app.settings import Settings
 from flask_outbox.mail.address import Address, parse_address
 from flask_outbox.mail.message import Mailbox, Message
+from flask_outbox.mail.say import Say
 
-log = logging.getLogger("flask_outbox")
+log = Say("flask_outbox")
 
 HEADER = "X-Redirected-From"
 NAMES_OTHERS = frozenset({"to", "cc", "bcc", "resent-to", "resent-cc", "resent-bcc"})

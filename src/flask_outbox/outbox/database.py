@@ -1,6 +1,5 @@
 """The outbox: one database, its transactions, its clock, and its randomness."""
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Generator
@@ -14,10 +13,11 @@ from sqlalchemy.exc import ArgumentError
 
 from flask_outbox.mail.errors import ConfigurationError
 from flask_outbox.mail.retry import Patience
+from flask_outbox.mail.say import Say
 from flask_outbox.outbox.schema import brought_up_to_date, is_current, must_be_current
 from flask_outbox.outbox.sqlite import READING, Sqlite
 
-log = logging.getLogger("flask_outbox.outbox")
+log = Say("flask_outbox.outbox")
 
 BUSY = 60.0  # seconds to wait for somebody else's transaction
 PATIENCE = Patience()

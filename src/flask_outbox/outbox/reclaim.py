@@ -1,7 +1,5 @@
 """What a dead worker, or a clock that was set back, left behind."""
 
-import logging
-
 from sqlalchemy import (
     Connection,
     bindparam,
@@ -15,6 +13,7 @@ from sqlalchemy import (
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.outcome import Deferred, Outcome, Refused, Unclear
 from flask_outbox.mail.retry import MAX_CRASHES
+from flask_outbox.mail.say import Say
 from flask_outbox.mail.submission import Receipt
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.record import Recorded
@@ -22,7 +21,7 @@ from flask_outbox.outbox.settle import Held, Judge, Kind, hold, settle
 from flask_outbox.outbox.stored import Unreadable, unpack
 from flask_outbox.outbox.tables import content, message, recipient
 
-log = logging.getLogger("flask_outbox.outbox")
+log = Say("flask_outbox.outbox")
 
 RECLAIM_MOST = 100
 POISON = "poison"

@@ -6,7 +6,6 @@ before where there is such; the first that is accepted opens it again. Several u
 a row pause a route too: whatever eats our answers would make copies of everything.
 """
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +16,11 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Unclear
 from flask_outbox.mail.retry import clamp_retry_after
+from flask_outbox.mail.say import Say
 from flask_outbox.outbox.settle import printable
 from flask_outbox.outbox.tables import route
 
-log = logging.getLogger("flask_outbox.outbox")
+log = Say("flask_outbox.outbox")
 
 PAUSE_FIRST = 1.0
 PAUSE_MOST = 60.0
@@ -95,7 +95,7 @@ class Route:
         text = f"Route {self.name} is paused for {seconds:g} s: {self.reason}"
         if self.failures == 0:
             self.alert = text
-        log.log(logging.WARNING if self.failures else logging.ERROR, "%s", text)
+        (log.warning if self.failures else log.error)("%s", text)
         self.paused_at, self.paused_until = now, now + seconds
         self.failures += 1
         self.changed = True

@@ -4,15 +4,14 @@ A new database is made from the tables as they are; an old one is migrated. Both
 which a test holds. Alembic is imported only for the second.
 """
 
-import logging
-
 from sqlalchemy import Connection, insert, inspect, select
 
 from flask_outbox.mail.errors import OutboxUnavailable
+from flask_outbox.mail.say import Say
 from flask_outbox.outbox.sqlite import Sqlite
 from flask_outbox.outbox.tables import REVISION, VERSION_TABLE, metadata, schema_version
 
-log = logging.getLogger("flask_outbox.outbox")
+log = Say("flask_outbox.outbox")
 
 
 def version(connection: Connection) -> str | None:
