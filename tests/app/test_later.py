@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from flask import Flask, g
+from flask.cli import AppGroup, FlaskGroup
 
 from flask_outbox import (
     BadHeaderError,
@@ -240,6 +241,24 @@ def test_send_later_in_a_command_starts_no_worker(make_app):
 
     result = app.test_cli_runner().invoke(args=["later"])
     assert result.exit_code == 0, result.output
+    assert "flask-outbox" not in names
+
+
+def test_a_command_of_the_apps_own_that_is_called_run_starts_no_worker(make_app):
+    app = make_app()
+    mail = Mail(app)
+    jobs = AppGroup("jobs")
+    names = []
+
+    @jobs.command("run")
+    def command():
+        mail.send_later(note())
+        names.extend(thread.name for thread in threading.enumerate())
+
+    app.cli.add_command(jobs)
+    result = app.test_cli_runner().invoke(FlaskGroup(create_app=lambda: app), args=["jobs", "run"])
+    assert result.exit_code == 0, result.output
+    assert names
     assert "flask-outbox" not in names
 
 
