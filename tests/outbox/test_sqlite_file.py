@@ -4,6 +4,7 @@ import logging
 import os
 import sqlite3
 import stat
+import time
 from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -255,3 +256,11 @@ def test_a_write_transaction_is_immediate_and_a_read_is_not(outbox, file):
     with outbox.begin(), second.read():
         pass
     second.close()
+
+
+def test_the_time_is_the_databases_and_not_that_of_the_program(outbox, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    put(outbox)
+    with outbox.read() as connection:
+        (made,) = connection.exec_driver_sql("SELECT created_at FROM outbox_message").scalars()
+    assert made > 0.0
