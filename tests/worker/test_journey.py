@@ -42,6 +42,7 @@ def test_at_most_a_window_per_connection_is_started(outbox, plan, transport, eye
         for hold in holds:
             hold.set()
         wait_for(lambda: eyes.count("state = 'accepted'") == 60)
+    assert max(map(len, transport.windows)) == 4  # though a lane is free while others are busy
 
 
 def test_a_few_mails_are_dealt_to_all_connections(outbox, plan, transport):
