@@ -23,7 +23,10 @@ mail = Mail(app)
 with app.app_context():
     mail.send_later(Message("hi", ["ada@example.org"], "text"), key="one")
 """
-COMMANDS = ["upgrade", "worker", "drain", "list", "show", "retry", "cancel", "stats", "send-test"]
+COMMANDS = [
+    *("upgrade", "worker", "drain", "list", "show", "retry", "cancel", "stats", "prune"),
+    "send-test",
+]
 
 
 def note(**fields):
@@ -167,6 +170,16 @@ def test_cancel_and_retry_tell_for_each_what_was_done(shop, server):
     shop("retry", status=2)
     shop("retry", one, "--state", "failed", status=2)
     shop("cancel", status=2)
+
+
+def test_prune_forgets_what_has_ended_and_nothing_that_waits(shop):
+    waits, ended = shop.later(), shop.later()
+    shop("cancel", ended)
+    assert "0 messages, and 0 messages" in shop("prune")
+    assert "and 1 messages" in shop("prune", "--after", "0")
+    shop("show", ended, status=1)
+    assert json.loads(shop("show", waits, "--json"))["state"] == "queued"
+    shop("prune", "--after", "-1", status=2)
 
 
 def test_stats_count_by_state(shop):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 STATES = ("queued", "sending", "accepted", "failed", "unknown", "cancelled", "expired")
 PAGE = 500
+DAY = 86400.0  # seconds
 
 outbox = AppGroup("outbox", help="Mail that was sent later: look at it, retry it, send it.")
 
@@ -291,6 +292,33 @@ def _print_stats(figures: "Stats") -> None:
         click.echo(f"{'paused':<12}{route.name} until {moment(route.until)}: {route.reason}")
     for each in figures.workers:
         click.echo(f"{'worker':<12}{each.name}, last heard of {moment(each.beat_at)}")
+
+
+@outbox.command()
+@click.option(
+    "--content-after",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="Days that the content of an accepted message is kept.",
+)
+@click.option(
+    "--after",
+    type=click.FloatRange(min=0),
+    default=365.0,
+    show_default=True,
+    help="Days that a message is kept once it has ended, whichever way.",
+)
+def prune(content_after: float, after: float) -> None:
+    """Forget what nobody needs any more; to be run from cron.
+
+    What waits or is under way is never touched; what failed keeps its content, to be retried.
+    """
+    from flask_outbox.outbox.prune import prune as forget  # noqa: PLC0415  see above
+
+    runtime = _existing()
+    gone = forget(runtime.outbox, content_after=content_after * DAY, rows_after=after * DAY)
+    click.echo(f"forgot the content of {gone.contents} messages, and {gone.messages} messages")
 
 
 @outbox.command("send-test")
