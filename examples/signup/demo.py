@@ -66,8 +66,8 @@ def running_app(smtp_port: int, port: int, instance: Path) -> Iterator[str]:
     """Run the example with its embedded worker; give its address."""
     home = f"http://127.0.0.1:{port}"
     environment = {
-        # Of this machine's mail settings none: the round is between this app and this server.
-        **{key: value for key, value in os.environ.items() if not key.startswith("MAIL_")},
+        # None of this machine's settings: the round is between this app and this server.
+        **{k: v for k, v in os.environ.items() if not k.startswith(("FLASK_", "MAIL_"))},
         "FLASK_SKIP_DOTENV": "1",
         "FLASK_SECRET_KEY": secrets.token_hex(32),
         "SIGNUP_INSTANCE": str(instance),
