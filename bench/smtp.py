@@ -171,6 +171,8 @@ class FarSink(asyncio.Protocol):
         if verb == b"BDAT":
             self._chunk = int(line.split()[1])
             return self._next()
+        if verb in {b"MAIL", b"RCPT"}:
+            return b"250 2.1.0 ok\r\n"
         return b"221 2.0.0 bye\r\n" if verb == b"QUIT" else b"250 2.0.0 ok\r\n"
 
 

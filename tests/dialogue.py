@@ -84,10 +84,12 @@ class Rested:
     offers: tuple[str, ...] = ()
     dirty: bool = False
     carried: int = 1
+    tells: bool = False
 
     def session(self) -> Session:
         session = Session.offered(("hi", *self.offers))
         session.dirty, session.carried = self.dirty, self.carried
+        session.tells = self.tells
         return session
 
 

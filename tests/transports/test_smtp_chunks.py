@@ -6,16 +6,18 @@ from dialogue import GONE, Cut, Fresh, Rested, dialogue, letters, mail, relay
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Refused
 from flask_outbox.transports.smtp_dialogue import MOST_AT_ONCE
 
-ADA, BOB, CYD, DAN, EVE = (f"{name}@example.org" for name in ("ada", "bob", "cyd", "dan", "eve"))
+ADA, BOB, CYD, DAN, EVE, PIA = (
+    f"{name}@example.org" for name in ("ada", "bob", "cyd", "dan", "eve", "pia")
+)
 OFFERS = ("PIPELINING", "CHUNKING")
-MAIL = (b"MAIL FROM:<shop@example.com>", "250 ok")
-RSET = (b"RSET", "250 ok")
+MAIL = (b"MAIL FROM:<shop@example.com>", "250 2.1.0 ok")
+RSET = (b"RSET", "250 2.0.0 ok")
 BDAT = (b"BDAT 22 LAST\r\nSubject: hi\r\n\r\nhello", "250 2.0.0 Ok: queued as 7F3")
 NO_BDAT = (BDAT[0], "503 5.5.1 no recipients")
 QUEUED = Accepted("250 2.0.0 Ok: queued as 7F3", "7F3")
 
 
-def to(whom, reply="250 ok"):
+def to(whom, reply="250 2.1.5 ok"):
     return (f"RCPT TO:<{whom}>".encode(), reply)
 
 
@@ -39,9 +41,26 @@ def size(group):
     return sum(len(step[0]) + 2 for step in group)
 
 
+def careful(whom):
+    return [[MAIL, to(whom)], BDAT]
+
+
 def chunked(script, *mails, window=4, rested=False):
-    begin = [Rested(OFFERS)] if rested else [Fresh(OFFERS)]
-    return dialogue([*begin, *script], *(mails or (mail(ADA),)), transport=relay(window=window))
+    """Play it on a line whose server has shown, with a message for PIA, that its replies tell."""
+    begin = [Rested(OFFERS, tells=True)] if rested else [Fresh(OFFERS), *careful(PIA)]
+    pilot = () if rested else (mail(PIA),)
+    transport = relay(window=window)
+    told = dialogue([*begin, *script], *pilot, *(mails or (mail(ADA),)), transport=transport)
+    if not rested:
+        assert told.reports.pop(0).receipt == {PIA: QUEUED}
+        assert told.flights.pop(0) == 1
+    return told
+
+
+def fresh(script, *mails, window=4):
+    """Play it on a line of which nothing is known yet."""
+    transport = relay(window=window)
+    return dialogue([Fresh(OFFERS), *script], *(mails or (mail(ADA),)), transport=transport)
 
 
 def test_a_whole_message_is_one_write_and_one_round_trip():
@@ -52,8 +71,8 @@ def test_a_whole_message_is_one_write_and_one_round_trip():
 
 def test_content_travels_as_it_is_dots_and_all_and_uncopied():
     sent = mail(ADA, content=b".\r\n..\r\n.x\r\n")
-    told = chunked([[MAIL, to(ADA), (b"BDAT 11 LAST\r\n.\r\n..\r\n.x", "250 ok")]], sent)
-    assert told.outcomes == [Accepted("250 ok")]
+    told = chunked([[MAIL, to(ADA), (b"BDAT 11 LAST\r\n.\r\n..\r\n.x", "250 2.0.0 ok")]], sent)
+    assert told.outcomes == [Accepted("250 2.0.0 ok")]
     assert told.wrote[-1].blocks[-1] is sent.content
 
 
@@ -70,9 +89,9 @@ def test_a_window_of_one_has_one_in_doubt_and_needs_no_rset():
     assert letters(told) == "AA"
 
 
-def test_an_at_most_once_message_flies_alone():
+def test_an_at_most_once_message_flies_alone_and_behind_its_envelope():
     told = chunked(
-        [first(ADA), later(BOB), first(CYD), first(DAN), later(EVE)],
+        [first(ADA), later(BOB), *careful(CYD), first(DAN), later(EVE)],
         mail(ADA),
         mail(BOB),
         mail(CYD, at_most_once=True),
@@ -131,8 +150,6 @@ def sent_behind(group):
 
 BREAKS = [
     # what breaks, and what becomes of ADA, BOB, CYD; all three are within the window
-    ([Cut(0, first(ADA))], "TNN"),
-    ([Cut(size(first(ADA)) - 1, first(ADA))], "TNN"),
     ([Cut(size(first(ADA)), first(ADA))], "UNN"),
     ([silent(first(ADA)), Cut(0, later(BOB))], "UNN"),
     ([silent(first(ADA)), Cut(size(later(BOB)), later(BOB))], "UUN"),
@@ -143,7 +160,6 @@ BREAKS = [
     ([first(ADA), [answers(RSET, GONE), *silent(first(BOB))], silent(later(CYD))], "AUU"),
     ([first(ADA), [RSET, MAIL, to(BOB), answers(BDAT, GONE)], silent(later(CYD))], "AUU"),
     # 421: nothing behind it was taken, and the server says so
-    (sent_behind([answers(MAIL, "421 bye"), *silent([to(ADA), BDAT])]), "ONN"),
     (sent_behind([MAIL, to(ADA, "421 bye"), answers(BDAT, None)]), "TNN"),
     (sent_behind([MAIL, to(ADA), answers(BDAT, "421 bye")]), "TNN"),
     (sent_behind([MAIL, to(ADA, "550 no"), answers(BDAT, "421 bye")]), "RNN"),
@@ -160,9 +176,91 @@ def test_a_break_at_each_state(script, outcomes):
     assert told.ends == ["closed"]
 
 
+@pytest.mark.parametrize(
+    "gone",
+    [
+        Cut(0, first(ADA)),
+        Cut(size(first(ADA)) - 1, first(ADA)),
+        [answers(MAIL, "421 bye"), *silent([to(ADA), BDAT])],
+    ],
+)
+def test_a_line_that_goes_before_a_content_is_whole_costs_nothing_but_a_new_line(gone):
+    told = chunked([gone, Fresh(OFFERS), *careful(ADA)], window=1)
+    assert told.outcomes == [QUEUED]
+    assert told.ends == ["closed", "kept"]
+
+
+# --- a server that is not known yet ---
+
+
+def test_the_first_message_on_a_line_is_heard_to_its_end_before_others_follow():
+    told = fresh([*careful(ADA), first(BOB), later(CYD)], *map(mail, (ADA, BOB, CYD)))
+    assert letters(told) == "AAA"
+    assert told.flights == [1, 2, 1]
+    assert told.session.tells
+
+
+@pytest.mark.parametrize(
+    ("state", "letter"), [(MAIL, "O"), (to(ADA), "T")], ids=["at MAIL", "at RCPT"]
+)
+def test_a_break_before_the_content_of_the_first_message_leaves_no_doubt(state, letter):
+    behind = [] if state is not MAIL else silent([to(ADA)])
+    before = [] if state is MAIL else [MAIL]
+    told = fresh([[*before, answers(state, GONE), *behind]], mail(ADA), mail(BOB))
+    assert letters(told) == "TN"
+    told = fresh([[*before, answers(state, "421 bye"), *behind]], mail(ADA), mail(BOB))
+    assert letters(told) == f"{letter}N"
+
+
+@pytest.mark.parametrize(
+    ("at_mail", "at_rcpt", "at_content"),
+    [
+        ("250 ok", "250 2.1.5 ok", "250 2.0.0 ok"),
+        ("250 2.1.0 ok", "250 ok", "250 2.0.0 ok"),
+        ("250 2.1.0 ok", "250 2.1.5 ok", "250 ok"),
+        ("250 2.1.0 ok", "250 2.1.5 ok", "250 2.1.0 ok"),
+        ("250 2.0.0 ok", "250 2.0.0 ok", "250 2.0.0 ok"),
+        ("250 2.1.0 ok", "250 2.1.5 ok", "554 5.7.1 spam"),
+    ],
+)
+def test_behind_replies_that_do_not_tell_what_they_answer_one_content_goes_at_a_time(
+    at_mail, at_rcpt, at_content
+):
+    def steps(whom):
+        return [[answers(MAIL, at_mail), to(whom, at_rcpt)], answers(BDAT, at_content)]
+
+    bob = steps(BOB)
+    if at_content.startswith("5"):
+        bob[0].insert(0, RSET)
+    told = fresh([*steps(ADA), *bob], mail(ADA), mail(BOB))
+    assert told.in_the_air == 1
+    assert not told.session.tells
+    assert letters(told) == ("RR" if at_content.startswith("5") else "AA")
+
+
+@pytest.mark.parametrize(
+    "one_off",
+    [
+        [answers(MAIL, "250 2.0.0 extra"), to(ADA, "250 2.1.0 ok"), answers(BDAT, "250 2.1.5 ok")],
+        [answers(MAIL, "250 2.1.0 ok"), to(ADA, "250 2.1.0 ok"), answers(BDAT, "250 2.1.5 ok")],
+        [MAIL, to(ADA), answers(BDAT, "250 2.1.5 ok")],
+        [MAIL, to(ADA), answers(BDAT, "250 ok")],
+        [MAIL, to(ADA, "250 ok"), BDAT],
+        [answers(MAIL, "250 ok"), to(ADA), BDAT],
+    ],
+)
+def test_a_yes_that_belongs_to_another_question_is_none(one_off):
+    told = chunked([one_off])
+    assert letters(told) == "U"
+    assert told.ends == ["closed"]
+
+
+# --- breaks ---
+
+
 def test_what_had_arrived_before_a_write_broke_is_still_read_and_the_rest_gets_another_line():
     told = chunked(
-        [first(ADA), Cut(0, later(BOB)), Fresh(OFFERS), first(BOB), later(CYD)],
+        [first(ADA), Cut(0, later(BOB)), Fresh(OFFERS), *careful(BOB), first(CYD)],
         *map(mail, (ADA, BOB, CYD)),
     )
     assert letters(told) == "AAA"
@@ -186,8 +284,8 @@ def test_a_rested_line_that_is_gone_costs_nothing_but_a_new_line(gone):
         [
             [answers(MAIL, gone), answers(to(ADA), None)],
             Fresh(OFFERS),
-            first(ADA),
-            later(BOB),
+            *careful(ADA),
+            first(BOB),
         ],
         mail(ADA),
         mail(BOB),
@@ -208,8 +306,8 @@ def test_421_after_some_were_taken_sends_the_others_over_another_line():
             [RSET, answers(MAIL, "421 4.7.0 enough"), *silent([to(BOB), BDAT])],
             silent(later(CYD)),
             Fresh(OFFERS),
-            first(BOB),
-            later(CYD),
+            *careful(BOB),
+            first(CYD),
         ],
         *map(mail, (ADA, BOB, CYD)),
     )

@@ -7,6 +7,7 @@ wire. A submission is reported once, when all of its recipients have their outco
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from enum import Enum
 
 from flask_outbox.mail.errors import WireError
 from flask_outbox.mail.exchange import Report, SmtpReply
@@ -15,14 +16,24 @@ from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.transports.smtp_envelope import dotted, has_dots, obstacle, plain, smuggles
 from flask_outbox.transports.smtp_replies import (
     CLOSING,
+    CONTENT,
     GO_ON,
     Closing,
     OutOfStep,
     accepted,
+    tells,
     too_many,
     verdict,
 )
 from flask_outbox.transports.smtp_session import Session
+
+
+class Watch(Enum):
+    """What is looked at besides the number in a reply, where BDAT lets replies come in a row."""
+
+    NONE = 0
+    LEARN = 1  # see whether this server's replies tell what they answer
+    HOLD = 2  # they do; one that stands elsewhere is out of step
 
 
 class Transaction:
@@ -38,6 +49,7 @@ class Transaction:
         "reset",
         "submission",
         "taken",
+        "watch",
     )
 
     def __init__(self, submission: Submission) -> None:
@@ -48,6 +60,7 @@ class Transaction:
         self.overflow: list[str] = []  # too many for one transaction
         self.begun = False  # MAIL was answered
         self.reset = False  # RSET leads it
+        self.watch = Watch.NONE
         self.dots = True  # a line of its content begins with one
         self.ends_at = 0  # how far into the Write under way its content reaches; 0: it is out
 
@@ -138,6 +151,7 @@ class Batch:
         code = reply.code
         if code == CLOSING:
             raise Closing(reply)
+        self._watch(mail, "MAIL", reply)
         if 200 <= code < 300:  # noqa: PLR2004  the class of a reply is its first digit
             self.session.dirty = True
         else:
@@ -149,6 +163,7 @@ class Batch:
         code = reply.code
         if code == CLOSING:
             raise Closing(reply)
+        self._watch(mail, "RCPT", reply)
         if recipient in mail.outcomes:
             return
         if 200 <= code < 300:  # noqa: PLR2004  the class of a reply is its first digit
@@ -171,17 +186,26 @@ class Batch:
     def heard_content(self, mail: Transaction, reply: SmtpReply) -> None:
         """Take in the reply to the whole content, and settle it."""
         code = reply.code
+        self._watch(mail, CONTENT, reply)
         if 200 <= code < 300:  # noqa: PLR2004  the class of a reply is its first digit
             if not self.is_out(mail):
                 # It answers for less than we sent: nothing that can be built on.
                 raise OutOfStep("half the content", reply)
             mail.give(mail.taken, accepted(reply))
         else:
-            mail.give(mail.taken, verdict("the content", reply))
+            mail.give(mail.taken, verdict(CONTENT, reply))
         if code == CLOSING:
             raise Closing(reply)
         self.session.dirty = False
         self.session.worn = True
+
+    def _watch(self, mail: Transaction, verb: str, reply: SmtpReply) -> None:
+        """See to it that no yes is taken for another one."""
+        if mail.watch is Watch.NONE or tells(verb, reply):
+            return
+        if mail.watch is Watch.HOLD:
+            raise OutOfStep(verb, reply)
+        mail.watch = Watch.NONE  # nothing to be learnt from it
 
     def is_out(self, mail: Transaction) -> bool:
         """Tell whether the last byte of its content went to the kernel."""

@@ -4,7 +4,8 @@
 ``in_groups``    MAIL, RCPT and DATA as one group, and the content of one message in one Write
                  with the group of the next (RFC 2920): one round trip a message. The group of
                  n+1 leaves only with the content of n, so only after n's 354.
-``in_chunks``    BDAT (RFC 3030): up to ``window`` messages on their way, unanswered.
+``in_chunks``    BDAT (RFC 3030): up to ``window`` messages on their way, unanswered, once a first
+                 one has shown that this server's replies cannot be mistaken for one another.
 
 An unwanted 354 is ended with a lone dot whose reply is ignored, and RSET leads the next group.
 When a Write breaks, the replies that came before the break are still read.
@@ -15,7 +16,7 @@ from collections.abc import Generator, Sequence
 
 from flask_outbox.mail.errors import WireError
 from flask_outbox.mail.exchange import Answer, Question, Read, SmtpReply, Write
-from flask_outbox.transports.smtp_batch import Batch, Transaction
+from flask_outbox.transports.smtp_batch import Batch, Transaction, Watch
 from flask_outbox.transports.smtp_envelope import mail_command, rcpt_command
 from flask_outbox.transports.smtp_replies import CLOSING, Closing, OutOfStep
 from flask_outbox.transports.smtp_timeouts import Timeouts
@@ -176,6 +177,7 @@ class Dialogue:
                 upcoming is None
                 or batch.wound is not None
                 or (flying and (self._alone(upcoming) or self._alone(flying[0])))
+                or (flying and not batch.session.tells)
             ):
                 yield from self._land()
             else:
@@ -187,15 +189,16 @@ class Dialogue:
         return mail.submission.at_most_once or len(mail.recipients) > MOST_AT_ONCE
 
     def _launch(self, mail: Transaction) -> Talk:
-        """Write it whole; but on a line that has rested, its envelope first.
+        """Write it whole; but its envelope first where much would be in doubt for little.
 
-        A line that has rested may be dead and not know it, and what the kernel took of a content
-        would be in doubt.
+        A line that has rested may be dead and not know it; a server that was not heard yet may
+        hang up at MAIL, or give one reply too many, and the 250 of RCPT would be the content's.
         """
         batch, content = self._batch, mail.submission.content
         mail.reset = bool(batch.flying) or batch.session.dirty
         bdat = b"BDAT %d LAST\r\n" % len(content)
-        if not (batch.untried or len(mail.recipients) > MOST_AT_ONCE):
+        mail.watch = Watch.HOLD if batch.session.tells else Watch.LEARN
+        if batch.session.tells and not (batch.untried or self._alone(mail)):
             ((group, owed),) = self._groups(mail, bdat)
             yield from self._write(mail, (group, content), len(group) + len(content), owed)
             return
@@ -223,6 +226,8 @@ class Dialogue:
         elif reply.code == CLOSING:
             raise Closing(reply)
         batch.session.dirty = not 200 <= reply.code < 300  # noqa: PLR2004  a class of replies
+        if mail.watch is Watch.LEARN and mail.taken and not batch.session.dirty:
+            batch.session.tells = True
         batch.flying.popleft()
         batch.settle(mail)
 

@@ -25,6 +25,7 @@ from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Outcome, Refuse
 
 CLOSING = 421
 GO_ON = 354
+CONTENT = "the content"
 
 _AUTHENTICATION = frozenset({530, 534, 535, 538})
 # At MAIL: syntax, size and options are this message's own affair, and no other's.
@@ -64,6 +65,18 @@ def enhanced(reply: SmtpReply) -> str:
     """Give the enhanced status code (RFC 2034), or nothing."""
     found = _ENHANCED.match(reply.lines[0]) if reply.lines else None
     return found.group() if found else ""
+
+
+def tells(verb: str, reply: SmtpReply) -> bool:
+    """Tell whether a yes to MAIL or RCPT shows that it is none to a content, and the other way.
+
+    MAIL and RCPT are answered by codes about addresses, X.1.X, contents by others (RFC 3463
+    section 3, RFC 5248). A no needs no telling: nothing is taken for accepted by it.
+    """
+    if reply.code >= 300:  # noqa: PLR2004  the class of a reply is its first digit
+        return True
+    status = enhanced(reply)
+    return status.startswith("2.1.") == (verb != CONTENT) and bool(status)
 
 
 def reference(text: str) -> str:

@@ -22,6 +22,7 @@ class Session:
         "size",
         "smtputf8",
         "starttls",
+        "tells",
         "worn",
     )
 
@@ -37,6 +38,7 @@ class Session:
         self.auth = frozenset(offers.get("AUTH", "").upper().split())  # RFC 4954
         self.carried = 0  # transactions begun on this line
         self.worn = False  # it rested, or carried mail: that it fails now says nothing of the mail
+        self.tells = False  # its replies to MAIL and RCPT cannot be mistaken for one to a content
         self.dirty = False  # a transaction stands half done: RSET leads the next
 
     @classmethod
