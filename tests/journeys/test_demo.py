@@ -1,4 +1,4 @@
-"""The example: what `make demo` runs, whatever settings of their own its user has."""
+"""The example: what `make demo` runs, and what it wants to know before it starts."""
 
 import os
 import re
@@ -63,3 +63,28 @@ def test_the_demo_heeds_no_env_file_of_its_user_and_leaves_nothing_beside_it(sig
 
 def test_the_demo_heeds_no_settings_that_the_shell_exports(signup):
     one_round(signup, **OWN)
+
+
+@pytest.mark.parametrize("missing", ["MAIL_BASE_URL", "FLASK_SECRET_KEY"])
+@pytest.mark.parametrize("line", ["", "{missing}=\n"], ids=["left out", "empty"])
+def test_without_what_it_cannot_do_without_the_app_stops_at_its_start_and_names_it(
+    signup, missing, line
+):
+    given = {key: OWN[key] for key in ("MAIL_BASE_URL", "FLASK_SECRET_KEY") if key != missing}
+    lines = [f"{key}={value}\n" for key, value in given.items()]
+    (signup / ".env").write_text("".join([*lines, line.format(missing=missing)]))
+    others = {k: v for k, v in os.environ.items() if not k.startswith(("FLASK_", "MAIL_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "app.py", "run", "--port", "0"],
+        cwd=signup,
+        env=others,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert missing in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Running on" not in done.stdout + done.stderr
+    assert not (signup / "instance").exists()
