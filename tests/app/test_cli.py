@@ -179,7 +179,6 @@ def test_prune_forgets_what_has_ended_and_nothing_that_waits(shop):
     assert "and 1 messages" in shop("prune", "--after", "0")
     shop("show", ended, status=1)
     assert json.loads(shop("show", waits, "--json"))["state"] == "queued"
-    shop("prune", "--after", "-1", status=2)
 
 
 def test_stats_count_by_state(shop):
@@ -253,5 +252,21 @@ def test_an_app_without_mail_says_so():
     assert "Mail(app)" in result.output
 
 
-def test_worker_wants_a_sensible_number_of_processes(shop):
-    shop("worker", "--processes", "0", status=2)
+@pytest.mark.parametrize(
+    ("command", "option", "values"),
+    [
+        ("drain", "--seconds", ["-1", "0", "nan", "inf", "-inf", "1e999", "soon"]),
+        ("list", "--limit", ["-1", "0", "nan", "inf", "2.5", "10001"]),
+        ("prune", "--after", ["-1", "nan", "inf", "-inf", "old"]),
+        ("prune", "--content-after", ["-1", "nan", "inf", "-inf", "old"]),
+        ("worker", "--processes", ["-1", "0", "nan", "inf", "1.5", "65"]),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused_by_the_name_of_its_option(
+    shop, server, command, option, values
+):
+    row = shop.later()
+    for value in values:
+        assert f"Invalid value for '{option}'" in shop(command, f"{option}={value}", status=2)
+    assert server.connections == 0
+    assert json.loads(shop("show", row, "--json"))["state"] == "queued"

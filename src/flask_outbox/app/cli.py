@@ -4,6 +4,7 @@ Exit status 0: done. 1: there is no such message, or it cannot be done with it. 
 Loaded by every ``flask`` command of an app, so what a command needs is imported when it runs.
 """
 
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -25,6 +26,20 @@ if TYPE_CHECKING:
 STATES = ("queued", "sending", "accepted", "failed", "unknown", "cancelled", "expired")
 PAGE = 500
 DAY = 86400.0  # seconds
+
+
+class Finite(click.FloatRange):
+    """A number within bounds; by itself, click lets nan through any bounds."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read it, or say which option is wrong."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
 
 outbox = AppGroup("outbox", help="Mail that was sent later: look at it, retry it, send it.")
 
@@ -86,7 +101,7 @@ def worker(processes: int) -> None:
 
 
 @outbox.command()
-@click.option("--seconds", type=float, help="Stop after so long.")
+@click.option("--seconds", type=Finite(min=0, min_open=True), help="Stop after so long.")
 def drain(seconds: float | None) -> None:
     """Send what is due now, and end; status 1 if something due is left."""
     from flask_outbox.outbox.stats import stats as count  # noqa: PLC0415  see above
@@ -297,14 +312,14 @@ def _print_stats(figures: "Stats") -> None:
 @outbox.command()
 @click.option(
     "--content-after",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=30.0,
     show_default=True,
     help="Days that the content of an accepted message is kept.",
 )
 @click.option(
     "--after",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=365.0,
     show_default=True,
     help="Days that a message is kept once it has ended, whichever way.",
