@@ -3,6 +3,7 @@
 import json
 import logging
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from flask import Flask
@@ -47,8 +48,6 @@ def test_every_key_has_a_field():
             ("@xn--exmple-cua.com", "ada@example.org"),
         ),
         ("MAIL_ALLOW_ONLY", ["example.org", "*@example.net"], ("@example.org", "@example.net")),
-        ("MAIL_ATTACHMENT_ROOTS", "/a, /b", ("/a", "/b")),
-        ("MAIL_ATTACHMENT_ROOTS", '["/a,b"]', ("/a,b",)),
         ("MAIL_TRANSPORTS", '{"bulk": "memory:"}', {"bulk": "memory:"}),
         ("MAIL_OUTBOX_URL", "sqlite:///other.db", "sqlite:///other.db"),
         ("MAIL_WORKER", "process", "process"),
@@ -90,11 +89,49 @@ def test_values_are_read_from_python_and_from_the_environment(key, value, expect
         ("MAIL_OAUTH2_TOKEN", "a token"),
         ("MAIL_CONNECTIONS", 0),
         ("MAIL_ATTACHMENT_ROOTS", [7]),
+        ("MAIL_ATTACHMENT_ROOTS", Path("/")),
     ],
 )
 def test_a_wrong_value_names_the_key_at_start_up(key, value):
     with pytest.raises(ConfigurationError, match=key):
         Mail(app_with(**{key: value}))
+
+
+def test_folders_to_attach_from_are_read_from_python_and_from_the_environment(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "with, comma"
+    one.mkdir()
+    other.mkdir()
+    for value, expected in (
+        (f"{one}, {tmp_path}", (str(one), str(tmp_path))),
+        (json.dumps([str(other)]), (str(other),)),
+        ([one, str(other)], (str(one), str(other))),
+        ("", ()),
+        (None, ()),
+    ):
+        assert read({"MAIL_ATTACHMENT_ROOTS": value}).attachment_roots == expected
+
+
+@pytest.mark.parametrize(
+    ("root", "fix"),
+    [
+        ("inside", "absolute path: put app.root_path"),
+        ("~/inside", "absolute path"),
+        ("{here}/missing", "folder that exists: make it"),
+        ("{here}/file", "folder that exists"),
+        ("{here}/nul\0", "folder that exists"),
+        ("{here}/" + 300 * "x", "folder that exists"),
+    ],
+)
+def test_a_folder_to_attach_from_that_cannot_be_one_stops_the_app_and_says_what_to_do(
+    tmp_path, monkeypatch, root, fix
+):
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "file").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    roots = [str(tmp_path), root.format(here=tmp_path)]
+    for value in (roots, ",".join(roots), json.dumps(roots)):
+        with pytest.raises(ConfigurationError, match=rf"MAIL_ATTACHMENT_ROOTS\[1\] .* {fix}"):
+            Mail(app_with(MAIL_ATTACHMENT_ROOTS=value))
 
 
 def app_with(**config):

@@ -101,8 +101,8 @@ MESSAGES: Mapping[str, Key] = MappingProxyType(
             "A sandbox: only these addresses and domains are written to.", reading.allowances, ()
         ),
         "MAIL_ATTACHMENT_ROOTS": Key(
-            "The folders that `attach_file` may read paths from; none by default.",
-            reading.words,
+            "The folders that `attach_file` may read from, by absolute paths; none by default.",
+            reading.folders,
             (),
         ),
         "MAIL_TEXT_FROM_HTML": Key(

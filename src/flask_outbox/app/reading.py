@@ -8,6 +8,7 @@ import ipaddress
 import json
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -166,6 +167,22 @@ def words(key: str, value: object) -> tuple[str, ...]:
     if not all(isinstance(each, (str, os.PathLike)) for each in several):
         raise wrong(key, "a list of texts")
     return tuple(word for each in several if (word := str(each).strip()))
+
+
+def folders(key: str, value: object) -> tuple[str, ...]:
+    """Read a list of folders, which have to be there, wherever the app was started."""
+    names = words(key, value)
+    for place, name in enumerate(names):
+        if not Path(name).is_absolute():
+            raise ConfigurationError(
+                f"{key}[{place}] must be an absolute path: put app.root_path or app.instance_path"
+                " before it."
+            )
+        if not os.path.isdir(name):  # noqa: PTH112  Path.is_dir() raises where it may not look
+            raise ConfigurationError(
+                f"{key}[{place}] must be a folder that exists: make it, or correct its path."
+            )
+    return names
 
 
 def address(key: str, value: object) -> Address:
