@@ -1,0 +1,198 @@
+"""What an app's mail needs and what is made of it on first use: lines, outbox, worker, ways out.
+
+An app that only calls ``mail.send`` gets a pool of lines, and nothing else: the outbox, its
+workers and SQLAlchemy come with the first ``send_later``.
+"""
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from flask import Flask
+
+from flask_outbox.app import ways_out
+from flask_outbox.app.flask_mail import Message, _Mail
+from flask_outbox.app.settings import Settings
+from flask_outbox.app.telling import tell_recorded
+from flask_outbox.mail.errors import MessageError
+from flask_outbox.transports.base import Transport
+
+if TYPE_CHECKING:
+    from flask_outbox.outbox.database import Outbox
+    from flask_outbox.wire import aio, sync
+    from flask_outbox.worker.embedded import Embedded
+    from flask_outbox.worker.loop import Plan
+
+T = TypeVar("T")
+
+IN_A_WORKER = 600.0  # seconds for one message, where nobody waits
+FILE = "outbox.sqlite3"
+
+
+class Made:
+    """One per app, under its runtime."""
+
+    def __init__(self, app: Flask, state: _Mail, settings: Settings) -> None:
+        self.app = app
+        self.state = state
+        self.settings = settings
+        self._making = threading.RLock()
+        self._made: dict[str, Any] = {}
+        self._transports: dict[str, tuple[object, Transport]] = {}
+        _all.add(self)
+
+    def __repr__(self) -> str:
+        return f"<flask_outbox runtime of {self.app.name!r}>"
+
+    def _once(self, name: str, make: Callable[[], T]) -> T:
+        if name not in self._made:
+            with self._making:
+                if name not in self._made:
+                    self._made[name] = make()
+        made: T = self._made[name]
+        return made
+
+    @property
+    def pool(self) -> "sync.Pool":
+        """Lines for ``mail.send``."""
+        return self._once("pool", self._make_pool)
+
+    def _make_pool(self) -> "sync.Pool":
+        from flask_outbox.wire import sync  # noqa: PLC0415  made on first use
+
+        pool = sync.Pool()
+        weakref.finalize(self, pool.close)
+        return pool
+
+    @property
+    def async_pool(self) -> "aio.Pool":
+        """Lines for ``mail.send_async``."""
+        return self._once("async_pool", self._make_async_pool)
+
+    def _make_async_pool(self) -> "aio.Pool":
+        from flask_outbox.wire import aio  # noqa: PLC0415  made on first use
+
+        pool = aio.Pool()
+        weakref.finalize(self, pool.close)
+        return pool
+
+    @property
+    def outbox(self) -> "Outbox":
+        """The outbox; its file is made with its first transaction."""
+        return self._once("outbox", self._make_outbox)
+
+    def _make_outbox(self) -> "Outbox":
+        from flask_outbox.mail.retry import Patience  # noqa: PLC0415  made on first use
+        from flask_outbox.outbox.database import Outbox  # noqa: PLC0415  the same
+
+        settings = self.settings
+        patience = Patience(give_up=settings.give_up, max_unclear=settings.max_unclear)
+        outbox = Outbox(self.file, lease=settings.lease, patience=patience)
+        weakref.finalize(self, outbox.close)
+        return outbox
+
+    @property
+    def file(self) -> Path:
+        """Where the outbox is kept; a relative path is one below the instance folder."""
+        given = (self.settings.outbox_url or f"sqlite:///{FILE}").removeprefix("sqlite:///")
+        return Path(self.app.instance_path, given)
+
+    @property
+    def embedded(self) -> "Embedded":
+        """The worker of this app and process."""
+        return self._once("embedded", self._make_embedded)
+
+    def _make_embedded(self) -> "Embedded":
+        from flask_outbox.worker.embedded import Embedded  # noqa: PLC0415  made on first use
+
+        return Embedded(self.plan)
+
+    # --- the ways out ---
+
+    def names(self) -> list[str]:
+        """List the transports by name."""
+        return list(dict.fromkeys(["default", *self.settings.transports]))
+
+    def transport_is_known(self, name: str) -> None:
+        """Raise MessageError for a name that is not configured."""
+        if name not in self.names():
+            raise MessageError(
+                f"transport must be one of MAIL_TRANSPORTS: {', '.join(map(repr, self.names()))}."
+            )
+
+    def transport(self, name: str = "default") -> Transport:
+        """Give a transport; the default one follows the live fields of the state."""
+        self.transport_is_known(name)
+        fixed = name != "default" or self.has_url
+        key = () if fixed else ways_out.live(self.state)
+        held = self._transports.get(name)
+        if held is None or held[0] != key:
+            made = ways_out.configured(self.settings, name) or ways_out.from_fields(
+                self.state, self.settings
+            )
+            self._transports[name] = held = (key, made)
+        return held[1]
+
+    @property
+    def has_url(self) -> bool:
+        """Whether the default transport is not Flask-Mail's keys."""
+        return self.settings.transport is not None or "default" in self.settings.transports
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether the app said anything about where its mail goes."""
+        local = (self.state.server, self.state.port) == ("127.0.0.1", 25)
+        return self.has_url or not local or "MAIL_SERVER" in self.settings.given
+
+    def check(self) -> None:
+        """Raise ConfigurationError at start-up for what could never send."""
+        for name in self.names():
+            self.transport(name)
+        ways_out.check_tls_files(self.settings)
+
+    def plan(self) -> "Plan":
+        """Say what a worker works with."""
+        from flask_outbox.app.overhear import Overheard  # noqa: PLC0415  in workers only
+        from flask_outbox.worker.loop import Plan  # noqa: PLC0415  in workers only
+
+        transports: Mapping[str, Transport] = {name: self.transport(name) for name in self.names()}
+        if self.state.debug:
+            transports = {name: Overheard(each) for name, each in transports.items()}
+        return Plan(
+            outbox=self.outbox,
+            transports=transports,
+            connections=self.settings.connections,
+            timeout=self.settings.timeout or IN_A_WORKER,
+            grace=self.settings.grace,
+            observe=self.observe,
+        )
+
+    def observe(self, recorded: Any) -> None:
+        """Tell the app's listeners what became of a message, in a context of its own."""
+        tell_recorded(self.app, recorded, Message)
+
+    def close(self) -> None:
+        """Stop and close what was made."""
+        with self._making:
+            made, self._made = self._made, {}
+        for name in ("embedded", "pool", "async_pool", "outbox"):
+            if name in made:
+                made[name].stop() if name == "embedded" else made[name].close()
+
+    def forget_lock(self) -> None:
+        """Begin anew in a child: a lock that was held at the fork would be held for ever."""
+        self._making = threading.RLock()
+
+
+_all: weakref.WeakSet[Made] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for made in list(_all):
+        made.forget_lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
