@@ -1,14 +1,20 @@
 """When to try again: a value that a test can read.
 
-===================  =======  =======  ==================================================
-outcome              charged  pauses   next attempt
-===================  =======  =======  ==================================================
-Deferred, transient  yes      no       full jitter under 1 min, 2 min, 4 min … 1 h
-Deferred, ours       no       route    when the route comes back
-Deferred, none       no       no       at once
-Unclear              yes      no       after 1/576, then 1/8 of the give-up time, then never
-Refused              yes      no       never
-===================  =======  =======  ==================================================
+===============  ===================  =======  =============  ==================================
+whose doing      outcome              charged  pauses         next attempt
+===============  ===================  =======  =============  ==================================
+nobody's         Deferred, TRANSIENT  yes      no             full jitter under 1, 2, 4 min … 1 h,
+                                                              or when the far side asks, if later
+the recipient's  Refused              yes      no             never: failed
+ours             Deferred, OURS       no       the route      when the route comes back
+a neighbour's    Deferred, NONE       no       no             at once
+unclear          Unclear              yes      third in row   after 1/576, then 1/8 of the give-up
+                                                              time, then never: unknown
+===============  ===================  =======  =============  ==================================
+
+No deferral is tried again later than the give-up time, 2 days from when it was first due: then it
+has failed, or is unknown if it was ever unclear. How long a route pauses, and how one mail at a
+time probes it, stands in ``outbox/routes.py``.
 
 All times are UNIX seconds, ``jitter`` is a number in [0, 1).
 """
@@ -40,9 +46,9 @@ def backoff(attempt: int, jitter: float) -> float:
 
 
 def clamp_retry_after(seconds: float) -> float:
-    """Believe a far side within reason."""
+    """Believe a far side within reason; what is no number at all is the least."""
     least, most = RETRY_AFTER
-    return min(max(seconds, least), most)
+    return min(seconds, most) if seconds > least else least
 
 
 def next_attempt(  # noqa: PLR0913  the six things that the table above speaks of
