@@ -135,7 +135,9 @@ if child:
 
 def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", HEAD + program, *map(str, arguments)],
+        # That threads and fork do not mix, as newer Pythons warn, is what is tested.
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", HEAD + program]
+        + [str(each) for each in arguments],
         capture_output=True, text=True, timeout=90, check=False,
     )  # fmt: skip
 

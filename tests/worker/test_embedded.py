@@ -223,7 +223,8 @@ def test_under_uwsgi_without_threads_it_names_the_flag(embedded, monkeypatch):
 
 
 PROGRAM = """
-import sys, threading
+import atexit, sys, threading
+atexit.register(lambda: outbox.close())  # the first that is registered is the last that is called
 sys.path.insert(0, {tests!r})
 from hostile import Hostile, later
 from flask_outbox.outbox.database import Outbox
