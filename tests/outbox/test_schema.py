@@ -7,7 +7,7 @@ import sys
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 
 from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.outbox.database import Outbox
@@ -29,13 +29,33 @@ def outbox(file):
     made.close()
 
 
-def schema(engine_or_outbox):
-    """Everything SQLite knows about tables and indexes, but for how it is laid out."""
-    with engine_or_outbox.begin() as connection:
-        names = connection.execute(
-            text("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name")
-        )
-        return [(kind, name, " ".join(sql.split())) for kind, name, sql in names]
+def schema(outbox):
+    """Everything the database knows of its tables and indexes, but for the order of columns."""
+    with outbox.begin() as connection:
+        inspector = inspect(connection)
+        return {
+            name: {
+                "columns": {
+                    each["name"]: (str(each["type"]), each["nullable"], each["default"])
+                    for each in inspector.get_columns(name)
+                },
+                "key": inspector.get_pk_constraint(name)["constrained_columns"],
+                "indexes": {
+                    each["name"]: (each["column_names"], each["unique"], said(each))
+                    for each in inspector.get_indexes(name)
+                },
+                "foreign": [
+                    (each["constrained_columns"], each["referred_table"], each["options"])
+                    for each in inspector.get_foreign_keys(name)
+                ],
+                "rowid": inspector.get_table_options(name),
+            }
+            for name in inspector.get_table_names()
+        }
+
+
+def said(index):
+    return {name: str(value) for name, value in index["dialect_options"].items()}
 
 
 def migrated(file):

@@ -10,6 +10,7 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from sqlalchemy import (
+    BindParameter,
     Connection,
     RowMapping,
     bindparam,
@@ -28,7 +29,7 @@ from flask_outbox.outbox.routes import Route, routes
 from flask_outbox.outbox.schedule import Priority
 from flask_outbox.outbox.settle import ROWS, Held, Kind, hold, settle
 from flask_outbox.outbox.stored import Unreadable, unpack
-from flask_outbox.outbox.tables import content, event, message, recipient
+from flask_outbox.outbox.tables import FORMAT, content, event, message, recipient
 from flask_outbox.outbox.waiting import has_open, next_due
 
 __all__ = [
@@ -45,6 +46,7 @@ _DUE = (
         _m.transport == bindparam("transport"),
         _m.priority == bindparam("priority"),
         _m.due_at <= bindparam("now"),
+        _m.format <= FORMAT,
     )
     .order_by(_m.due_at, _m.id)
     .limit(bindparam("most"))
@@ -53,7 +55,12 @@ _DUE = (
 _SURELY_NOT_SENT = _DUE.where(_m.unclear.is_(False))
 _TOO_OLD = (
     select(message)
-    .where(_m.expires_at <= bindparam("now"), _m.due_at.is_not(None))
+    .where(
+        _m.state == State.QUEUED.value,
+        _m.expires_at <= bindparam("now"),
+        _m.due_at.is_not(None),
+    )
+    .order_by(_m.expires_at)
     .limit(EXPIRED_MOST)
     .with_for_update(skip_locked=True)
 )
@@ -85,6 +92,8 @@ _CLAIMED = (
     .join(content, content.c.message == _m.id, isouter=True)
     .where(_m.id.in_(bindparam("ids", expanding=True)), _m.fence == bindparam("b_fence"))
 )
+_NOW: BindParameter[float] = bindparam("now")
+_UNTIL: BindParameter[float] = bindparam("until")
 _OURS = (
     _m.id.in_(bindparam("ids", expanding=True)),
     _m.fence.in_(bindparam("fences", expanding=True)),
@@ -92,12 +101,12 @@ _OURS = (
 _START = (
     update(message)
     .where(*_OURS)
-    .values(
+    .ordered_values(  # MySQL reads what it has just set
         # A start whose commit was in doubt may be said again.
-        attempts=_m.attempts + case((_m.started_at.is_(None), 1), else_=0),
-        started_at=func.coalesce(_m.started_at, bindparam("now")),
-        leased_at=bindparam("now"),
-        lease_until=bindparam("until"),
+        (_m.attempts, _m.attempts + case((_m.started_at.is_(None), 1), else_=0)),
+        (_m.started_at, func.coalesce(_m.started_at, bindparam("now"))),
+        (_m.leased_at, _NOW),
+        (_m.lease_until, _UNTIL),
     )
 )
 _STARTED = select(_m.id, _m.fence, _m.attempts).where(*_OURS)

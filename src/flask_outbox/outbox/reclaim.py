@@ -1,6 +1,7 @@
 """What a dead worker, or a clock that was set back, left behind."""
 
 from sqlalchemy import (
+    BindParameter,
     Connection,
     bindparam,
     case,
@@ -52,6 +53,7 @@ _FROM_THE_FUTURE = (
     )
     .limit(1)
 )
+_NOW: BindParameter[float] = bindparam("now")
 _ahead = _m.due_from - bindparam("now")
 _MEND_RECIPIENTS = (
     update(recipient)
@@ -67,12 +69,13 @@ _MEND_RECIPIENTS = (
 _MEND_MESSAGES = (
     update(message)
     .where(_m.state == State.QUEUED.value, _NOT_ACCEPTED, _m.due_from > bindparam("soon"))
-    .values(
-        due_at=_m.due_at - _ahead,
-        first_due=case(
-            (_m.first_due > bindparam("now"), _m.first_due - _ahead), else_=_m.first_due
+    .ordered_values(  # MySQL reads what it has just set
+        (_m.due_at, _m.due_at - _ahead),
+        (
+            _m.first_due,
+            case((_m.first_due > bindparam("now"), _m.first_due - _ahead), else_=_m.first_due),
         ),
-        due_from=bindparam("now"),
+        (_m.due_from, _NOW),
     )
 )
 

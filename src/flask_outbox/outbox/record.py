@@ -5,10 +5,13 @@ from dataclasses import dataclass
 
 from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.lifecycle import State
+from flask_outbox.mail.say import Say
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.outbox.database import Outbox
-from flask_outbox.outbox.routes import hear
+from flask_outbox.outbox.routes import RouteNews, hear
 from flask_outbox.outbox.settle import ROWS, Judge, hold, settle
+
+log = Say("flask_outbox.outbox")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +22,7 @@ class Recorded:
     receipt: Receipt
     state: State
     reason: str = ""  # why it stands where it stands; nothing for what was accepted
-    alert: str = ""  # its route began to fail with it: somebody should look
+    alert: RouteNews | None = None  # its route began to fail, or to work again: an alert
 
 
 def record(
@@ -54,13 +57,15 @@ def record(
             ],
         )
         alerts = hear(connection, [first[each] for each in first if each in done], now)
+    for alert in alerts.values():
+        log.error("%s", alert)
     return [
         Recorded(
             submission=report.submission,
             receipt=report.receipt,
             state=done[id_].state,
             reason=done[id_].reason,
-            alert=alerts.pop(report.submission.route, ""),
+            alert=alerts.pop(report.submission.route, None),
         )
         for id_, report in first.items()
         if id_ in done

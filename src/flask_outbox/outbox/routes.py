@@ -1,34 +1,89 @@
 """The routes' health: one that fails by our own fault pauses, and is probed when it comes back.
 
 A pause lasts 1 s, then twice as long each time it is followed by another, up to 60 s, or as long
-as the far side asked. After it one message at a time probes the way, one that surely has not left
-before where there is such; the first that is accepted opens it again. Several unclear outcomes in
-a row pause a route too: whatever eats our answers would make copies of everything.
+as the far side asked. After it one message at a time, of all workers, probes the way, one that
+surely has not left before where there is such; the first that is accepted opens it again. Several
+unclear outcomes in a row pause a route too: whatever eats our answers would make copies of
+everything.
+
+That a route began to fail, and that it works again, is news: of two workers that find out at once
+one tells it.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, case, func, select, text, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from flask_outbox.mail.exchange import Report
+from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Unclear
 from flask_outbox.mail.retry import clamp_retry_after
 from flask_outbox.mail.say import Say
 from flask_outbox.outbox.settle import printable
-from flask_outbox.outbox.tables import route
+from flask_outbox.outbox.tables import message, route
 
 log = Say("flask_outbox.outbox")
 
 PAUSE_FIRST = 1.0
 PAUSE_MOST = 60.0
 UNCLEAR_IN_A_ROW = 3
+ABOUT_TO_START = 2.0  # seconds: what is claimed longer than that is no probe, but stands in a queue
 
-_ROUTES = select(route).where(route.c.name.in_(bindparam("names", expanding=True)))
+_ROUTES = (
+    select(route)
+    .where(route.c.name.in_(bindparam("names", expanding=True)))
+    .order_by(route.c.name)
+)
+_ROUTES_LOCKED = _ROUTES.with_for_update()
+_PROBES = (
+    select(
+        message.c.route,
+        func.max(case((message.c.started_at >= route.c.paused_until, 1), else_=0)),
+        func.max(case((message.c.started_at.is_(None), message.c.leased_at))),
+    )
+    .join(route, route.c.name == message.c.route)
+    .where(
+        message.c.state == State.SENDING.value,
+        text("outbox_message.state <> 'accepted'"),  # said aloud for the partial index
+        message.c.route.in_(bindparam("names", expanding=True)),
+    )
+    .group_by(message.c.route)
+)
 _NEW = sqlite_insert(route).on_conflict_do_nothing()
 _CHANGE = update(route).where(route.c.name == bindparam("b_name"))
+_PROBE_NOW = (
+    update(route)
+    .where(route.c.paused_until > bindparam("now"))
+    .values(paused_until=bindparam("now"))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePaused:
+    """It began to fail: nothing goes that way for now."""
+
+    route: str
+    seconds: float
+    reason: str
+
+    def __str__(self) -> str:
+        return f"Route {self.route} is paused for {self.seconds:g} s: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteResumed:
+    """It works again, after one or more pauses."""
+
+    route: str
+
+    def __str__(self) -> str:
+        return f"Route {self.route} works again."
+
+
+RouteNews = RoutePaused | RouteResumed
 
 
 @dataclass(slots=True)
@@ -41,8 +96,11 @@ class Route:
     failures: int = 0
     unclear: int = 0
     reason: str = ""
-    alert: str = ""  # not stored: that it began to fail is news
+    failed: bool = False  # not stored: whether it did when it was read
     changed: bool = False
+
+    def __post_init__(self) -> None:
+        self.failed = self.on_probation
 
     def paused(self, now: float) -> bool:
         """Tell whether nothing may go this way now; a pause from the future is over.
@@ -75,13 +133,20 @@ class Route:
             if self.unclear >= UNCLEAR_IN_A_ROW:
                 self._pause(now, f"{self.unclear} unclear in a row: {unclear[0].text}", 0.0)
 
+    def news(self) -> RouteNews | None:
+        """Tell what is different from when it was read."""
+        if self.on_probation == self.failed:
+            return None
+        if self.failed:
+            return RouteResumed(self.name)
+        seconds = (self.paused_until or 0.0) - (self.paused_at or 0.0)
+        return RoutePaused(self.name, seconds, self.reason)
+
     def _works(self) -> None:
-        if self.failures:
-            log.info("Route %s works again.", self.name)
         if self.failures or self.unclear or self.paused_until is not None:
             self.paused_at = self.paused_until = None
             self.failures = self.unclear = 0
-            self.reason = self.alert = ""
+            self.reason = ""
             self.changed = True
 
     def _pause(self, now: float, reason: str, asked: float) -> None:
@@ -92,35 +157,64 @@ class Route:
             return
         seconds = max(asked, min(PAUSE_MOST, PAUSE_FIRST * 2.0 ** min(self.failures, 16)))
         self.reason = printable(reason)
-        text = f"Route {self.name} is paused for {seconds:g} s: {self.reason}"
-        if self.failures == 0:
-            self.alert = text
-        (log.warning if self.failures else log.error)("%s", text)
+        if self.failed and self.failures:
+            log.warning("%s", RoutePaused(self.name, seconds, self.reason))
         self.paused_at, self.paused_until = now, now + seconds
         self.failures += 1
         self.changed = True
 
 
-def routes(connection: Connection, names: Iterable[str]) -> dict[str, Route]:
+def routes(connection: Connection, names: Iterable[str], *, lock: bool = False) -> dict[str, Route]:
     """Read what is known of these."""
     wanted = sorted(set(names))
     found = {name: Route(name) for name in wanted}
-    for row in connection.execute(_ROUTES, {"names": wanted}).mappings():
+    query = _ROUTES_LOCKED if lock else _ROUTES
+    for row in connection.execute(query, {"names": wanted}).mappings():
         found[row["name"]] = Route(**row)
     return found
 
 
-def hear(connection: Connection, reports: Iterable[Report], now: float) -> dict[str, str]:
-    """Let the routes take in what was reported; give the alerts by route."""
+def open_routes(connection: Connection, names: Iterable[str], now: float) -> list[Route]:
+    """List those that may be claimed for: neither paused, nor probed by somebody right now.
+
+    To be called in the claim's transaction, in which a route on probation stays locked.
+    """
+    found = {name: each for name, each in routes(connection, names).items() if not each.paused(now)}
+    unsure = [name for name, each in found.items() if each.on_probation]
+    if unsure:
+        found.update(routes(connection, unsure, lock=True))
+        for name, started, leased_at in connection.execute(_PROBES, {"names": unsure}):
+            if started or (leased_at is not None and abs(now - leased_at) < ABOUT_TO_START):
+                del found[name]
+    return [each for each in found.values() if not each.paused(now)]
+
+
+def probe_now(connection: Connection, now: float) -> None:
+    """End the pauses: whoever works now has other settings than those that failed."""
+    connection.execute(_PROBE_NOW, {"now": now})
+
+
+def hear(connection: Connection, reports: Iterable[Report], now: float) -> dict[str, RouteNews]:
+    """Let the routes take in what was reported; give the news by route."""
     listed = list(reports)
-    known = routes(connection, (each.submission.route for each in listed))
-    for report in listed:
-        known[report.submission.route].hear(report, now)
+    known = _heard(routes(connection, (each.submission.route for each in listed)), listed, now)
+    names = [name for name, each in known.items() if each.changed]
+    if not names:
+        return {}
+    # Who has something to write looks again: another worker may have written it just now.
+    connection.execute(_NEW, [{**_values(Route(name)), "name": name} for name in names])
+    ours = [each for each in listed if each.submission.route in names]
+    known = _heard(routes(connection, names, lock=True), ours, now)
     changed = [each for each in known.values() if each.changed]
     if changed:
-        connection.execute(_NEW, [{**_values(each), "name": each.name} for each in changed])
         connection.execute(_CHANGE, [{**_values(each), "b_name": each.name} for each in changed])
-    return {each.name: each.alert for each in changed if each.alert}
+    return {each.name: news for each in changed if (news := each.news()) is not None}
+
+
+def _heard(known: dict[str, Route], reports: Iterable[Report], now: float) -> dict[str, Route]:
+    for report in reports:
+        known[report.submission.route].hear(report, now)
+    return known
 
 
 def _values(one: Route) -> Mapping[str, Any]:

@@ -14,7 +14,9 @@ _COUNTS = (
     .where(text("state <> 'accepted'"))
     .group_by(message.c.state)
 )
-_OLDEST = select(func.min(message.c.due_at)).where(message.c.due_at.is_not(None))
+_OLDEST = select(func.min(message.c.due_at)).where(
+    message.c.state == State.QUEUED.value, text("state <> 'accepted'")
+)
 _PAUSED = select(route).where(route.c.paused_until.is_not(None)).order_by(route.c.name)
 
 

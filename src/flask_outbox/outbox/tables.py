@@ -8,9 +8,13 @@ The content has a table of its own: a row of a few hundred bytes is rewritten at
 way, and a 20 MB attachment must not be rewritten with it.
 """
 
+from typing import Any
+
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
+    Dialect,
     Double,
     ForeignKey,
     Index,
@@ -21,19 +25,67 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     text,
 )
+from sqlalchemy.dialects import mysql
 
-REVISION = "0001"  # the newest migration; tests hold it equal to Alembic's head
+REVISION = "0002"  # the newest migration; tests hold it equal to Alembic's head
+FORMAT = 1  # of what a message's row holds; a row of a newer one is left to newer workers
 VERSION_TABLE = "outbox_version"
 
 metadata = MetaData()
+
+
+class Exact(TypeDecorator[str]):
+    """Text that is equal to nothing else; MySQL's own text ignores blanks at its end."""
+
+    impl = String(255)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        """Keep octets on MySQL and MariaDB."""
+        octets: Any = mysql.VARBINARY(1020)
+        return dialect.type_descriptor(octets if _is_mysql(dialect) else String(255))
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:
+        """Write it down."""
+        return value.encode() if value is not None and _is_mysql(dialect) else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
+        """Read it back."""
+        return bytes(value).decode() if value is not None and _is_mysql(dialect) else value
+
+
+def _is_mysql(dialect: Dialect) -> bool:
+    return dialect.name in {"mysql", "mariadb"}
+
+
+_MYSQL = ("mysql", "mariadb")
+_ASCII = String(998).with_variant(
+    mysql.VARCHAR(998, charset="ascii", collation="ascii_bin"), *_MYSQL
+)
+_LONG = Text().with_variant(mysql.MEDIUMTEXT(), *_MYSQL)
+_CONTENT = LargeBinary().with_variant(mysql.LONGBLOB(), *_MYSQL)
+_NUMBER = BigInteger().with_variant(Integer(), "sqlite")
+# Byte by byte, since MySQL's defaults take "A" for "a".
+_TABLE: dict[str, Any] = {
+    f"{name}_{word}": value
+    for name in _MYSQL
+    for word, value in (("engine", "InnoDB"), ("charset", "utf8mb4"), ("collate", "utf8mb4_bin"))
+}
+_TREE: dict[str, Any] = {**_TABLE, "sqlite_with_rowid": False}
+
+
+def _where(condition: str) -> dict[str, Any]:
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
 
 message = Table(
     "outbox_message",
     metadata,
     Column("id", String(32), primary_key=True),  # UUIDv7, hex
-    Column("message_id", String(998), nullable=False),  # not unique: one message, sent twice
+    Column("message_id", _ASCII, nullable=False),  # not unique: one message, sent twice
     Column("transport", String(64), nullable=False),
     Column("route", String(64), nullable=False),  # chosen at the claim
     Column("priority", String(8), nullable=False),
@@ -56,12 +108,13 @@ message = Table(
     Column("unclear", Boolean(create_constraint=False), nullable=False),  # may have left before
     Column("sender", String(320), nullable=False),
     Column("size", Integer, nullable=False),  # octets of its content
-    Column("extra", Text, nullable=False),  # JSON: what no query asks for
-    Column("key", String(255)),
+    Column("extra", _LONG, nullable=False),  # JSON: what no query asks for
+    Column("key", Exact),
     Column("fingerprint", String(128), nullable=False),
     Column("reason", Text, nullable=False),  # why it stands where it stands, for a person
+    Column("format", Integer, nullable=False, server_default="1"),  # see FORMAT
     Index("ix_outbox_message_message_id", "message_id"),
-    sqlite_with_rowid=False,
+    **_TREE,
 )
 Index(
     "ix_outbox_message_claim",
@@ -69,24 +122,25 @@ Index(
     message.c.priority,
     message.c.due_at,
     message.c.id,
-    sqlite_where=text("due_at IS NOT NULL"),
+    **_where("due_at IS NOT NULL"),
 )
 Index(
     "ix_outbox_message_open",  # also finds what a clock that was set back would hold up
     message.c.state,
     message.c.due_from,
-    sqlite_where=text("state <> 'accepted'"),
+    **_where("state <> 'accepted'"),
 )
 Index(
     "ix_outbox_message_expires",
+    message.c.state,
     message.c.expires_at,
-    sqlite_where=text("expires_at IS NOT NULL AND due_at IS NOT NULL"),
+    **_where("expires_at IS NOT NULL AND due_at IS NOT NULL"),
 )
 Index(
     "uq_outbox_message_key",
     message.c.key,
     unique=True,
-    sqlite_where=text("key IS NOT NULL"),
+    **_where("key IS NOT NULL"),
 )
 
 content = Table(
@@ -98,7 +152,9 @@ content = Table(
         ForeignKey("outbox_message.id", ondelete="CASCADE"),
         primary_key=True,
     ),
-    Column("content", LargeBinary, nullable=False),  # the sealed MIME, as it goes out
+    Column("content", _CONTENT, nullable=False),  # the sealed MIME, as it goes out
+    Column("cipher", String(16)),  # NULL: it is plain
+    **_TABLE,
 )
 
 recipient = Table(
@@ -118,19 +174,20 @@ recipient = Table(
     Column("unclear", Integer, nullable=False),
     Column("reply", Text, nullable=False),  # the latest
     Column("reference", String(255), nullable=False),
-    sqlite_with_rowid=False,
+    **_TREE,
 )
 
 event = Table(
     "outbox_event",
     metadata,
-    Column("number", Integer, primary_key=True),
+    Column("number", _NUMBER, primary_key=True),
     Column("message", String(32), nullable=False, index=True),
     Column("recipient", String(320)),  # NULL: all of them
     Column("kind", String(16), nullable=False),
     Column("at", Double, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("text", Text, nullable=False),
+    **_TABLE,
 )
 
 route = Table(
@@ -142,7 +199,7 @@ route = Table(
     Column("failures", Integer, nullable=False),  # pauses since it last worked
     Column("unclear", Integer, nullable=False),  # unclear outcomes in a row
     Column("reason", Text, nullable=False),
-    sqlite_with_rowid=False,
+    **_TREE,
 )
 
 worker = Table(
@@ -154,7 +211,11 @@ worker = Table(
     Column("version", String(32), nullable=False),
     Column("started_at", Double, nullable=False),
     Column("beat_at", Double, nullable=False),
-    sqlite_with_rowid=False,
+    Column("schema", String(32)),  # the revision that its code was written for
+    Column("settings", String(64)),  # a keyed hash: tells others apart, says nothing
+    Column("secret", String(64)),  # a keyed check of the app's SECRET_KEY
+    Column("lost_at", Double),  # when somebody found that it beats no more
+    **_TREE,
 )
 
 schema_version = Table(
@@ -162,4 +223,5 @@ schema_version = Table(
     metadata,
     Column("version_num", String(32), nullable=False),
     PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc"),  # as Alembic makes it
+    **_TABLE,
 )

@@ -1,6 +1,6 @@
 """The workers' signs of life; nothing is decided by them, people look at them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
@@ -55,5 +55,7 @@ def goodbye(outbox: Outbox, name: str) -> None:
 
 def workers(connection: Connection) -> list[Worker]:
     """List those that were heard of lately, whether they live or not."""
-    rows = connection.execute(select(worker).order_by(worker.c.name)).mappings()
+    names = [each.name for each in fields(Worker)]
+    columns = [worker.c[name] for name in names]
+    rows = connection.execute(select(*columns).order_by(worker.c.name)).mappings()
     return [Worker(**row) for row in rows]

@@ -1,12 +1,30 @@
 """The first tables."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import mysql
 
 revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
+
+MYSQL = ("mysql", "mariadb")
+ASCII = sa.String(998).with_variant(
+    mysql.VARCHAR(998, charset="ascii", collation="ascii_bin"), *MYSQL
+)
+KEY = sa.String(255).with_variant(mysql.VARBINARY(1020), *MYSQL)
+LONG = sa.Text().with_variant(mysql.MEDIUMTEXT(), *MYSQL)
+CONTENT = sa.LargeBinary().with_variant(mysql.LONGBLOB(), *MYSQL)
+NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+TABLE: dict[str, Any] = {
+    f"{name}_{word}": value
+    for name in MYSQL
+    for word, value in (("engine", "InnoDB"), ("charset", "utf8mb4"), ("collate", "utf8mb4_bin"))
+}
+TREE: dict[str, Any] = {**TABLE, "sqlite_with_rowid": False}
 
 
 def upgrade() -> None:
@@ -20,7 +38,7 @@ def _messages() -> None:
     op.create_table(
         "outbox_message",
         sa.Column("id", sa.String(32), primary_key=True),
-        sa.Column("message_id", sa.String(998), nullable=False),
+        sa.Column("message_id", ASCII, nullable=False),
         sa.Column("transport", sa.String(64), nullable=False),
         sa.Column("route", sa.String(64), nullable=False),
         sa.Column("priority", sa.String(8), nullable=False),
@@ -43,11 +61,11 @@ def _messages() -> None:
         sa.Column("unclear", sa.Boolean, nullable=False),
         sa.Column("sender", sa.String(320), nullable=False),
         sa.Column("size", sa.Integer, nullable=False),
-        sa.Column("extra", sa.Text, nullable=False),
-        sa.Column("key", sa.String(255)),
+        sa.Column("extra", LONG, nullable=False),
+        sa.Column("key", KEY),
         sa.Column("fingerprint", sa.String(128), nullable=False),
         sa.Column("reason", sa.Text, nullable=False),
-        sqlite_with_rowid=False,
+        **TREE,
     )
     for name, columns, unique, where in (
         ("ix_outbox_message_message_id", ["message_id"], False, None),
@@ -60,18 +78,20 @@ def _messages() -> None:
         ("ix_outbox_message_open", ["state", "due_from"], False, "state <> 'accepted'"),
         (
             "ix_outbox_message_expires",
-            ["expires_at"],
+            ["state", "expires_at"],
             False,
             "expires_at IS NOT NULL AND due_at IS NOT NULL",
         ),
         ("uq_outbox_message_key", ["key"], True, "key IS NOT NULL"),
     ):
+        condition = sa.text(where) if where else None
         op.create_index(
             name,
             "outbox_message",
             columns,
             unique=unique,
-            sqlite_where=sa.text(where) if where else None,
+            sqlite_where=condition,
+            postgresql_where=condition,
         )
 
 
@@ -79,8 +99,9 @@ def _parts() -> None:
     op.create_table(
         "outbox_content",
         sa.Column("message", sa.String(32), primary_key=True),
-        sa.Column("content", sa.LargeBinary, nullable=False),
+        sa.Column("content", CONTENT, nullable=False),
         sa.ForeignKeyConstraint(["message"], ["outbox_message.id"], ondelete="CASCADE"),
+        **TABLE,
     )
     op.create_table(
         "outbox_recipient",
@@ -94,17 +115,18 @@ def _parts() -> None:
         sa.Column("reply", sa.Text, nullable=False),
         sa.Column("reference", sa.String(255), nullable=False),
         sa.ForeignKeyConstraint(["message"], ["outbox_message.id"], ondelete="CASCADE"),
-        sqlite_with_rowid=False,
+        **TREE,
     )
     op.create_table(
         "outbox_event",
-        sa.Column("number", sa.Integer, primary_key=True),
+        sa.Column("number", NUMBER, primary_key=True),
         sa.Column("message", sa.String(32), nullable=False),
         sa.Column("recipient", sa.String(320)),
         sa.Column("kind", sa.String(16), nullable=False),
         sa.Column("at", sa.Double, nullable=False),
         sa.Column("attempt", sa.Integer, nullable=False),
         sa.Column("text", sa.Text, nullable=False),
+        **TABLE,
     )
     op.create_index("ix_outbox_event_message", "outbox_event", ["message"])
 
@@ -118,7 +140,7 @@ def _others() -> None:
         sa.Column("failures", sa.Integer, nullable=False),
         sa.Column("unclear", sa.Integer, nullable=False),
         sa.Column("reason", sa.Text, nullable=False),
-        sqlite_with_rowid=False,
+        **TREE,
     )
     op.create_table(
         "outbox_worker",
@@ -128,7 +150,7 @@ def _others() -> None:
         sa.Column("version", sa.String(32), nullable=False),
         sa.Column("started_at", sa.Double, nullable=False),
         sa.Column("beat_at", sa.Double, nullable=False),
-        sqlite_with_rowid=False,
+        **TREE,
     )
 
 
