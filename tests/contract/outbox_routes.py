@@ -1,17 +1,21 @@
 """Routes that fail by our own fault pause, and cost no message anything."""
 
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from contract.outbox_ground import Ground
+from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Refused, Unclear
 from flask_outbox.mail.submission import Receipt
-from flask_outbox.outbox.claim import next_due
+from flask_outbox.outbox.claim import extend, next_due, reclaim, start
 from flask_outbox.outbox.enqueue import Priority
 from flask_outbox.outbox.record import record
+from flask_outbox.outbox.routes import ABOUT_TO_START, RoutePaused, RouteResumed
 from flask_outbox.outbox.stats import stats
 from outbox_mail import EPOCH, a_submission, begin, look, one, put, put_many, say, take
 
@@ -43,9 +47,47 @@ class RouteContract(Ground):
         put_many(outbox, 5)
         say(outbox, begin(outbox, 1)[0], OURS)
         clock.now += 1
+        (probe,) = take(outbox)
+        assert take(outbox) == []
+        (probe,) = start(outbox, [probe])
+        clock.now += outbox.lease - 1
+        assert take(outbox) == []  # however long it takes
+        say(outbox, probe, Refused("550"))  # which says nothing of the route
         (probe,) = begin(outbox)
         say(outbox, probe, Accepted("250"))
-        assert len(take(outbox)) == 4
+        assert len(take(outbox)) == 3
+
+    def test_what_was_on_its_way_before_the_pause_is_no_probe(self, outbox, clock):
+        put_many(outbox, 4)
+        slow, fails = begin(outbox, 2)
+        waits = take(outbox, 1)
+        say(outbox, fails, OURS)
+        clock.now += ABOUT_TO_START
+        extend(outbox, [slow])
+        assert len(take(outbox)) == 1
+        assert waits
+
+    def test_a_probe_that_died_with_its_worker_makes_room_for_another(self, outbox, clock):
+        put_many(outbox, 2)
+        say(outbox, begin(outbox, 1)[0], OURS)
+        clock.now += 1
+        assert len(begin(outbox)) == 1
+        clock.now += outbox.lease
+        reclaim(outbox)
+        assert len(take(outbox)) == 1
+
+    def test_of_many_workers_one_probes(self, outbox, clock):
+        put_many(outbox, 50)
+        say(outbox, begin(outbox, 1)[0], OURS)
+        clock.now += 1
+        together = threading.Barrier(8)
+
+        def claims(_):
+            together.wait(30)
+            return len(take(outbox))
+
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(claims, range(8))) == 1
 
     def test_one_probe_is_enough_whatever_the_priorities(self, outbox, clock):
         put(outbox)
@@ -128,10 +170,64 @@ class RouteContract(Ground):
         for _ in range(5):
             alerts += [each.alert for each in say(outbox, one(outbox), OURS)]
             clock.now = next_due(outbox, ["default"])
-        assert [bool(each) for each in alerts] == [True, False, False, False, False]
+        assert alerts == [RoutePaused("default", 1.0, "535 5.7.8 refused"), *[None] * 4]
+        assert errors(caplog) == ["Route default is paused for 1 s: 535 5.7.8 refused"]
+
+    def test_that_a_route_works_again_is_one_alert_and_one_line_at_error(
+        self, outbox, clock, caplog
+    ):
+        put_many(outbox, 3)
+        for _ in range(2):
+            say(outbox, begin(outbox, 1)[0], OURS)
+            clock.now = next_due(outbox, ["default"])
+        caplog.clear()
+        alerts = [
+            each.alert
+            for _ in range(3)
+            for each in say(outbox, begin(outbox, 1)[0], Accepted("250"))
+        ]
+        assert alerts == [RouteResumed("default"), None, None]
+        assert errors(caplog) == ["Route default works again."]
+
+    def test_what_is_mended_within_one_batch_is_no_news(self, outbox, clock, caplog):
+        put_many(outbox, 2)
+        reports = [
+            Report(each, Receipt.same(each, outcome))
+            for each, outcome in zip(begin(outbox), [OURS, Accepted("250")], strict=True)
+        ]
+        assert [each.alert for each in record(outbox, reports, lambda: 0.5)] == [None, None]
+        assert errors(caplog) == []
+        assert stats(outbox).routes == ()
+
+    def test_what_was_not_committed_is_not_told(self, outbox, caplog, monkeypatch):
+        put(outbox)
+        submission = one(outbox)
+
+        def fails(*_):
+            raise OutboxUnavailable("away")
+
+        monkeypatch.setattr("flask_outbox.outbox.record.hear", fails)
+        with pytest.raises(OutboxUnavailable):
+            say(outbox, submission, OURS)
+        assert errors(caplog) == []
+        monkeypatch.undo()
+        (recorded,) = say(outbox, submission, OURS)
+        assert isinstance(recorded.alert, RoutePaused)
         assert len(errors(caplog)) == 1
-        assert "535 5.7.8 refused" in errors(caplog)[0]
-        assert "default" in alerts[0]
+
+    def test_of_many_workers_that_meet_an_outage_one_tells_it(self, outbox, caplog):
+        put_many(outbox, 8)
+        held = begin(outbox)
+        together = threading.Barrier(8)
+
+        def tells(submission):
+            together.wait(30)
+            return [each.alert for each in say(outbox, submission, OURS) if each.alert]
+
+        with ThreadPoolExecutor(8) as pool:
+            told = [alert for alerts in pool.map(tells, held) for alert in alerts]
+        assert len(told) == len(errors(caplog)) == 1
+        assert stats(outbox).routes[0].failures == 1
 
     def test_one_alert_for_a_whole_batch(self, outbox):
         put_many(outbox, 3)
@@ -165,8 +261,6 @@ class RouteContract(Ground):
         assert len(take(outbox)) == 1
 
     def test_a_dead_worker_is_not_the_routes_fault(self, outbox, clock):
-        from flask_outbox.outbox.claim import reclaim  # noqa: PLC0415
-
         put_many(outbox, 5)
         begin(outbox, 4)
         clock.now += outbox.lease
@@ -174,8 +268,6 @@ class RouteContract(Ground):
         assert len(take(outbox)) == 1
 
     def test_what_a_zombie_says_pauses_nothing(self, outbox, clock):
-        from flask_outbox.outbox.claim import reclaim  # noqa: PLC0415
-
         put_many(outbox, 2)
         (zombie,) = begin(outbox, 1)
         clock.now += outbox.lease
@@ -185,8 +277,6 @@ class RouteContract(Ground):
 
     @pytest.mark.parametrize("step", [-3600.0, -365 * 86400.0, 3600.0])
     def test_a_pause_does_not_outlive_a_step_of_the_clock(self, outbox, clock, step):
-        from flask_outbox.outbox.claim import reclaim  # noqa: PLC0415
-
         put(outbox)
         say(outbox, one(outbox), Deferred("429", Fault.OURS, retry_after=60.0))
         clock.now += step

@@ -25,7 +25,7 @@ from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.reclaim import poisoned, reclaim
-from flask_outbox.outbox.routes import Route, routes
+from flask_outbox.outbox.routes import Route, open_routes
 from flask_outbox.outbox.schedule import Priority
 from flask_outbox.outbox.settle import ROWS, Held, Kind, hold, settle
 from flask_outbox.outbox.stored import Unreadable, unpack
@@ -132,12 +132,13 @@ def claim(
 
     Commits state, lease, fence and route; charges nothing. What is past its expiry ends as expired.
     A transport whose route is paused is not looked at; one that comes back gives one message to try
-    it with. A row that was on the line when a worker died comes alone in its list.
+    it with, and none more while that is under way. A row that was on the line when a worker died
+    comes alone in its list.
     """
     with outbox.begin() as connection:
         now = outbox.now(connection)
         _expire(connection, now)
-        open_ = [each for each in routes(connection, transports).values() if not each.paused(now)]
+        open_ = open_routes(connection, transports, now)
         ids = _choose(_candidates(connection, open_, now, limit), limit, now - outbox.lease)
         if not ids:
             return []

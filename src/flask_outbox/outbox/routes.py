@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, case, func, select, text, update
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.lifecycle import State
@@ -24,6 +23,7 @@ from flask_outbox.mail.retry import clamp_retry_after
 from flask_outbox.mail.say import Say
 from flask_outbox.outbox.settle import printable
 from flask_outbox.outbox.tables import message, route
+from flask_outbox.outbox.unless import insert_unless
 
 log = Say("flask_outbox.outbox")
 
@@ -33,9 +33,7 @@ UNCLEAR_IN_A_ROW = 3
 ABOUT_TO_START = 2.0  # seconds: what is claimed longer than that is no probe, but stands in a queue
 
 _ROUTES = (
-    select(route)
-    .where(route.c.name.in_(bindparam("names", expanding=True)))
-    .order_by(route.c.name)
+    select(route).where(route.c.name.in_(bindparam("names", expanding=True))).order_by(route.c.name)
 )
 _ROUTES_LOCKED = _ROUTES.with_for_update()
 _PROBES = (
@@ -52,7 +50,7 @@ _PROBES = (
     )
     .group_by(message.c.route)
 )
-_NEW = sqlite_insert(route).on_conflict_do_nothing()
+_NEW = insert_unless(route)
 _CHANGE = update(route).where(route.c.name == bindparam("b_name"))
 _PROBE_NOW = (
     update(route)
@@ -96,11 +94,11 @@ class Route:
     failures: int = 0
     unclear: int = 0
     reason: str = ""
-    failed: bool = False  # not stored: whether it did when it was read
+    before: int = 0  # not stored: its failures when it was read
     changed: bool = False
 
     def __post_init__(self) -> None:
-        self.failed = self.on_probation
+        self.before = self.failures
 
     def paused(self, now: float) -> bool:
         """Tell whether nothing may go this way now; a pause from the future is over.
@@ -135,10 +133,13 @@ class Route:
 
     def news(self) -> RouteNews | None:
         """Tell what is different from when it was read."""
-        if self.on_probation == self.failed:
+        if self.on_probation == bool(self.before):
             return None
-        if self.failed:
-            return RouteResumed(self.name)
+        return RouteResumed(self.name) if self.before else self.pause
+
+    @property
+    def pause(self) -> RoutePaused:
+        """The latest."""
         seconds = (self.paused_until or 0.0) - (self.paused_at or 0.0)
         return RoutePaused(self.name, seconds, self.reason)
 
@@ -157,8 +158,6 @@ class Route:
             return
         seconds = max(asked, min(PAUSE_MOST, PAUSE_FIRST * 2.0 ** min(self.failures, 16)))
         self.reason = printable(reason)
-        if self.failed and self.failures:
-            log.warning("%s", RoutePaused(self.name, seconds, self.reason))
         self.paused_at, self.paused_until = now, now + seconds
         self.failures += 1
         self.changed = True
@@ -202,12 +201,16 @@ def hear(connection: Connection, reports: Iterable[Report], now: float) -> dict[
     if not names:
         return {}
     # Who has something to write looks again: another worker may have written it just now.
-    connection.execute(_NEW, [{**_values(Route(name)), "name": name} for name in names])
+    rows = [{**_values(Route(name)), "name": name} for name in names]
+    connection.execute(_NEW[connection.dialect.name], rows)
     ours = [each for each in listed if each.submission.route in names]
     known = _heard(routes(connection, names, lock=True), ours, now)
     changed = [each for each in known.values() if each.changed]
     if changed:
         connection.execute(_CHANGE, [{**_values(each), "b_name": each.name} for each in changed])
+    for each in changed:
+        if each.failures > each.before > 0:
+            log.warning("%s", each.pause)
     return {each.name: news for each in changed if (news := each.news()) is not None}
 
 
