@@ -8,8 +8,17 @@ from base64 import b64encode
 import pytest
 from flask import Flask
 
-from flask_outbox import Attachment, Mail, Message
+from flask_outbox import Attachment, Mail, Message, Receipt
+from flask_outbox.mail.attachment import Invitation
 from flask_outbox.mail.errors import OutboxError
+from flask_outbox.mail.exchange import Opened, Report, SmtpReply, Write
+from flask_outbox.mail.fields import read_mailboxes
+from flask_outbox.mail.lifecycle import State
+from flask_outbox.mail.mime import compose, seal
+from flask_outbox.mail.outcome import Accepted
+from flask_outbox.mail.unseal import unseal
+from flask_outbox.outbox.record import Recorded
+from flask_outbox.transports.smtp import Smtp
 from flask_outbox.worker.loop import drain
 from hostile import Hostile, hang_up, reset, say
 
@@ -108,3 +117,66 @@ def test_bad_input_is_refused_without_being_repeated():
                     way(message)
                 told.append(f"{caught.value} {caught.value!r}")
     assert not [text for text in told if BODY in text]
+
+
+def full_of_it():
+    message = secretive()
+    message.sender = "shop@example.com"
+    message.metadata, message.tags = {"for": BODY}, (BODY,)
+    message.subject = BODY
+    message.invitation = Invitation(f"BEGIN:VCALENDAR\nMETHOD:REQUEST\nSUMMARY:{BODY}")
+    message.attach("a.bin", data=BODY.encode(), cid="a@b", headers={"X-Note": BODY})
+    return message
+
+
+def login_of(username="ada", password=PASSWORD):
+    """The question that puts AUTH on the wire."""
+    smtp = Smtp("127.0.0.1", 25, username=username, password=password)
+    talk = smtp.send([seal(full_of_it(), now=0)])
+    next(talk)
+    talk.send(Opened(None, "127.0.0.1"))  # read the greeting
+    talk.send(SmtpReply(220, ("hello",)))
+    talk.send(None)  # read the answer to EHLO
+    return talk.send(SmtpReply(250, ("hello", "AUTH PLAIN")))
+
+
+def held():
+    """Everything that holds a content or a credential on its way."""
+    message = full_of_it()
+    sealed = seal(message, now=0)
+    composed = compose(message, read_mailboxes(message), now=0)
+    app = Flask("shop")
+    app.config.update(TESTING=True)
+    mail = Mail(app)
+    runtime = app.extensions["outbox"]
+    with app.app_context():
+        mail.send_later(message)
+        prepared = runtime.prepare(message)
+    receipt = Receipt.same(sealed, Accepted())
+    return {
+        "Message": message,
+        "Attachment": message.attachments[0],
+        "Invitation": message.invitation,
+        "Composed": composed,
+        "Part": composed.root,
+        "Submission": sealed,
+        "Parts": unseal(sealed.content),
+        "Prepared": prepared,
+        "Report": Report(sealed, receipt),
+        "Recorded": Recorded(submission=sealed, receipt=receipt, state=State.ACCEPTED),
+        "Write of a mail": Write((sealed.content,), 1.0),
+        "Write of AUTH": login_of(),
+        "the rehearsed": vars(runtime.rehearsal),
+    }
+
+
+def test_no_repr_shows_what_it_holds():
+    told = {name: repr(each) for name, each in held().items()}
+    assert {name for name, text in told.items() if any(each in text for each in CANARIES)} == set()
+
+
+def test_a_repr_tells_which_and_how_large():
+    sealed = seal(full_of_it(), now=0)
+    assert sealed.message_id in repr(sealed)
+    assert str(len(sealed.content)) in repr(sealed)
+    assert repr(Write((b"12345", b"67"), 1.0)) == "Write(7 octets, seconds=1.0, replies=1)"

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from mimetypes import guess_type
 
 from flask_outbox.mail.errors import MessageError
@@ -20,7 +20,7 @@ class Invitation:
     ``method`` is read from the object's METHOD line unless given, and must be the same.
     """
 
-    content: str
+    content: str = field(repr=False)
     method: str = ""
 
     def __post_init__(self) -> None:

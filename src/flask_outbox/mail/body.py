@@ -8,7 +8,7 @@ import re
 import unicodedata
 from binascii import b2a_base64, b2a_qp
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flask_outbox.mail.address import refuse_control_characters
 from flask_outbox.mail.errors import BadHeaderError, MessageError
@@ -39,12 +39,12 @@ _SPACES = re.compile(r"\s+")
 class Part:
     """A body part: its header fields, one string each, and its content in blocks."""
 
-    head: str
+    head: str = field(repr=False)
     names: list[str]
-    blocks: Iterable[bytes] = ()
+    blocks: Iterable[bytes] = field(default=(), repr=False)
     parts: Sequence["Part"] = ()
     boundary: str = ""
-    verbatim: bytes = b""  # content that could hold a boundary
+    verbatim: bytes = field(default=b"", repr=False)  # content that could hold a boundary
     eight_bit: bool = False  # a message inside, which is left as it is, takes 8BITMIME
 
 

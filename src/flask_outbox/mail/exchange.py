@@ -78,6 +78,10 @@ class Write:
     seconds: float
     replies: int = 1
 
+    def __repr__(self) -> str:
+        size = sum(map(len, self.blocks))
+        return f"Write({size} octets, seconds={self.seconds}, replies={self.replies})"
+
 
 @dataclass(frozen=True, slots=True)
 class Read:

@@ -6,7 +6,7 @@ the same bytes each time: boundaries derive from its Message-ID.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, cast
 
@@ -41,7 +41,7 @@ __all__ = [
 class Composed:
     """A message as it will be written: its fields by name, its body, its boundaries' token."""
 
-    fields: dict[str, str]
+    fields: dict[str, str] = field(repr=False)
     root: Part
     token: str
 

@@ -55,6 +55,11 @@ class Submission:
     attempt: int = 0
     alone: bool = False  # it was on the line, or being signed, when a worker died
 
+    def __repr__(self) -> str:
+        which = self.id or self.message_id
+        many, size = len(self.recipients), len(self.content)
+        return f"<Submission {which}: recipients={many}, octets={size}, attempt={self.attempt}>"
+
     @property
     def idempotency_key(self) -> str:
         """Derive the far side's key from the row and whom it is still to reach."""

@@ -28,7 +28,7 @@ class PartsAttachment:
     data: bytes = field(repr=False)
     disposition: str = "attachment"
     cid: str = ""
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @property
     def inline(self) -> bool:
@@ -47,12 +47,12 @@ class Parts:
     to: tuple[Address, ...] = ()
     cc: tuple[Address, ...] = ()
     reply_to: tuple[Address, ...] = ()
-    subject: str = ""
+    subject: str = field(default="", repr=False)
     text: str | None = field(default=None, repr=False)
     html: str | None = field(default=None, repr=False)
     alternatives: dict[str, str] = field(default_factory=dict[str, str], repr=False)
     attachments: tuple[PartsAttachment, ...] = ()
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     message_id: str = ""
     date: float = 0.0
 
