@@ -1,18 +1,54 @@
-"""The workers' signs of life; nothing is decided by them, people look at them."""
+"""The workers' signs of life, and what each runs with; nothing is decided by them, people look.
 
-from dataclasses import dataclass, fields
+A worker that ends says goodbye, and its row is gone. One that is silent for two leases without
+that has stopped beating: whichever worker marks it first tells it.
+"""
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
 
+from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
+
+from flask_outbox.mail.say import Say
 from flask_outbox.outbox.database import Outbox
-from flask_outbox.outbox.tables import worker
+from flask_outbox.outbox.routes import probe_now
+from flask_outbox.outbox.tables import REVISION, worker
 from flask_outbox.version import __version__
 
+log = Say("flask_outbox.outbox")
+
+SILENT = 2  # leases without a sign of life, then it is lost
 FORGOTTEN = 86400.0  # seconds after the last sign of life
 
-_BEAT = update(worker).where(worker.c.name == bindparam("b_name"))
-_FORGET = delete(worker).where(worker.c.beat_at < bindparam("before"))
-_GONE = delete(worker).where(worker.c.name == bindparam("b_name"))
+_w = worker.c
+_BEAT = update(worker).where(_w.name == bindparam("b_name")).values(lost_at=None)
+_FORGET = delete(worker).where(_w.beat_at < bindparam("before"))
+_GONE = delete(worker).where(_w.name == bindparam("b_name"))
+_IS_SILENT = (
+    _w.lost_at.is_(None),
+    # Further ahead than that: the clock was set back since.
+    or_(_w.beat_at < bindparam("before"), _w.beat_at > bindparam("ahead")),
+)
+_SILENT_ONES = select(_w.name).where(*_IS_SILENT, _w.name != bindparam("me")).order_by(_w.name)
+_LOST = (
+    update(worker)
+    .where(_w.name == bindparam("b_name"), *_IS_SILENT)
+    .values(lost_at=bindparam("now"))
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Badge:
+    """What a worker or an app runs with; None where that is not known.
+
+    ``settings`` and ``secret`` are keyed hashes, made by whoever knows the settings and the
+    SECRET_KEY: two are equal or not, and say nothing else.
+    """
+
+    version: str = __version__
+    schema: str | None = REVISION
+    settings: str | None = None
+    secret: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,28 +59,98 @@ class Worker:
     host: str
     pid: int
     version: str
+    schema: str | None = None
+    settings: str | None = None
+    secret: str | None = None
     started_at: float
     beat_at: float
+    lost_at: float | None = None  # when it was found to beat no more
+
+    def differs(self, badge: Badge) -> tuple[str, ...]:
+        """Name what it runs with another of; what either does not know is not compared.
+
+        Settings are hashed with the SECRET_KEY, so those of another key cannot be compared.
+        """
+        names = [each.name for each in fields(badge)]
+        pairs = {name: (getattr(self, name), getattr(badge, name)) for name in names}
+        others = tuple(
+            name for name, pair in pairs.items() if None not in pair and len({*pair}) > 1
+        )
+        return tuple(name for name in others if name != "settings" or "secret" not in others)
 
 
-def heartbeat(outbox: Outbox, name: str, *, host: str, pid: int) -> None:
-    """Say that this worker lives; forget those that have been silent for a day."""
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """A worker stopped beating, and did not say goodbye."""
+
+    worker: Worker
+    silent: float  # seconds
+
+    def __str__(self) -> str:
+        return (
+            f"Worker {self.worker.name} stopped beating: it was last heard of"
+            f" {self.silent:.0f} s ago."
+        )
+
+
+UNKNOWN = Badge()
+
+
+def heartbeat(
+    outbox: Outbox, name: str, *, host: str, pid: int, badge: Badge = UNKNOWN
+) -> list[WorkerLost]:
+    """Say that this worker lives; give those that it is the first to find silent.
+
+    With its first beat it forgets those that have been silent for a day, and says so where others
+    have another SECRET_KEY. If all others run with other settings, paused routes are probed at
+    once: perhaps it was the settings.
+    """
+    strangers: list[str] = []
     with outbox.begin() as connection:
         now = outbox.now(connection)
+        lost = _lost(connection, name, now, SILENT * outbox.lease)
         beat = connection.execute(_BEAT, {"b_name": name, "beat_at": now})
         if beat.rowcount == 0:
-            connection.execute(
-                insert(worker),
-                {
-                    "name": name,
-                    "host": host,
-                    "pid": pid,
-                    "version": __version__,
-                    "started_at": now,
-                    "beat_at": now,
-                },
-            )
+            others = workers(connection)
+            known = {"name": name, "host": host, "pid": pid, **asdict(badge)}
+            connection.execute(insert(worker), {**known, "started_at": now, "beat_at": now})
             connection.execute(_FORGET, {"before": now - FORGOTTEN})
+            if others and badge.settings not in {None, *(each.settings for each in others)}:
+                probe_now(connection, now)
+            strangers = _strangers(others, badge)
+    for each in lost:
+        log.error("%s", each)
+    if strangers:
+        log.error(
+            "Worker %s has another SECRET_KEY than %s: give every host that sends the same.",
+            name,
+            ", ".join(strangers),
+        )
+    return lost
+
+
+def _lost(connection: Connection, me: str, now: float, silence: float) -> list[WorkerLost]:
+    """Mark who is silent; a row that somebody else marked, or that beat again, is left alone."""
+    terms = {"before": now - silence, "ahead": now + silence}
+    names = connection.execute(_SILENT_ONES, {**terms, "me": me}).scalars().all()
+    ours = {
+        name
+        for name in names
+        if connection.execute(_LOST, {**terms, "b_name": name, "now": now}).rowcount == 1
+    }
+    if not ours:
+        return []
+    return [
+        WorkerLost(each, abs(now - each.beat_at))
+        for each in workers(connection)
+        if each.name in ours
+    ]
+
+
+def _strangers(others: Iterable[Worker], badge: Badge) -> list[str]:
+    return [
+        each.name for each in others if each.lost_at is None and "secret" in each.differs(badge)
+    ]
 
 
 def goodbye(outbox: Outbox, name: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from random import random
+from typing import TypeVar
 
 from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.mail.exchange import Report
@@ -15,6 +16,8 @@ from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.claim import next_due, release
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.record import Recorded, record
+from flask_outbox.outbox.routes import RouteNews
+from flask_outbox.outbox.workers import UNKNOWN, Badge, WorkerLost
 from flask_outbox.transports.base import Transport
 from flask_outbox.worker.bell import Bell
 from flask_outbox.worker.carriers import choose_carrier
@@ -25,15 +28,28 @@ from flask_outbox.worker.say import say
 from flask_outbox.worker.unexpected import place
 from flask_outbox.worker.upkeep import Upkeep
 
+T = TypeVar("T")
+
 POLL_STEPS = 16  # after work the next look comes after this share of `poll`, then twice that, …
 OVERDUE = 0.05  # seconds: what fell due after the claim, or is held back by a route on probation
 TROUBLE_FIRST = 0.1  # seconds to back off while the database is away
 TROUBLE_MOST = 15.0
 LAST_WORDS = 5.0  # seconds beyond the grace that whoever waits for a worker should give it
 
+Alert = RouteNews | WorkerLost
 
-def _nobody(recorded: Recorded) -> None:
+
+def _nobody(heard: Recorded | Alert) -> None:
     """Observe nothing."""
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def never() -> bool:
+    """Stay."""
+    return False
 
 
 def _as_it_is(submission: Submission) -> Submission:
@@ -47,7 +63,8 @@ class Plan:
 
     ``connections`` are per transport, ``timeout`` bounds one message on the wire, ``grace`` what
     is under way when the worker is told to stop. ``observe`` hears what became of each message,
-    in the worker's thread, after it was committed; what it raises is logged and forgotten.
+    in the worker's thread, after it was committed, and ``alert`` what somebody should look at; what
+    they raise is logged and forgotten. ``badge`` says what this worker runs with.
     """
 
     outbox: Outbox
@@ -57,6 +74,8 @@ class Plan:
     grace: float = 30.0
     poll: float = 1.0
     observe: Callable[[Recorded], None] = _nobody
+    alert: Callable[[Alert], None] = _nobody
+    badge: Badge = UNKNOWN
     sign: Callable[[Submission], Submission] = _as_it_is
 
 
@@ -73,10 +92,12 @@ class Worker:
         self._stopping = False
         self._abandoned = False
         self._woken = False
+        self._leave: Callable[[], bool] = never
+        self._began: Callable[[], None] = _nothing
         self._carrier = choose_carrier(plan.timeout)
         self._lanes = Lanes(self._carrier, plan.transports, plan.connections, self._bell.ring)
         self._leased = Leased(self.name, plan.transports)
-        self._upkeep = Upkeep(plan.outbox, self._leased, self._lanes)
+        self._upkeep = Upkeep(plan.outbox, self._leased, self._lanes, plan.badge)
         self._look_at = 0.0  # when to ask the outbox again, after it had nothing
         self._pause = plan.poll / POLL_STEPS
         self._stop_at = self._leave_at = float("inf")
@@ -88,8 +109,10 @@ class Worker:
         self._woken = True
         self._bell.ring()
 
-    def stop(self) -> None:
-        """Claim nothing more; finish what is under way, for at most the grace."""
+    def stop(self, grace: float | None = None) -> None:
+        """Claim nothing more; finish what is under way, for at most the plan's grace, or this."""
+        grace = self._plan.grace if grace is None else grace
+        self._leave_at = min(self._leave_at, time.monotonic() + grace)
         self._stopping = True
         self._bell.ring()
 
@@ -98,15 +121,18 @@ class Worker:
         self._abandoned = True
         self.stop()
 
-    def run(self) -> None:
-        """Work until stopped."""
+    def run(self, began: Callable[[], None] = _nothing) -> None:
+        """Work until stopped; ``began`` is called when its first sign of life is written."""
+        self._began = began
         self._work(lambda: False)
 
-    def drain(self, seconds: float | None = None) -> int:
+    def drain(self, seconds: float | None = None, leave: Callable[[], bool] = never) -> int:
         """Work until nothing is due, or for so long; give the number of messages that were tried.
 
-        Raises OutboxUnavailable where the outbox cannot be used.
+        ``leave`` is asked at least once a poll, and stops it. Raises OutboxUnavailable where the
+        outbox cannot be used.
         """
+        self._leave = leave
         if seconds is not None:
             self._stop_at = time.monotonic() + seconds
         self._work(self._has_nothing_due, raises=True)
@@ -140,11 +166,13 @@ class Worker:
             say.info("worker %s ends", self.name)
 
     def _has_left(self) -> bool:
+        self._stopping = self._stopping or self._leave()
         if not self._stopping and time.monotonic() < self._stop_at:
             return False
         if not self._leased.closed:
             self._leased.closed = self._lanes.leaving = True
-            self._leave_at = time.monotonic() + self._plan.grace
+            if self._leave_at == float("inf"):  # nobody said: its time is over
+                self._leave_at = time.monotonic() + self._plan.grace
             with suppress(Exception):  # if not now, then when the leases end
                 self._release(self._plan.transports)
         return self._abandoned or self._lanes.idle or time.monotonic() >= self._leave_at
@@ -159,6 +187,8 @@ class Worker:
             self._record(self._lanes.heard())
         for each in self._upkeep.mind():
             self._tell(each)
+        self._began()
+        self._began = _nothing
         recorded = turn(plan.outbox, leased, self._lanes, plan.sign)
         self._count += len(recorded)
         for each in recorded:
@@ -234,12 +264,20 @@ class Worker:
                     say.error("message %s not recorded: %s", report.submission.id, place(error))
                     self._lanes.forget([report])
 
-    def _tell(self, recorded: Recorded) -> None:
-        id_, state = recorded.submission.id, recorded.state
-        told = say.warning if state in _WANT_A_PERSON else say.debug
-        told("message %s is %s after attempt %d", id_, state.value, recorded.submission.attempt)
+    def _tell(self, news: Recorded | WorkerLost) -> None:
+        if isinstance(news, Recorded):
+            id_, state = news.submission.id, news.state
+            told = say.error if state in _WANT_A_PERSON else say.debug
+            told("message %s is %s after attempt %d", id_, state.value, news.submission.attempt)
+            self._let_hear(self._plan.observe, news)
+        alert = news.alert if isinstance(news, Recorded) else news
+        if alert is not None:
+            self._let_hear(self._plan.alert, alert)
+
+    @staticmethod
+    def _let_hear(hear: Callable[[T], None], heard: T) -> None:
         try:
-            self._plan.observe(recorded)
+            hear(heard)
         except Exception as error:  # noqa: BLE001  an observer never breaks the loop
             say.error("an observer failed: %s", place(error))
 

@@ -9,32 +9,39 @@ from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.outbox.claim import extend, reclaim
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.record import Recorded
-from flask_outbox.outbox.workers import goodbye, heartbeat
+from flask_outbox.outbox.workers import Badge, WorkerLost, goodbye, heartbeat
 from flask_outbox.worker.lanes import Lanes
 from flask_outbox.worker.leased import Leased
 
 OFTEN = 4  # times in one lease
+BEAT_WITHIN = 7.5  # seconds: whose lease is longer is not lost to others, whose lease is shorter
 
 
 class Upkeep:
     """Done by the worker's own thread, between two turns; ``at`` is monotonic time."""
 
-    def __init__(self, outbox: Outbox, leased: Leased, lanes: Lanes) -> None:
+    def __init__(self, outbox: Outbox, leased: Leased, lanes: Lanes, badge: Badge) -> None:
         self.at = 0.0
         self._outbox = outbox
         self._leased = leased
         self._lanes = lanes
+        self._badge = badge
+        self._news: list[Recorded | WorkerLost] = []
 
-    def mind(self) -> list[Recorded]:
-        """Do it if it is time; give what became of the mail of workers that died."""
+    def mind(self) -> list[Recorded | WorkerLost]:
+        """Do it if it is time; give what became of the mail of workers that died, and who did."""
         if (now := time.monotonic()) < self.at:
             return []
+        outbox, name = self._outbox, self._leased.worker
         # However long a send takes, its lease does not run out.
-        extend(self._outbox, [*self._leased, *self._lanes.begun()])
-        recorded = reclaim(self._outbox)
-        heartbeat(self._outbox, self._leased.worker, host=platform.node(), pid=os.getpid())
-        self.at = now + self._outbox.lease / OFTEN
-        return recorded
+        extend(outbox, [*self._leased, *self._lanes.begun()])
+        self._news += reclaim(outbox)  # kept, should the next step fail
+        self._news += heartbeat(
+            outbox, name, host=platform.node(), pid=os.getpid(), badge=self._badge
+        )
+        self.at = now + min(outbox.lease / OFTEN, BEAT_WITHIN)
+        news, self._news = self._news, []
+        return news
 
     def end(self) -> None:
         """Say goodbye, where there is somebody to say it to."""
