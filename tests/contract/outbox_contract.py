@@ -11,6 +11,7 @@ from contract.outbox_people import PeopleContract
 from contract.outbox_records import RecordContract
 from contract.outbox_routes import RouteContract
 from contract.outbox_walks import WalkContract
+from contract.outbox_workers import WorkerContract
 
 
 class OutboxContract(
@@ -20,6 +21,7 @@ class OutboxContract(
     RecordContract,
     RouteContract,
     PeopleContract,
+    WorkerContract,
     WalkContract,
 ):
     """The whole suite."""
