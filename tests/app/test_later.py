@@ -296,7 +296,7 @@ def test_the_worker_is_woken_by_each_message(make_app, monkeypatch):
     with Hostile() as server:
         app = make_app(server)
         woken = []
-        monkeypatch.setattr(app.extensions["outbox"].embedded, "wake", lambda: woken.append(1))
+        monkeypatch.setattr(app.extensions["outbox"].embedded, "wake", lambda _due: woken.append(1))
         with app.app_context():
             app.extensions["mail"].send(note())
             assert woken == []

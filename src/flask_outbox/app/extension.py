@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flask import Flask
 
+from flask_outbox.app import engines
 from flask_outbox.app import settings as configuration
 from flask_outbox.app.flask_mail import _Mail, _MailMixin, runtime_of, state_of
 from flask_outbox.app.moments import Moment, Span, due, end
@@ -21,6 +22,7 @@ from flask_outbox.outbox.schedule import Priority, Schedule
 
 if TYPE_CHECKING:
     from flask_outbox.outbox.status import Status
+    from flask_outbox.worker.engine import Engine
 
 Function = TypeVar("Function", bound=BeforeSend)
 
@@ -36,10 +38,12 @@ class Mail(_MailMixin):
     """E-mail for an app: ``Mail(app)``, or ``Mail()`` and ``init_app(app)`` later.
 
     Flask-Mail's live fields (``server``, ``suppress`` and so on) can be read and set on it.
+    ``engine``: an engine of your own, which is told of new mail, instead of MAIL_WORKER.
     """
 
-    def __init__(self, app: Flask | None = None) -> None:
+    def __init__(self, app: Flask | None = None, *, engine: "Engine | None" = None) -> None:
         self._functions: list[BeforeSend] = []
+        self._engine = engine
         self.app = app
         self.state: _Mail | None = None if app is None else self.init_app(app)
 
@@ -60,9 +64,11 @@ class Mail(_MailMixin):
         settings = configuration.read(app.config, debug=int(app.debug))
         configuration.warn_of_unknown(app.config)
         state = _state(settings, testing=app.testing)
-        runtime = Runtime(app, state, settings, self._functions)
+        engines.check(settings, self._engine)
+        runtime = Runtime(app, state, settings, self._functions, self._engine)
         if not runtime.suppressed:
             runtime.check()
+        engines.make_known(runtime)
         before = app.extensions.get("outbox")
         if isinstance(before, Runtime):
             before.close()
@@ -160,6 +166,15 @@ class Mail(_MailMixin):
         if is_new:
             tell_queued(app, prepared.message, row, rehearsed=runtime.suppressed)
         return row
+
+    def drain(self, *, seconds: float | None = None, at_once: int | None = None) -> int:
+        """Send what is due now, in this thread, and tell how many messages were tried.
+
+        For what an engine starts. ``seconds``: for at most so long; if more is due then, the engine
+        is woken again. ``at_once``: do nothing where so many workers are sending. Under TESTING,
+        and where sending is suppressed, what is due counts as sent. Raises OutboxUnavailable.
+        """
+        return runtime_of(self._app()).drain(seconds, at_once)
 
     def cancel(self, id: str) -> bool:  # noqa: A002  the word that users see
         """Take back what send_later wrote down; False where it has left or does not exist."""

@@ -128,9 +128,9 @@ OUTBOX: Mapping[str, Key] = MappingProxyType(
             secret=True,
         ),
         "MAIL_WORKER": Key(
-            "Who sends what waits: a thread of the app (`embedded`), or only"
-            " `flask outbox worker` (`process`).",
-            reading.one_of("embedded", "process"),
+            "Who sends what waits: a thread of the app (`embedded`), only `flask outbox worker`"
+            " (`process`), or tasks of the app's Celery (`celery`).",
+            reading.one_of("embedded", "process", "celery"),
             "embedded",
         ),
         "MAIL_CONNECTIONS": Key(

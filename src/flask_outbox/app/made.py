@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flask import Flask
 
-from flask_outbox.app import ways_out
+from flask_outbox.app import engines, fingerprints, ways_out
 from flask_outbox.app.flask_mail import Message, _Mail
 from flask_outbox.app.settings import Settings
-from flask_outbox.app.telling import tell_recorded
+from flask_outbox.app.telling import tell_alert, tell_recorded
 from flask_outbox.mail.errors import MessageError
 from flask_outbox.transports.base import Transport
 
 if TYPE_CHECKING:
     from flask_outbox.outbox.database import Outbox
+    from flask_outbox.outbox.workers import Badge
     from flask_outbox.wire import aio, sync
     from flask_outbox.worker.embedded import Embedded
+    from flask_outbox.worker.engine import Engine, Wakes
     from flask_outbox.worker.loop import Plan
 
 T = TypeVar("T")
@@ -35,10 +37,13 @@ FILE = "outbox.sqlite3"
 class Made:
     """One per app, under its runtime."""
 
-    def __init__(self, app: Flask, state: _Mail, settings: Settings) -> None:
+    def __init__(
+        self, app: Flask, state: _Mail, settings: Settings, engine: "Engine | None"
+    ) -> None:
         self.app = app
         self.state = state
         self.settings = settings
+        self.engine = engine  # the app's own, if it has one
         self._making = threading.RLock()
         self._made: dict[str, Any] = {}
         self._transports: dict[str, tuple[object, Transport]] = {}
@@ -110,6 +115,29 @@ class Made:
 
         return Embedded(self.plan)
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether a thread of this app sends."""
+        return self.engine is None and self.settings.worker == "embedded"
+
+    @property
+    def wakes(self) -> "Wakes | None":
+        """What tells an engine of new mail; None where workers look by themselves.
+
+        Raises ConfigurationError where the engine cannot be used as it is.
+        """
+        return self._once("wakes", self._make_wakes)
+
+    def _make_wakes(self) -> "Wakes | None":
+        engine = self.engine
+        if engine is None and self.settings.worker == "celery":
+            engine = engines.of_celery(self.app)
+        if engine is None:
+            return None
+        from flask_outbox.worker.engine import Wakes  # noqa: PLC0415  made on first use
+
+        return Wakes(engines.InContext(self.app, engine))
+
     # --- the ways out ---
 
     def names(self) -> list[str]:
@@ -151,6 +179,8 @@ class Made:
         """Raise ConfigurationError at start-up for what could never send."""
         for name in self.names():
             self.transport(name)
+        if self.engine is None and self.settings.worker == "celery":
+            engines.celery_is_installed()
         ways_out.check_tls_files(self.settings)
 
     def plan(self) -> "Plan":
@@ -168,7 +198,13 @@ class Made:
             timeout=self.settings.timeout or IN_A_WORKER,
             grace=self.settings.grace,
             observe=self.observe,
+            alert=lambda alert: tell_alert(self.app, alert),
+            badge=self.badge(),
         )
+
+    def badge(self) -> "Badge":
+        """Say what this app runs with, for workers to be compared with."""
+        return fingerprints.badge(self.app, self.settings, self.state)
 
     def observe(self, recorded: Any) -> None:
         """Tell the app's listeners what became of a message, in a context of its own."""
@@ -178,9 +214,12 @@ class Made:
         """Stop and close what was made."""
         with self._making:
             made, self._made = self._made, {}
-        for name in ("embedded", "pool", "async_pool", "outbox"):
+        for name in ("embedded", "wakes"):
+            if made.get(name) is not None:
+                made[name].stop()
+        for name in ("pool", "async_pool", "outbox"):
             if name in made:
-                made[name].stop() if name == "embedded" else made[name].close()
+                made[name].close()
 
     def forget_lock(self) -> None:
         """Begin anew in a child: a lock that was held at the fork would be held for ever."""

@@ -1,12 +1,13 @@
 """What sits at ``app.extensions["outbox"]``: the ways that an app's mail takes, now and later."""
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask
 
-from flask_outbox.app import starting
+from flask_outbox.app import engines, starting
 from flask_outbox.app.flask_mail import _Mail
 from flask_outbox.app.made import Made
 from flask_outbox.app.preparing import BeforeSend, Prepared, check_kind, prepare
@@ -14,13 +15,14 @@ from flask_outbox.app.rehearsal import Everywhere, Rehearsal, Rehearsed
 from flask_outbox.app.settings import Settings
 from flask_outbox.app.telling import tell_drained, tell_sent, tell_unsent
 from flask_outbox.mail import message as core
-from flask_outbox.mail.errors import UnsupportedFeature
+from flask_outbox.mail.errors import ConfigurationError, UnsupportedFeature
 from flask_outbox.mail.outcome import Accepted
 from flask_outbox.mail.submission import Receipt
 from flask_outbox.outbox.schedule import Schedule
 
 if TYPE_CHECKING:
     from flask_outbox.app.sending import Host
+    from flask_outbox.worker.engine import Engine
 
 IN_A_REQUEST = 60.0  # seconds for one message, where somebody waits
 
@@ -29,9 +31,14 @@ class Runtime(Made):
     """One per app."""
 
     def __init__(
-        self, app: Flask, state: _Mail, settings: Settings, before_send: Sequence[BeforeSend]
+        self,
+        app: Flask,
+        state: _Mail,
+        settings: Settings,
+        before_send: Sequence[BeforeSend],
+        engine: "Engine | None" = None,
     ) -> None:
-        super().__init__(app, state, settings)
+        super().__init__(app, state, settings, engine)
         self.before_send = before_send
         self.rehearsal = Rehearsal()
         self._looked: int | None = None  # the process that looked for open rows
@@ -138,11 +145,11 @@ class Runtime(Made):
             return self.rehearsal.add(prepared.message, submission, schedule)
         from flask_outbox.outbox.enqueue import enqueue  # noqa: PLC0415  brings SQLAlchemy
 
-        works = self.start_worker()  # first, so that what it refuses is not written down
+        engine = self.ready()  # first, so that what it refuses is not written down
         with self.outbox.begin() as connection:
             row = enqueue(connection, self.outbox, submission, schedule)
-        if works:
-            self.embedded.wake()
+        if engine is not None:
+            engine.wake(time.time() if schedule.at is None else schedule.at)
         return row, True
 
     def drain_rehearsal(self, at: float) -> int:
@@ -153,34 +160,69 @@ class Runtime(Made):
         receipt = Receipt.same(row.submission, Accepted())
         tell_drained(self.app, row.message, receipt, row.id)
 
-    # --- the worker inside the app ---
+    # --- who is told of it ---
 
-    def start_worker(self) -> bool:
-        """Start the embedded worker where there is to be one; tell whether it runs."""
-        if self.settings.worker != "embedded" or not starting.may_start(self.app):
-            return False
+    def ready(self) -> "Engine | None":
+        """Give who is to be told of new mail; the embedded worker is started where it may be.
+
+        Raises ConfigurationError where that cannot work.
+        """
+        if not self.is_embedded:
+            return self.wakes
+        if not starting.may_start(self.app):
+            return None
         self.embedded.ensure()
-        return True
+        return self.embedded
 
     def look_once(self) -> None:
-        """With a process's first request, send what waited while no process ran."""
+        """With a process's first request, see to what waited while no process ran."""
         pid = os.getpid()
         if self._looked == pid:
             return
         self._looked = pid
         starting.requests_seen.add(pid)
-        if self.settings.worker != "embedded" or self.suppressed or not self.file.exists():
+        if self.suppressed or not self.file.exists():
             return
         try:
             from flask_outbox.outbox.claim import has_open  # noqa: PLC0415  brings SQLAlchemy
 
-            if has_open(self.outbox):
-                self.start_worker()
+            polled = not self.is_embedded and self.wakes is None
+            if not polled and has_open(self.outbox) and (engine := self.ready()):
+                engine.wake(time.time())
+        except ConfigurationError as error:
+            starting.log.error("%s", error)
         except Exception:  # noqa: BLE001  a request does not fail for it
             self._looked = None
             starting.log.exception(
                 "The outbox could not be looked at; the next request tries again."
             )
+
+    def drain(
+        self,
+        seconds: float | None = None,
+        at_once: int | None = None,
+        leave: Callable[[], bool] = bool,  # which says False: stay
+    ) -> int:
+        """Send what is due in this thread and in the app's context; tell how many were tried.
+
+        Whoever is told of new mail is told again where something due is left.
+        """
+        from flask_outbox.worker.engine import drain  # noqa: PLC0415  brings SQLAlchemy
+
+        if self.suppressed:
+            return self.drain_rehearsal(time.time())
+        if not self.file.exists():
+            return 0
+        with self.app.app_context():
+            drained = drain(self.plan(), seconds=seconds, at_once=at_once, leave=leave)
+        if drained.is_left and (wakes := self.wakes):
+            wakes.wake(time.time())
+        return drained.tried
+
+    def is_served_by(self, celery_app: object) -> bool:
+        """Tell whether tasks of this Celery send the app's mail."""
+        is_ours = self.app.extensions.get("outbox") is self
+        return is_ours and engines.celery_of(self) is celery_app
 
 
 class _TellFailure:

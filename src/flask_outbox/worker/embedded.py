@@ -57,7 +57,7 @@ class Embedded:
             self._thread.start()
             self._pid = os.getpid()
 
-    def wake(self) -> None:
+    def wake(self, due_at: float = 0.0) -> None:  # noqa: ARG002  an engine's; it asks the outbox
         """Let it look at the outbox at once; one that only begins looks anyway."""
         if (worker := self._worker) is not None and self._pid == os.getpid():
             worker.wake()
