@@ -41,7 +41,10 @@ if TYPE_CHECKING:
         message_failed,
         message_queued,
         message_sent,
+        route_paused,
+        route_resumed,
         signals,
+        worker_lost,
     )
     from flask_outbox.app.stand_in import install_as_flask_mail
     from flask_outbox.mail.address import Address
@@ -77,7 +80,7 @@ _PLACES = {
     "app.sending": ("SendError",),
     "app.signals": (
         *("email_dispatched", "message_deferred", "message_failed", "message_queued"),
-        *("message_sent", "signals"),
+        *("message_sent", "route_paused", "route_resumed", "signals", "worker_lost"),
     ),
     "app.stand_in": ("install_as_flask_mail",),
     "mail.address": ("Address",),
@@ -119,6 +122,7 @@ __all__ = [
     "Priority", "Receipt", "Refused", "SendError", "State", "Status",
     "Submission", "TooLargeError", "Unclear", "UnsupportedFeature", "_Mail", "_MailMixin",
     "__version__", "_has_newline", "email_dispatched", "force_text", "install_as_flask_mail",
-    "message_deferred", "message_failed", "message_queued", "message_sent", "sanitize_address",
-    "sanitize_addresses", "sanitize_subject", "signals",
+    "message_deferred", "message_failed", "message_queued", "message_sent", "route_paused",
+    "route_resumed", "sanitize_address", "sanitize_addresses", "sanitize_subject", "signals",
+    "worker_lost",
 ]  # fmt: skip

@@ -11,10 +11,18 @@ message_sent        a recipient was accepted    ``message``, ``id``, ``receipt``
 message_deferred    it will be tried again      the same
 message_failed      it is given up, or nobody   the same
                     knows what became of it
+route_paused        a transport failed by our   ``route``, ``reason``, ``seconds``
+                    own fault: nothing goes
+                    that way for now
+route_resumed       it works again              ``route``
+worker_lost         a worker stopped beating    ``worker``, ``host``, ``pid``, ``beat_at``
 ==================  ==========================  ===============================================
 
 ``id`` is empty where the message was sent without the outbox. In a worker ``message`` is made
 anew from the submission, and each signal runs in an app context of its own.
+
+message_failed and the last three are alerts: each comes with a line in the log at ERROR, and each
+event is told by one worker, however many there are.
 """
 
 from blinker import NamedSignal, Namespace
@@ -26,3 +34,6 @@ message_queued: NamedSignal = signals.signal("message-queued")
 message_sent: NamedSignal = signals.signal("message-sent")
 message_deferred: NamedSignal = signals.signal("message-deferred")
 message_failed: NamedSignal = signals.signal("message-failed")
+route_paused: NamedSignal = signals.signal("route-paused")
+route_resumed: NamedSignal = signals.signal("route-resumed")
+worker_lost: NamedSignal = signals.signal("worker-lost")

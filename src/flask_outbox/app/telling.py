@@ -12,6 +12,9 @@ from flask_outbox.app.signals import (
     message_failed,
     message_queued,
     message_sent,
+    route_paused,
+    route_resumed,
+    worker_lost,
 )
 from flask_outbox.app.starting import context
 from flask_outbox.mail.lifecycle import State
@@ -21,6 +24,7 @@ from flask_outbox.mail.unseal import unseal
 
 if TYPE_CHECKING:
     from flask_outbox.outbox.record import Recorded
+    from flask_outbox.worker.loop import Alert
 
 log = logging.getLogger("flask_outbox")
 
@@ -86,23 +90,41 @@ def tell_recorded(app: Flask, recorded: "Recorded", kind: type[Message]) -> None
     if not heard:
         return
     message = message_of(recorded.submission, kind)
+    facts = {
+        "id": recorded.submission.id,
+        "receipt": recorded.receipt,
+        "state": recorded.state,
+        "reason": recorded.reason,
+    }
     for signal in heard:
-        try:
-            with app.app_context():
-                if signal is email_dispatched:
-                    signal.send(app, message=message)
-                else:
-                    _tell(
-                        signal,
-                        app,
-                        message,
-                        recorded.submission.id,
-                        recorded.receipt,
-                        recorded.state,
-                        recorded.reason,
-                    )
-        except Exception:
-            log.exception("A listener of %s failed.", signal.name)
+        _send_alone(app, signal, message=message, **({} if signal is email_dispatched else facts))
+
+
+def tell_alert(app: Flask, alert: "Alert") -> None:
+    """Tell of a route that pauses or works again, or of a worker that stopped beating."""
+    from flask_outbox.outbox.routes import RoutePaused, RouteResumed  # noqa: PLC0415  in workers only
+
+    match alert:
+        case RoutePaused():
+            facts = {"reason": alert.reason, "seconds": alert.seconds}
+            _send_alone(app, route_paused, route=alert.route, **facts)
+        case RouteResumed():
+            _send_alone(app, route_resumed, route=alert.route)
+        case _:
+            lost = alert.worker
+            where = {"host": lost.host, "pid": lost.pid, "beat_at": lost.beat_at}
+            _send_alone(app, worker_lost, worker=lost.name, **where)
+
+
+def _send_alone(app: Flask, signal: NamedSignal, **facts: Any) -> None:
+    """Send it in a context of its own; a listener that raises is a line in the log."""
+    if not signal.receivers:
+        return
+    try:
+        with app.app_context():
+            signal.send(app, **facts)
+    except Exception:
+        log.exception("A listener of %s failed.", signal.name)
 
 
 def message_of(submission: Submission, kind: type[Message] = Message) -> Any:

@@ -1,0 +1,177 @@
+"""What somebody should look at: each is a signal and a line at ERROR, told once."""
+
+import logging
+import sqlite3
+import threading
+
+import pytest
+from flask import Flask, current_app
+
+from flask_outbox import (
+    Mail,
+    Message,
+    State,
+    message_failed,
+    route_paused,
+    route_resumed,
+    worker_lost,
+)
+from flask_outbox.outbox.workers import heartbeat
+from hostile import Hostile, say
+
+NO = say(b"535 5.7.8 not with that password")
+
+
+class Heard:
+    """Listens to a signal, and lets a test wait for it."""
+
+    def __init__(self, signal):
+        self.signal = signal
+        self.all = []
+        self._come = threading.Condition()
+
+    def __enter__(self):
+        self.signal.connect(self.hear)
+        return self
+
+    def __exit__(self, *_):
+        self.signal.disconnect(self.hear)
+
+    def hear(self, app, **facts):
+        assert current_app == app
+        with self._come:
+            self.all.append(facts)
+            self._come.notify_all()
+
+    def wait(self):
+        with self._come:
+            assert self._come.wait_for(lambda: self.all, 20), "nothing was heard"
+        return self.all
+
+
+@pytest.fixture
+def make_app(tmp_path):
+    made = []
+
+    def make(server, **config):
+        app = Flask("shop", instance_path=str(tmp_path / "shop"))
+        app.config.update(
+            MAIL_PORT=server.port,
+            MAIL_DEFAULT_SENDER="shop@example.com",
+            MAIL_USERNAME="ada",
+            MAIL_PASSWORD="canary-password",
+            MAIL_GRACE=2,
+            **config,
+        )
+        made.append(app)
+        return app, Mail(app)
+
+    yield make
+    for app in made:
+        app.extensions["outbox"].close()
+
+
+def errors(caplog):
+    return [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
+
+
+def later(app, mail, count=1):
+    with app.app_context():
+        return [
+            mail.send_later(Message("hi", ["ada@example.org"], "canary-body")) for _ in range(count)
+        ]
+
+
+def test_a_refused_login_is_told_once_and_so_is_that_the_route_works_again(make_app, caplog):
+    with (
+        Hostile({"AUTH": [NO, NO]}, auth="PLAIN") as server,
+        Heard(route_paused) as paused,
+        Heard(route_resumed) as resumed,
+        Heard(message_failed) as failed,
+    ):
+        app, mail = make_app(server)
+        later(app, mail, 5)
+        assert resumed.wait() == [{"route": "default"}]
+        server.wait_until(lambda it: len(it.accepted) == 5)
+        app.extensions["outbox"].close()
+    (fact,) = paused.all
+    assert (fact["route"], fact["seconds"]) == ("default", 1.0)
+    assert "535 5.7.8" in fact["reason"]
+    assert failed.all == []
+    told = errors(caplog)
+    assert [line.partition(":")[0] for line in told] == [
+        "Route default is paused for 1 s",
+        "Route default works again.",
+    ]
+    assert "canary" not in caplog.text
+
+
+def test_a_dead_letter_is_a_signal_and_a_line_at_error(make_app, caplog):
+    with (
+        Hostile({"RCPT": say(b"550 5.1.1 no such user")}, auth="PLAIN") as server,
+        Heard(message_failed) as failed,
+    ):
+        app, mail = make_app(server)
+        (row,) = later(app, mail)
+        (fact,) = failed.wait()
+        app.extensions["outbox"].close()
+    assert (fact["id"], fact["state"]) == (row, State.FAILED)
+    assert "550 5.1.1" in fact["reason"]
+    (line,) = errors(caplog)
+    assert row in line
+    assert "failed" in line
+    assert "ada@" not in line
+
+
+def test_what_may_have_left_only_once_and_is_unknown_is_a_dead_letter_too(make_app, caplog):
+    with (
+        Hostile({"dot": say(b"\xff no reply at all")}, auth="PLAIN") as server,
+        Heard(message_failed) as failed,
+    ):
+        app, mail = make_app(server, MAIL_MAX_UNCLEAR=0)
+        (row,) = later(app, mail)
+        (fact,) = failed.wait()
+        app.extensions["outbox"].close()
+    assert (fact["id"], fact["state"]) == (row, State.UNKNOWN)
+    assert any(row in line and "unknown" in line for line in errors(caplog))
+
+
+def age(app, name, seconds):
+    """Let a worker have been silent for so long."""
+    with sqlite3.connect(app.extensions["outbox"].file) as connection:
+        connection.execute(
+            "UPDATE outbox_worker SET beat_at = beat_at - ? WHERE name = ?", (seconds, name)
+        )
+    connection.close()
+
+
+def test_a_worker_that_stopped_beating_is_a_signal_and_a_line_at_error(make_app, caplog):
+    with Hostile(auth="PLAIN") as server, Heard(worker_lost) as lost:
+        app, mail = make_app(server)
+        heartbeat(app.extensions["outbox"].outbox, "gone", host="web7", pid=4711)
+        age(app, "gone", 61.0)
+        later(app, mail)
+        (fact,) = lost.wait()
+        server.wait_until(lambda it: it.accepted)
+        app.extensions["outbox"].close()
+    assert (fact["worker"], fact["host"], fact["pid"]) == ("gone", "web7", 4711)
+    assert isinstance(fact["beat_at"], float)
+    (line,) = errors(caplog)
+    assert line.startswith("Worker gone stopped beating: it was last heard of 6")
+
+
+def test_a_listener_that_raises_stops_no_mail(make_app, caplog):
+    def bad(app, **facts):
+        raise RuntimeError("a listener of the test")
+
+    with (
+        Hostile({"AUTH": [NO]}, auth="PLAIN") as server,
+        route_paused.connected_to(bad),
+        Heard(route_resumed) as resumed,
+    ):
+        app, mail = make_app(server)
+        later(app, mail)
+        resumed.wait()
+        assert len(server.accepted) == 1
+        app.extensions["outbox"].close()
+    assert "A listener of route-paused failed" in caplog.text
