@@ -9,7 +9,10 @@ import pytest
 
 import certificates
 import relay as postfix
+from flask_outbox.mail.errors import TooLargeError
 from flask_outbox.mail.exchange import Tls
+from flask_outbox.mail.message import Message
+from flask_outbox.mail.mime import Limits, seal
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Refused
 from flask_outbox.mail.submission import Submission
 from flask_outbox.transports.smtp import Smtp
@@ -202,6 +205,17 @@ def test_five_megabytes_arrive(relay, driver):
     one = mail(body=("x" * 76 + "\r\n") * 67_000)
     assert send(driver, WAYS["STARTTLS, PLAIN"](relay), one)[one.message_id].accepted == [ADA]
     assert arrived(relay, one) == one.content.decode().partition("\r\n\r\n")[2]
+
+
+def test_a_header_of_a_part_as_long_as_we_let_it_be_arrives_whole(relay, driver):
+    message = Message("s", [ADA], "hello", sender="shop@shop.example")
+    message.attach("f" * 62_000, "text/plain", b"x", headers={"X-Note": "word " * 19_900})
+    one = seal(message, now=0.0)
+    with pytest.raises(TooLargeError):
+        seal(message, now=0.0, limits=Limits(field=102_100))
+    send(driver, WAYS["in the open"](relay), one)
+    body = one.content.decode().partition("\r\n\r\n")[2]
+    assert arrived(relay, one) == body
 
 
 def test_what_is_larger_than_the_relay_takes_is_refused_before_it_is_sent(relay, driver):

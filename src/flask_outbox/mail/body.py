@@ -191,8 +191,8 @@ def _own_header(name: str, value: str) -> str:
 
 def _content_type(attachment: Attachment) -> tuple[str, str, str]:
     text = refuse_control_characters(str(attachment.content_type), "attachments: content_type")
-    found = _TYPE.fullmatch(text)
-    if not found or len(text) > _LONGEST_TYPE:
+    found = _TYPE.fullmatch(text) if len(text) <= _LONGEST_TYPE else None
+    if not found:
         raise BadHeaderError("attachments: content_type must look like text/csv")
     refuse_hidden_breaks(text, "attachments: content_type")
     maintype, subtype, params = found.groups()

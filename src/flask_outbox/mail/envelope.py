@@ -5,12 +5,13 @@ from typing import Any
 
 from flask_outbox.mail.address import parse_address, refuse_control_characters
 from flask_outbox.mail.errors import BadHeaderError, MessageError
+from flask_outbox.mail.limits import Limits, check_words
 from flask_outbox.mail.submission import Dsn
 
 _ASKED = frozenset({"SUCCESS", "FAILURE", "DELAY"})
 
 
-def read_options(values: Sequence[str], field: str) -> tuple[str, ...]:
+def read_options(values: Sequence[str], field: str, limits: Limits) -> tuple[str, ...]:
     """Check ESMTP parameters: each is one word of printable ASCII."""
     if not values:
         return ()
@@ -20,12 +21,15 @@ def read_options(values: Sequence[str], field: str) -> tuple[str, ...]:
         text = refuse_control_characters(value, field)
         if not text.isascii() or not text or " " in text or "\t" in text:
             raise BadHeaderError(f"{field} must be words of printable ASCII, one option each")
+    check_words(values, field, limits)
     return tuple(values)
 
 
-def read_tags(values: Any) -> tuple[str, ...]:
+def read_tags(values: Any, limits: Limits) -> tuple[str, ...]:
     """Check the words that a provider files it under."""
-    return tuple([_plain(tag, "tags") for tag in values])
+    tags = tuple([_plain(tag, "tags") for tag in values])
+    check_words(tags, "tags", limits)
+    return tags
 
 
 def _plain(value: Any, field: str) -> str:
@@ -34,9 +38,11 @@ def _plain(value: Any, field: str) -> str:
     return refuse_control_characters(value, field)
 
 
-def read_metadata(values: Any) -> dict[str, str]:
+def read_metadata(values: Any, limits: Limits) -> dict[str, str]:
     """Check what it is to be found by again."""
-    return {_plain(key, "metadata"): _plain(value, "metadata") for key, value in values.items()}
+    read = {_plain(key, "metadata"): _plain(value, "metadata") for key, value in values.items()}
+    check_words([key + value for key, value in read.items()], "metadata", limits)
+    return read
 
 
 def read_dsn(dsn: Dsn, recipients: Sequence[str]) -> Dsn:

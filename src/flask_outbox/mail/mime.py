@@ -18,7 +18,13 @@ from flask_outbox.mail.fields import Mailboxes, as_str, header_fields, read_mail
 from flask_outbox.mail.fingerprint import fingerprint
 from flask_outbox.mail.headers import charset_label
 from flask_outbox.mail.kinds import check_kinds
-from flask_outbox.mail.limits import DEFAULT_LIMITS, Limits, check_counts, check_fields
+from flask_outbox.mail.limits import (
+    DEFAULT_LIMITS,
+    Limits,
+    check_counts,
+    check_fields,
+    check_parts,
+)
 from flask_outbox.mail.message import Attachment, Invitation, Message
 from flask_outbox.mail.scan import guard
 from flask_outbox.mail.submission import NOTHING, Submission
@@ -88,6 +94,7 @@ def seal(  # noqa: PLR0913  what an app decides once for all its messages
         ascii_attachments=ascii_attachments,
     )
     check_fields(composed.fields, limits)
+    check_parts(composed.root, limits)
     content = _join(composed.blocks(), limits)
     guard(content, composed.intended(), f"\r\n--=_{composed.token}".encode())
     recipients = tuple(dict.fromkeys([a.addr for a in (*boxes.to, *boxes.cc, *boxes.bcc)]))
@@ -103,10 +110,10 @@ def seal(  # noqa: PLR0913  what an app decides once for all its messages
         date=now if message.date is None else message.date,
         utf8=_takes_utf8(content, composed, (sender, *recipients)),
         dsn=read_dsn(message.dsn, recipients) if message.dsn else None,
-        mail_options=read_options(message.mail_options, "mail_options"),
-        rcpt_options=read_options(message.rcpt_options, "rcpt_options"),
-        tags=read_tags(message.tags) if message.tags else (),
-        metadata=read_metadata(message.metadata) if message.metadata else NOTHING,
+        mail_options=read_options(message.mail_options, "mail_options", limits),
+        rcpt_options=read_options(message.rcpt_options, "rcpt_options", limits),
+        tags=read_tags(message.tags, limits) if message.tags else (),
+        metadata=read_metadata(message.metadata, limits) if message.metadata else NOTHING,
         sensitive=message.sensitive,
         at_most_once=message.at_most_once,
         transport=transport,
