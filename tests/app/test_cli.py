@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import click
 import pytest
 from flask import Flask
 
@@ -27,6 +28,15 @@ COMMANDS = [
     *("upgrade", "worker", "drain", "list", "show", "retry", "cancel", "stats", "prune"),
     "send-test",
 ]
+
+RUNNER = """
+import sys, shop
+print(shop.app.test_cli_runner().invoke(args=sys.argv[1:], catch_exceptions=False).output)
+"""
+STARTS = {
+    "the flask program": ["-m", "flask", "--app", "shop.py"],
+    "the app's test runner": ["-c", RUNNER],
+}
 
 
 def note(**fields):
@@ -216,18 +226,23 @@ def test_where_sending_is_suppressed_nothing_is_sent(shop, server, arguments):
     assert server.connections == 0
 
 
-def test_flask_finds_the_commands_by_itself(tmp_path):
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+@pytest.mark.parametrize(
+    ("arguments", "output"), [(["stats"], r"^Nothing is open\.$"), (["--help"], "^  stats ")]
+)
+def test_an_app_has_the_commands_by_itself(tmp_path, start, arguments, output):
     (tmp_path / "shop.py").write_text(
         "from flask import Flask\nfrom flask_outbox import Mail\napp = Flask('shop')\nMail(app)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-m", "flask", "--app", str(tmp_path / "shop.py"), "outbox", "stats"],
+        [sys.executable, *start, "outbox", *arguments],
         capture_output=True,
         text=True,
         check=False,
         cwd=tmp_path,
     )
-    assert (done.returncode, done.stdout) == (0, "Nothing is open.\n"), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert re.search(output, done.stdout, re.MULTILINE)
 
 
 def test_worker_sends_until_it_is_told_to_stop(tmp_path):
@@ -246,10 +261,26 @@ def test_worker_sends_until_it_is_told_to_stop(tmp_path):
         assert len(server.accepted) == 1
 
 
-def test_an_app_without_mail_says_so():
-    result = Flask("bare").test_cli_runner().invoke(outbox, args=["list"])
-    assert result.exit_code == 1
-    assert "Mail(app)" in result.output
+def test_an_apps_test_runner_finds_the_commands(shop):
+    row = shop.later()
+    result = shop.app.test_cli_runner().invoke(args=["outbox", "list"])
+    assert (result.exit_code, result.output.splitlines()[1].split()[0]) == (0, row)
+    result = shop.app.test_cli_runner().invoke(args=["outbox", "lost"])
+    assert (result.exit_code, "No such command 'lost'" in result.output) == (2, True)
+
+
+def test_an_apps_own_commands_of_that_name_stay_its_own():
+    app = Flask("shop")
+    app.cli.command("outbox")(lambda: click.echo("the app's own"))
+    Mail(app)
+    Mail(app)
+    assert app.test_cli_runner().invoke(args=["outbox"]).output == "the app's own\n"
+
+
+def test_an_app_without_mail_has_no_such_commands():
+    result = Flask("bare").test_cli_runner().invoke(args=["outbox", "list"])
+    assert result.exit_code == 2
+    assert "No such command 'outbox'" in result.output
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """``flask outbox``: look at the outbox, work on it, and run its workers.
 
 Exit status 0: done. 1: there is no such message, or it cannot be done with it. 2: called wrongly.
-Loaded by every ``flask`` command of an app, so what a command needs is imported when it runs.
+Loaded for every ``--help``, too, so what a command needs is imported when it runs.
 """
 
 import math
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 from flask import current_app
-from flask.cli import AppGroup
 
 from flask_outbox.app import printing
+from flask_outbox.app.extension import Mail, outbox
+from flask_outbox.app.flask_mail import Message, runtime_of
 from flask_outbox.app.printing import moment
 
 if TYPE_CHECKING:
@@ -41,19 +42,12 @@ class Finite(click.FloatRange):
         return number
 
 
-outbox = AppGroup("outbox", help="Mail that was sent later: look at it, retry it, send it.")
-
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 ids = click.argument("ids", nargs=-1, metavar="ID...")
 
 
 def _runtime() -> "Runtime":
-    from flask_outbox.app.flask_mail import runtime_of  # noqa: PLC0415  see above
-
-    try:
-        return runtime_of(cast("Any", current_app)._get_current_object())  # noqa: SLF001  the app
-    except RuntimeError:
-        raise click.ClickException("This app has no Mail: call Mail(app) first.") from None
+    return runtime_of(cast("Any", current_app)._get_current_object())  # noqa: SLF001  the app
 
 
 def _existing() -> "Runtime":
@@ -342,8 +336,6 @@ def prune(content_after: float, after: float) -> None:
 @click.option("--transport", default="default", help="With --later: by this transport.")
 def send_test(to: str, later: bool, transport: str) -> None:  # noqa: FBT001  click's
     """Send a small mail to an address, and say what became of it."""
-    from flask_outbox.app.extension import Mail  # noqa: PLC0415  see above
-    from flask_outbox.app.flask_mail import Message  # noqa: PLC0415  see above
     from flask_outbox.app.sending import SendError  # noqa: PLC0415  see above
     from flask_outbox.mail.errors import OutboxError  # noqa: PLC0415  see above
 

@@ -3,9 +3,12 @@
 import time
 from collections.abc import Mapping
 from datetime import timedelta
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import click
 from flask import Flask
+from flask.cli import AppGroup
 
 from flask_outbox.app import engines
 from flask_outbox.app import settings as configuration
@@ -77,6 +80,7 @@ class Mail(_MailMixin):
             # Flask-Mail up that late.
             functions = app.before_request_funcs.setdefault(None, [])
             functions.insert(0, lambda: runtime_of(app).look_once())
+        app.cli.commands.setdefault("outbox", outbox)
         app.extensions["mail"] = state
         app.extensions["outbox"] = runtime
         return state
@@ -197,6 +201,23 @@ class Mail(_MailMixin):
         from flask_outbox.outbox.status import status  # noqa: PLC0415  brings SQLAlchemy
 
         return status(runtime.outbox, id)
+
+
+class Commands(AppGroup):
+    """``flask outbox``: its commands are in cli.py, which is imported once one is looked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name them."""
+        import_module("flask_outbox.app.cli")
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Find one."""
+        import_module("flask_outbox.app.cli")
+        return super().get_command(ctx, cmd_name)
+
+
+outbox = Commands("outbox", help="Mail that was sent later: look at it, retry it, send it.")
 
 
 def _priority(value: Priority | str) -> Priority:
