@@ -39,6 +39,30 @@ SCRIPTS = {
     "DATA refused": {"DATA": say(b"554 5.6.0 no")},
     "reset at the dot": {"dot": reset},
     "nonsense": {"EHLO": say(b"\xff\xfe nonsense")},
+    "accepted, quoting the mail": {"dot": say(b"250 2.0.0 queued as " + BODY.encode())},
+    "refused, quoting the mail": {"dot": say(b"554 5.6.0 no " + BODY.encode())},
+    "closing, quoting the mail": {"dot": say(b"421 4.7.0 bye " + BODY.encode())},
+}
+
+
+def repeat(code):
+    """Say whatever was heard at AUTH, as it is meant and as it came."""
+
+    def act(session):
+        _, said = session.server.logins[-1]
+        words = [word for each in said for word in (each, b64encode(each))]
+        session.send(b"%s %s %s\r\n" % (code, PASSWORD.encode(), b" ".join(words)))
+
+    return act
+
+
+REPEATING = {
+    "MAIL": repeat(b"550 5.7.1"),
+    "RCPT": repeat(b"550 5.1.1"),
+    "DATA": repeat(b"451 4.3.0"),
+    "dot": repeat(b"554 5.6.0"),
+    "the good end": repeat(b"250 2.0.0 queued as"),
+    "the end of the line": repeat(b"421 4.7.0"),
 }
 
 
@@ -48,11 +72,46 @@ def secretive(number=0):
     return message
 
 
+def all_that_is_told(server, mechanism, compose, tmp_path):
+    """Send in every way, and gather what an app is told and what is stored."""
+    told = []
+    app = Flask("shop", instance_path=str(tmp_path / "instance"))
+    app.config.update(
+        MAIL_PORT=server.port,
+        MAIL_DEFAULT_SENDER="shop@example.com",
+        MAIL_USERNAME="ada",
+        MAIL_DEBUG=True,
+        MAIL_WORKER="process",
+        MAIL_MAX_UNCLEAR=0,
+    )
+    if mechanism == "XOAUTH2":
+        app.config["MAIL_OAUTH2_TOKEN"] = lambda: TOKEN
+    else:
+        app.config["MAIL_PASSWORD"] = PASSWORD
+    mail = Mail(app)
+    runtime = app.extensions["outbox"]
+    with app.app_context():
+        for way in (mail.send, lambda message: asyncio.run(mail.send_async(message))):
+            try:
+                told.append(repr(way(compose())))
+            except OutboxError as error:
+                told += [*traceback.format_exception(error), repr(error), repr(vars(error))]
+        rows = [mail.send_later(compose(number), key=f"key-{number}") for number in range(2)]
+        drain(runtime.plan(), seconds=1.0)
+        told += [repr(mail.status(row)) for row in rows]
+        told += [repr(each) for each in (mail, runtime, runtime.settings, runtime.outbox)]
+        told += [repr(runtime.transport()), repr(runtime.plan())]
+    runtime.close()
+    with sqlite3.connect(tmp_path / "instance" / "outbox.sqlite3") as database:
+        told += [line for line in database.iterdump() if '"outbox_content"' not in line]
+    database.close()
+    return told
+
+
 @pytest.mark.parametrize("auth", ["password", "token"])
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_whatever_the_server_does_no_secret_is_told(name, auth, tmp_path, caplog, capfd):
     caplog.set_level("DEBUG")
-    told = []
     secret = PASSWORD if auth == "password" else TOKEN
     script = {
         point: act or say(f"535 5.7.8 {secret} is wrong".encode())
@@ -60,38 +119,32 @@ def test_whatever_the_server_does_no_secret_is_told(name, auth, tmp_path, caplog
     }
     mechanism = "PLAIN" if auth == "password" else "XOAUTH2"
     with Hostile(script, auth=mechanism) as server:
-        app = Flask("shop", instance_path=str(tmp_path / "instance"))
-        app.config.update(
-            MAIL_PORT=server.port,
-            MAIL_DEFAULT_SENDER="shop@example.com",
-            MAIL_USERNAME="ada",
-            MAIL_DEBUG=True,
-            MAIL_WORKER="process",
-            MAIL_MAX_UNCLEAR=0,
-        )
-        if auth == "password":
-            app.config["MAIL_PASSWORD"] = PASSWORD
-        else:
-            app.config["MAIL_OAUTH2_TOKEN"] = lambda: TOKEN
-        mail = Mail(app)
-        runtime = app.extensions["outbox"]
-        with app.app_context():
-            for way in (mail.send, lambda message: asyncio.run(mail.send_async(message))):
-                try:
-                    told.append(repr(way(secretive())))
-                except OutboxError as error:
-                    told += [*traceback.format_exception(error), repr(error), repr(vars(error))]
-            rows = [mail.send_later(secretive(number), key=f"key-{number}") for number in range(2)]
-            drain(runtime.plan(), seconds=1.0)
-            told += [repr(mail.status(row)) for row in rows]
-            told += [repr(each) for each in (mail, runtime, runtime.settings, runtime.outbox)]
-            told += [repr(runtime.transport()), repr(runtime.plan())]
-        runtime.close()
-    with sqlite3.connect(tmp_path / "instance" / "outbox.sqlite3") as database:
-        dump = [line for line in database.iterdump() if '"outbox_content"' not in line]
-    database.close()
-    told += [*dump, caplog.text, *capfd.readouterr()]
+        told = all_that_is_told(server, mechanism, secretive, tmp_path)
+    told += [caplog.text, *capfd.readouterr()]
     for canary in CANARIES:
+        assert not [text for text in told if canary in text]
+
+
+def plain(number=0):
+    return Message(f"hi {number}", ["ada@example.org"], "text")
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2"])
+@pytest.mark.parametrize("name", REPEATING)
+def test_whenever_the_server_repeats_a_login_no_secret_is_told(
+    name, mechanism, tmp_path, caplog, capfd
+):
+    caplog.set_level("DEBUG")
+    point = name if name.isupper() else "dot"
+    with Hostile({point: REPEATING[name]}, auth=mechanism) as server:
+        told = all_that_is_told(server, mechanism, plain, tmp_path)
+    told += [caplog.text, *capfd.readouterr()]
+    confided = [each for _, said in server.logins for each in said if each != b"ada"]
+    coded = [b64encode(each).decode().rstrip("=") for each in confided]
+    digests = [each.split(b" ")[-1].decode("latin-1") for each in confided]
+    secret = TOKEN if mechanism == "XOAUTH2" else PASSWORD
+    assert any("***" in text for text in told)
+    for canary in (secret, *coded, *digests):
         assert not [text for text in told if canary in text]
 
 

@@ -14,6 +14,7 @@ from flask_outbox.mail.errors import WireError
 from flask_outbox.mail.exchange import Answer, Conversation, Question, Read, SmtpReply, Write
 from flask_outbox.mail.submission import Submission
 from flask_outbox.transports.base import Carries, Transport
+from flask_outbox.transports.smtp_secrets import GuardedRead
 
 log = logging.getLogger("flask_outbox.dialogue")
 
@@ -95,7 +96,8 @@ def _note(question: Question, answer: Answer | BaseException, heard: Heard) -> N
             log.debug("> %s", masked(command))
     elif isinstance(question, Read) and isinstance(answer, SmtpReply):
         # A server may repeat what it was told in confidence.
-        log.debug("< %s", f"{answer.code} …" if heard.in_auth else masked(str(answer)))
+        told = question.told(answer) if isinstance(question, GuardedRead) else answer
+        log.debug("< %s", f"{answer.code} …" if heard.in_auth else masked(str(told)))
         heard.in_auth = heard.in_auth and answer.code // 100 == CHALLENGES
     elif not isinstance(answer, BaseException):
         log.debug("- %s", type(question).__name__)

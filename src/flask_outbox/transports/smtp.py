@@ -20,17 +20,18 @@ from flask_outbox.mail.exchange import (
     Open,
     Opened,
     Question,
-    Read,
+    SmtpReply,
     Tls,
     Write,
 )
 from flask_outbox.mail.outcome import Deferred, Fault
 from flask_outbox.mail.submission import Submission
 from flask_outbox.transports.base import Carries
-from flask_outbox.transports.smtp_auth import Credentials, LoginRefused
+from flask_outbox.transports.smtp_auth import Credentials, LoginRefused, confided
 from flask_outbox.transports.smtp_batch import Batch, Transaction
 from flask_outbox.transports.smtp_dialogue import Dialogue
 from flask_outbox.transports.smtp_login import Door, Security, log_in, trouble
+from flask_outbox.transports.smtp_secrets import GuardedRead
 from flask_outbox.transports.smtp_session import Session
 from flask_outbox.transports.smtp_timeouts import Timeouts
 
@@ -121,10 +122,11 @@ class Smtp:
         """Get a line that is ready; no way in is our own fault, and no message's."""
         door = self._door
         is_open = refused = False
+        secrets = confided(door.credentials)
         try:
             opened: Opened = yield door.opening
             is_open = True
-            return (yield from log_in(door, opened))
+            return (yield from log_in(door, opened, secrets))
         except (WireError, LoginRefused) as error:
             outcome = Deferred(trouble(door, error), Fault.OURS)
             refused = isinstance(error, LoginRefused)
@@ -133,7 +135,7 @@ class Smtp:
             mail.give(mail.submission.recipients, outcome)
             yield mail.report()
         if refused:
-            yield from self._quit()
+            yield from self._quit(secrets.clean)
         if is_open:
             yield Close()
         return None
@@ -154,15 +156,15 @@ class Smtp:
             elif session.carried < most:
                 yield Keep(session)
             else:
-                yield from self._quit()
+                yield from self._quit(batch.told)
                 yield Close()
 
-    def _quit(self) -> Conversation:
+    def _quit(self, told: Callable[[SmtpReply], SmtpReply]) -> Conversation:
         """Take leave; whatever comes of it changes nothing any more."""
         seconds = self._door.times.quit
         try:
             yield Write((b"QUIT\r\n",), seconds)
-            yield Read(seconds)
+            yield GuardedRead(seconds, told)
         except WireError:
             return
 

@@ -10,7 +10,8 @@ from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 
-from flask_outbox.mail.exchange import Answer, Question, Read, SmtpReply, Token, Write
+from flask_outbox.mail.exchange import Answer, Question, SmtpReply, Token, Write
+from flask_outbox.transports.smtp_secrets import GuardedRead, Secrets
 from flask_outbox.transports.smtp_timeouts import Timeouts
 
 AUTH_REFUSED = "AUTH refused"  # how the text of such an outcome begins
@@ -67,7 +68,18 @@ _IN_PRIVATE = ("PLAIN", "LOGIN", "CRAM-MD5")
 _IN_THE_OPEN = ("CRAM-MD5", "PLAIN", "LOGIN")
 
 
-def choose(offered: frozenset[str], credentials: Credentials, *, private: bool) -> str:
+def confided(credentials: Credentials | None) -> Secrets:
+    """Begin to keep what a line is told in confidence; a server may know it from another line."""
+    secrets = Secrets()
+    if credentials is not None and credentials.password:
+        secrets.note(credentials.password)
+        secrets.note(f"\0{credentials.username}\0{credentials.password}")
+    return secrets
+
+
+def choose(
+    offered: frozenset[str], credentials: Credentials, secrets: Secrets, *, private: bool
+) -> str:
     """Choose a mechanism that the server offers and the credentials are good for."""
     if credentials.token is not None:
         ours: tuple[str, ...] = ("XOAUTH2",)
@@ -75,7 +87,7 @@ def choose(offered: frozenset[str], credentials: Credentials, *, private: bool) 
         ours = _IN_PRIVATE if private else _IN_THE_OPEN
     found = next((name for name in ours if name in offered), "")
     if not found:
-        offers = ", ".join(sorted(offered)) or "none"
+        offers = secrets.hide(", ".join(sorted(offered))) or "none"
         raise LoginRefused(
             f"{AUTH_REFUSED}: for MAIL_USERNAME we speak {', '.join(ours)};"
             f" the server offers {offers}"
@@ -84,21 +96,27 @@ def choose(offered: frozenset[str], credentials: Credentials, *, private: bool) 
 
 
 def authenticate(
-    offered: frozenset[str], credentials: Credentials, times: Timeouts, *, private: bool
+    offered: frozenset[str],
+    credentials: Credentials,
+    secrets: Secrets,
+    times: Timeouts,
+    *,
+    private: bool,
 ) -> Asking:
-    """Log in, or raise LoginRefused with the server's reply."""
-    name = choose(offered, credentials, private=private)
+    """Log in, or raise LoginRefused with the server's reply; ``secrets`` learns what was said."""
+    name = choose(offered, credentials, secrets, private=private)
     if credentials.token is not None:
         secret: str = yield Token(credentials.token)
     else:
         secret = credentials.password or ""
-    responses = _MECHANISMS[name](credentials.username, secret)
+    secrets.note(secret)
+    responses = _noted(_MECHANISMS[name](credentials.username, secret), credentials, secrets)
     command = b"AUTH " + name.encode()
     response = next(responses)
     if response is not None and len(command) + len(response) * 4 // 3 < _LONGEST:
         command += b" " + _coded(response)
         response = None
-    read = Read(times.command)
+    read = GuardedRead(times.command, secrets.clean)
     yield Write((command + b"\r\n",), times.block)
     reply: SmtpReply = yield read
     while reply.code == CHALLENGE:
@@ -109,9 +127,24 @@ def authenticate(
         reply = yield read
     if not 200 <= reply.code < 300:  # noqa: PLR2004  the class of a reply is its first digit
         raise LoginRefused(
-            f"{AUTH_REFUSED}: MAIL_USERNAME, by {name}, was answered with"
-            f" {redacted(str(reply), credentials.username, secret)}"
+            f"{AUTH_REFUSED}: MAIL_USERNAME, by {name}, was answered with {secrets.clean(reply)}"
         )
+
+
+def _noted(responses: Responses, credentials: Credentials, secrets: Secrets) -> Responses:
+    """Pass the responses on, and keep in mind what is said; the name alone is no secret."""
+    challenge: bytes | None = None
+    username = credentials.username
+    while True:
+        try:
+            response = next(responses) if challenge is None else responses.send(challenge)
+        except StopIteration:
+            return
+        said = "" if response is None else response.decode()
+        if said != username:
+            secrets.note(said)
+            secrets.note(said.removeprefix(f"{username} "))  # CRAM-MD5: the digest alone
+        challenge = yield response
 
 
 def _respond(responses: Responses, reply: SmtpReply) -> bytes:
@@ -126,13 +159,3 @@ def _respond(responses: Responses, reply: SmtpReply) -> bytes:
 
 def _coded(response: bytes) -> bytes:
     return b2a_base64(response, newline=False)
-
-
-def redacted(text: str, username: str, secret: str) -> str:
-    """Take out what a server might repeat of what we told it in confidence."""
-    if not secret:
-        return text
-    forms = (secret, _coded(secret.encode()), _coded(f"\0{username}\0{secret}".encode()))
-    for form in forms:
-        text = text.replace(form if isinstance(form, str) else form.decode(), "***")
-    return text

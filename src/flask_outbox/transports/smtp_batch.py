@@ -25,6 +25,7 @@ from flask_outbox.transports.smtp_replies import (
     too_many,
     verdict,
 )
+from flask_outbox.transports.smtp_secrets import brief
 from flask_outbox.transports.smtp_session import Session
 
 
@@ -146,23 +147,30 @@ class Batch:
 
     # --- what was heard ---
 
+    def told(self, reply: SmtpReply, mail: Transaction | None = None) -> SmtpReply:
+        """Give the reply as it may be told: by codes alone where it may quote a sensitive mail."""
+        for each in (mail or self.current, *self.flying):
+            if each is not None and each.submission.sensitive:
+                return brief(reply)
+        return self.session.secrets.clean(reply)
+
     def heard_mail(self, mail: Transaction, reply: SmtpReply) -> None:
         """Take in the reply to MAIL."""
         code = reply.code
         if code == CLOSING:
-            raise Closing(reply)
+            raise Closing(self.told(reply, mail))
         self._watch(mail, "MAIL", reply)
         if 200 <= code < 300:  # noqa: PLR2004  the class of a reply is its first digit
             self.session.dirty = True
         else:
-            mail.give(mail.recipients, verdict("MAIL", reply))
+            mail.give(mail.recipients, verdict("MAIL", self.told(reply, mail)))
         mail.begun = True
 
     def heard_rcpt(self, mail: Transaction, recipient: str, reply: SmtpReply) -> None:
         """Take in the reply to RCPT; of no interest when MAIL had failed."""
         code = reply.code
         if code == CLOSING:
-            raise Closing(reply)
+            raise Closing(self.told(reply, mail))
         self._watch(mail, "RCPT", reply)
         if recipient in mail.outcomes:
             return
@@ -171,22 +179,23 @@ class Batch:
         elif mail.taken and too_many(reply):
             mail.overflow.append(recipient)
         else:
-            mail.outcomes[recipient] = verdict("RCPT", reply)
+            mail.outcomes[recipient] = verdict("RCPT", self.told(reply, mail))
 
     def heard_data(self, mail: Transaction, reply: SmtpReply) -> bool:
         """Take in the reply to DATA; tell whether the server now waits for content."""
         code = reply.code
         if code == CLOSING:
-            raise Closing(reply)
+            raise Closing(self.told(reply, mail))
         if code == GO_ON:
             return True
-        mail.give(mail.taken, verdict("DATA", reply))
+        mail.give(mail.taken, verdict("DATA", self.told(reply, mail)))
         return False
 
     def heard_content(self, mail: Transaction, reply: SmtpReply) -> None:
         """Take in the reply to the whole content, and settle it."""
         code = reply.code
         self._watch(mail, CONTENT, reply)
+        reply = self.told(reply, mail)
         if 200 <= code < 300:  # noqa: PLR2004  the class of a reply is its first digit
             if not self.is_out(mail):
                 # It answers for less than we sent: nothing that can be built on.
@@ -204,7 +213,7 @@ class Batch:
         if mail.watch is Watch.NONE or tells(verb, reply):
             return
         if mail.watch is Watch.HOLD:
-            raise OutOfStep(verb, reply)
+            raise OutOfStep(verb, self.told(reply, mail))
         mail.watch = Watch.NONE  # nothing to be learnt from it
 
     def is_out(self, mail: Transaction) -> bool:

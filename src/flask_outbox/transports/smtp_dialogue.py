@@ -19,6 +19,7 @@ from flask_outbox.mail.exchange import Answer, Question, Read, SmtpReply, Write
 from flask_outbox.transports.smtp_batch import Batch, Transaction, Watch
 from flask_outbox.transports.smtp_envelope import mail_command, rcpt_command
 from flask_outbox.transports.smtp_replies import CLOSING, Closing, OutOfStep
+from flask_outbox.transports.smtp_secrets import GuardedRead
 from flask_outbox.transports.smtp_timeouts import Timeouts
 
 Talk = Generator[Question, Answer, None]
@@ -41,9 +42,9 @@ class Dialogue:
         self._batch = batch
         self._times = times
         self._window = window
-        self._reply = Read(times.command)
-        self._rcpt = Read(times.rcpt)
-        self._dot = Read(times.dot)
+        self._reply = GuardedRead(times.command, batch.told)
+        self._rcpt = GuardedRead(times.rcpt, batch.told)
+        self._dot = GuardedRead(times.dot, batch.told)
 
     def run(self) -> Talk:
         """Speak as the server can hear it."""
@@ -224,7 +225,7 @@ class Dialogue:
         if mail.taken:
             batch.heard_content(mail, reply)
         elif reply.code == CLOSING:
-            raise Closing(reply)
+            raise Closing(batch.told(reply))
         batch.session.dirty = not 200 <= reply.code < 300  # noqa: PLR2004  a class of replies
         if mail.watch is Watch.LEARN and mail.taken and not batch.session.dirty:
             batch.session.tells = True
@@ -255,12 +256,11 @@ class Dialogue:
 
     def _heard_rset(self, reply: SmtpReply) -> None:
         if reply.code == CLOSING:
-            raise Closing(reply)
+            raise Closing(self._batch.told(reply))
         if not 200 <= reply.code < 300:  # noqa: PLR2004  the class of a reply is its first digit
-            raise OutOfStep("RSET", reply)
+            raise OutOfStep("RSET", self._batch.told(reply))
         self._batch.session.dirty = False
 
-    @staticmethod
-    def _heard_lone_dot(reply: SmtpReply) -> None:
+    def _heard_lone_dot(self, reply: SmtpReply) -> None:
         if reply.code == CLOSING:
-            raise Closing(reply)
+            raise Closing(self._batch.told(reply))

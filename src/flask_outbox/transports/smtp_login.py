@@ -15,13 +15,13 @@ from flask_outbox.mail.exchange import (
     Open,
     Opened,
     Question,
-    Read,
     SmtpReply,
     StartTls,
     Tls,
     Write,
 )
 from flask_outbox.transports.smtp_auth import Credentials, LoginRefused, authenticate
+from flask_outbox.transports.smtp_secrets import GuardedRead, Secrets
 from flask_outbox.transports.smtp_session import Session
 from flask_outbox.transports.smtp_timeouts import Timeouts
 
@@ -58,25 +58,28 @@ Entering = Generator[Question, Answer, Session]
 Hearing = Generator[Question, Answer, SmtpReply]
 
 
-def log_in(door: Door, opened: Opened) -> Entering:
+def log_in(door: Door, opened: Opened, secrets: Secrets) -> Entering:
     """Make the line ready; WireError or LoginRefused: it could not be."""
     if isinstance(opened.session, Session):
         opened.session.worn = True
         return opened.session
-    yield from _greeting(door)
+    yield from _greeting(door, secrets)
     name = door.ehlo_name or address_literal(opened.local_ip)
-    session = yield from _hello(door, name)
+    session = yield from _hello(door, name, secrets)
     if door.security is Security.REQUIRED:
-        yield from _start_tls(door, session)
-        session = yield from _hello(door, name)
+        yield from _start_tls(door, session, secrets)
+        session = yield from _hello(door, name, secrets)
     if door.credentials is not None:
-        yield from authenticate(session.auth, door.credentials, door.times, private=door.private)
+        yield from authenticate(
+            session.auth, door.credentials, secrets, door.times, private=door.private
+        )
+    session.secrets = secrets
     return session
 
 
-def _greeting(door: Door) -> Generator[Question, Answer, None]:
+def _greeting(door: Door, secrets: Secrets) -> Generator[Question, Answer, None]:
     try:
-        reply: SmtpReply = yield Read(door.times.greeting)
+        reply: SmtpReply = yield GuardedRead(door.times.greeting, secrets.clean)
     except WireError as error:
         if door.security is Security.IMPLICIT:
             raise
@@ -85,36 +88,38 @@ def _greeting(door: Door) -> Generator[Question, Answer, None]:
             " MAIL_USE_SSL (smtps://) and not MAIL_USE_TLS"
         ) from error
     if reply.code != 220:  # noqa: PLR2004  RFC 5321 section 4.3.2
-        raise LoginRefused(f"the server does not want us: it greets with {reply}")
+        raise LoginRefused(f"the server does not want us: it greets with {secrets.clean(reply)}")
 
 
-def _ask(door: Door, command: str) -> Hearing:
+def _ask(door: Door, command: str, secrets: Secrets) -> Hearing:
     yield Write((f"{command}\r\n".encode(),), door.times.block)
-    reply: SmtpReply = yield Read(door.times.command)
+    reply: SmtpReply = yield GuardedRead(door.times.command, secrets.clean)
     return reply
 
 
-def _hello(door: Door, name: str) -> Entering:
-    reply = yield from _ask(door, f"EHLO {name}")
+def _hello(door: Door, name: str, secrets: Secrets) -> Entering:
+    reply = yield from _ask(door, f"EHLO {name}", secrets)
     if reply.code == 250:  # noqa: PLR2004  RFC 5321 section 4.3.2
         return Session.offered(reply.lines)
     if door.private or door.credentials or reply.code not in HELLO_UNKNOWN:
-        raise LoginRefused(f"EHLO was answered with {reply}")
-    reply = yield from _ask(door, f"HELO {name}")
+        raise LoginRefused(f"EHLO was answered with {secrets.clean(reply)}")
+    reply = yield from _ask(door, f"HELO {name}", secrets)
     if reply.code == 250:  # noqa: PLR2004  the same
         return Session()
-    raise LoginRefused(f"HELO was answered with {reply}")
+    raise LoginRefused(f"HELO was answered with {secrets.clean(reply)}")
 
 
-def _start_tls(door: Door, session: Session) -> Generator[Question, Answer, None]:
+def _start_tls(door: Door, session: Session, secrets: Secrets) -> Generator[Question, Answer, None]:
     if not session.starttls:
         raise LoginRefused(
             "the server offers no STARTTLS, and TLS is required: nothing was sent;"
             " if it wants TLS from the first byte, set MAIL_USE_SSL (smtps://)"
         )
-    reply = yield from _ask(door, "STARTTLS")
+    reply = yield from _ask(door, "STARTTLS", secrets)
     if reply.code != 220:  # noqa: PLR2004  RFC 3207 section 4
-        raise LoginRefused(f"TLS is required, and STARTTLS was answered with {reply}")
+        raise LoginRefused(
+            f"TLS is required, and STARTTLS was answered with {secrets.clean(reply)}"
+        )
     yield StartTls(door.tls, door.opening.host, door.times.tls)
 
 

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Self
 
+from flask_outbox.transports.smtp_secrets import Secrets
+
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -19,6 +21,7 @@ class Session:
         "eightbit",
         "most",
         "pipelining",
+        "secrets",
         "size",
         "smtputf8",
         "starttls",
@@ -36,6 +39,7 @@ class Session:
         self.size = _number(offers.get("SIZE", ""))  # RFC 1870; 0: no limit said
         self.most = _mail_max(offers.get("LIMITS", ""))  # RFC 9422; 0: no limit said
         self.auth = frozenset(offers.get("AUTH", "").upper().split())  # RFC 4954
+        self.secrets = Secrets()  # what the line was told in confidence
         self.carried = 0  # transactions begun on this line
         self.worn = False  # it rested, or carried mail: that it fails now says nothing of the mail
         self.tells = False  # its replies to MAIL and RCPT cannot be mistaken for one to a content
