@@ -8,7 +8,7 @@ from base64 import b64encode
 import pytest
 from flask import Flask
 
-from flask_outbox import Attachment, Mail, Message, Receipt
+from flask_outbox import Attachment, Mail, Message, Receipt, SendError
 from flask_outbox.mail.attachment import Invitation
 from flask_outbox.mail.errors import OutboxError
 from flask_outbox.mail.exchange import Opened, Report, SmtpReply, Write
@@ -170,6 +170,38 @@ def test_bad_input_is_refused_without_being_repeated():
                     way(message)
                 told.append(f"{caught.value} {caught.value!r}")
     assert not [text for text in told if BODY in text]
+
+
+def test_what_is_no_token_pauses_the_route_charges_no_mail_and_is_not_told(tmp_path, caplog, capfd):
+    caplog.set_level("DEBUG")
+    told = []
+    with Hostile(auth="XOAUTH2") as server:
+        app = Flask("shop", instance_path=str(tmp_path / "instance"))
+        app.config.update(
+            MAIL_PORT=server.port,
+            MAIL_DEFAULT_SENDER="shop@example.com",
+            MAIL_USERNAME="ada",
+            MAIL_OAUTH2_TOKEN=lambda: f"{TOKEN}\udcff",
+            MAIL_DEBUG=True,
+            MAIL_WORKER="process",
+        )
+        mail = Mail(app)
+        with app.app_context():
+            for send in (mail.send, lambda message: asyncio.run(mail.send_async(message))):
+                with pytest.raises(SendError, match="MAIL_OAUTH2_TOKEN") as caught:
+                    send(plain())
+                told += [*traceback.format_exception(caught.value), repr(vars(caught.value))]
+            row = mail.send_later(plain())
+            mail.drain(seconds=1.0)
+            status = mail.status(row)
+        app.extensions["outbox"].close()
+    assert status.state is State.QUEUED
+    assert status.attempts == status.crashes == 0
+    assert "MAIL_OAUTH2_TOKEN" in status.recipients[0].reply
+    assert "Route default is paused" in caplog.text
+    assert server.accepted == []
+    told += [repr(status), caplog.text, *capfd.readouterr()]
+    assert not [text for text in told if TOKEN in text]
 
 
 def full_of_it():

@@ -2,13 +2,14 @@
 
 import json
 import logging
+import os
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from flask import Flask
 
-from flask_outbox import ConfigurationError, Mail
+from flask_outbox import ConfigurationError, Mail, Message
 from flask_outbox.app.settings import KEYS, Settings, read
 from flask_outbox.transports.local import Memory
 
@@ -198,6 +199,21 @@ def test_an_unknown_key_is_warned_of_with_what_was_perhaps_meant(caplog):
     assert "MAIL_MERGE_TAGS is not a setting of Flask-Outbox." in caplog.text
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
     assert "OTHER" not in caplog.text
+
+
+@pytest.mark.parametrize("key", ["MAIL_USERNAME", "MAIL_PASSWORD"])
+def test_a_login_that_the_environment_has_in_latin_1_stops_the_app_and_is_not_told(key):
+    config = {"MAIL_USERNAME": "shop", "MAIL_PASSWORD": "s3cret"}
+    config[key] = os.fsdecode("canary-wört".encode("latin-1"))
+    with pytest.raises(ConfigurationError, match=f"{key} .* UTF-8") as caught:
+        Mail(app_with(**config))
+    error = caught.value
+    assert "canary" not in repr((error, vars(error), error.__cause__, error.__context__))
+    mail = Mail(app := app_with(**{**config, key: "good"}))
+    with app.app_context():
+        setattr(mail, key.removeprefix("MAIL_").lower(), config[key])
+        with pytest.raises(ConfigurationError, match=f"{key} .* UTF-8"):
+            mail.send(Message("hi", ["ada@example.org"], "text", sender="shop@example.com"))
 
 
 def test_no_secret_is_in_a_repr_or_an_error():

@@ -1,6 +1,7 @@
 """Greeting, EHLO, STARTTLS, AUTH: what is required is had before MAIL, or nothing is sent."""
 
 import hmac
+import traceback
 from base64 import b64encode
 
 import pytest
@@ -266,6 +267,22 @@ def test_a_token_source_that_fails_is_our_fault():
     assert "token source failed" in refused(told)
 
 
+NO_TOKENS = (None, 5, b"t0ken", "", "t0ken\udcff", "t0kén", "t0\nken", "t0 ken", "t0\1ken")
+
+
+@pytest.mark.parametrize("wrong", NO_TOKENS, ids=ascii)
+def test_what_a_token_source_gives_and_is_no_token_is_our_fault_and_is_not_told(wrong):
+    told = entering(
+        [offering("AUTH XOAUTH2"), QUIT],
+        username=USER,
+        token=lambda: wrong,
+        security=Security.INSECURE,
+    )
+    text = refused(told)
+    assert "MAIL_OAUTH2_TOKEN" in text
+    assert "t0" not in text
+
+
 def test_refused_credentials_name_the_setting_and_the_reply_and_never_the_password():
     secret = b64(f"\0{USER}\0{PASSWORD}").decode()
     for reply in (
@@ -341,6 +358,9 @@ def test_elsewhere_credentials_in_the_open_are_an_error_at_start_up(host):
         ({"password": PASSWORD}, "MAIL_USERNAME"),
         ({"username": USER, "password": PASSWORD, "token": str}, "choose one"),
         ({"username": "a\0b", "password": PASSWORD}, "NUL"),
+        ({"username": "sh\udcfcp", "password": PASSWORD}, "MAIL_USERNAME .* UTF-8"),
+        ({"username": USER, "password": f"{PASSWORD}\udcdf"}, "MAIL_PASSWORD .* UTF-8"),
+        ({"username": "sh\udcfcp", "token": str}, "MAIL_USERNAME .* UTF-8"),
         ({"ehlo_name": "a\r\nMAIL"}, "MAIL_EHLO_NAME"),
         ({"ehlo_name": "a b"}, "MAIL_EHLO_NAME"),
         ({"ehlo_name": ""}, "MAIL_EHLO_NAME"),
@@ -351,7 +371,7 @@ def test_elsewhere_credentials_in_the_open_are_an_error_at_start_up(host):
 def test_a_setting_that_cannot_work_is_an_error_that_names_it(settings, names):
     with pytest.raises(ConfigurationError, match=names) as error:
         relay(**settings)
-    assert PASSWORD not in str(error.value)
+    assert PASSWORD not in "".join(traceback.format_exception(error.value))
 
 
 def test_no_repr_shows_a_secret():

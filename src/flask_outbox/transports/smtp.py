@@ -40,6 +40,7 @@ MOST_WINDOW = 64
 FOREVER = 1 << 62
 
 _FINGERPRINT = re.compile(r"(?:[0-9A-Fa-f]{2}:?){31}[0-9A-Fa-f]{2}")
+_NOT_UTF8 = re.compile("[\ud800-\udfff]")  # how Python reads such bytes of the environment
 _process_key = token_bytes(16)
 _no_tls, _times = Tls(), Timeouts()
 
@@ -192,6 +193,9 @@ def _credentials(
         raise ConfigurationError("MAIL_PASSWORD and a token source are both set: choose one")
     if "\0" in username or "\0" in (password or ""):
         raise ConfigurationError("MAIL_USERNAME and MAIL_PASSWORD may not hold a NUL character")
+    for key, value in (("MAIL_USERNAME", username), ("MAIL_PASSWORD", password or "")):
+        if _NOT_UTF8.search(value):  # looked for, since an error of encode() would quote it
+            raise ConfigurationError(f"{key} holds a byte that is not UTF-8: write it in UTF-8")
     return Credentials(username, password, token)
 
 

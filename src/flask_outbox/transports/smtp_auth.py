@@ -106,7 +106,7 @@ def authenticate(
     """Log in, or raise LoginRefused with the server's reply; ``secrets`` learns what was said."""
     name = choose(offered, credentials, secrets, private=private)
     if credentials.token is not None:
-        secret: str = yield Token(credentials.token)
+        secret = usable((yield Token(credentials.token)))
     else:
         secret = credentials.password or ""
     secrets.note(secret)
@@ -129,6 +129,17 @@ def authenticate(
         raise LoginRefused(
             f"{AUTH_REFUSED}: MAIL_USERNAME, by {name}, was answered with {secrets.clean(reply)}"
         )
+
+
+def usable(token: object) -> str:
+    """Give the token back that an app's function gave, or raise LoginRefused (RFC 6750)."""
+    if not isinstance(token, str) or not token.isascii() or not token.isprintable():
+        token = ""
+    if not token or " " in token:
+        raise LoginRefused(
+            "MAIL_OAUTH2_TOKEN gave no token: it has to be plain ASCII, without spaces or line ends"
+        )
+    return token
 
 
 def _noted(responses: Responses, credentials: Credentials, secrets: Secrets) -> Responses:
