@@ -11,7 +11,8 @@ import pytest
 
 from faults_worker import note_pid, pid_of, started
 from flask_outbox.mail.errors import ConfigurationError
-from flask_outbox.worker.process import BAD_SETTING, run
+from flask_outbox.worker.child import BAD_SETTING
+from flask_outbox.worker.process import run
 from hostile import Hostile, polite
 from worker_stage import BOUND, a_submission, put, wait_for
 

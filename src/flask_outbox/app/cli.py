@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flask_outbox.mail.lifecycle import State
     from flask_outbox.outbox.stats import Stats
     from flask_outbox.outbox.status import Entry, Status
+    from flask_outbox.outbox.workers import Badge
 
 STATES = ("queued", "sending", "accepted", "failed", "unknown", "cancelled", "expired")
 PAGE = 500
@@ -83,15 +84,20 @@ def upgrade() -> None:
 def worker(processes: int) -> None:
     """Send what is due, until SIGTERM; a second one leaves at once.
 
+    SIGHUP replaces the processes one by one by such as read the app's configuration anew.
+
     With MAIL_WORKER=process nothing else sends; otherwise the app's own worker does so, too.
     """
-    from flask_outbox.worker.process import run  # noqa: PLC0415  see above
+    from flask_outbox.worker import anew, child, process  # noqa: PLC0415  see above
 
+    handed = anew.handed_over()
     runtime = _sending()
     runtime.check()
     runtime.outbox.open()
     runtime.outbox.close()
-    sys.exit(run(runtime.plan, processes=processes))
+    if handed is not None:
+        child.be_worker(runtime.plan, handed)
+    sys.exit(process.run(runtime.plan, processes=processes, command=anew.command()))
 
 
 @outbox.command()
@@ -272,7 +278,10 @@ def _say(
 @outbox.command()
 @as_json
 def stats(as_json: bool) -> None:  # noqa: FBT001  click's
-    """Count what is not accepted yet, by state; name paused routes and workers."""
+    """Count what is not accepted yet, by state; name paused routes and workers.
+
+    Of a worker it says what it runs with another of than this app: version, schema, settings, key.
+    """
     from flask_outbox.outbox.stats import stats as count  # noqa: PLC0415  see above
 
     runtime = _runtime()
@@ -284,12 +293,14 @@ def stats(as_json: bool) -> None:  # noqa: FBT001  click's
         return
     figures = count(runtime.outbox)
     if as_json:
-        printing.as_json(figures)
+        badge = runtime.badge()
+        workers = [{**asdict(each), "differs": each.differs(badge)} for each in figures.workers]
+        printing.as_json({**asdict(figures), "workers": workers})
     else:
-        _print_stats(figures)
+        _print_stats(figures, runtime.badge())
 
 
-def _print_stats(figures: "Stats") -> None:
+def _print_stats(figures: "Stats", badge: "Badge") -> None:
     if not figures.counts:
         click.echo("Nothing is open.")
     for state, number in figures.counts.items():
@@ -300,7 +311,10 @@ def _print_stats(figures: "Stats") -> None:
     for route in figures.routes:
         click.echo(f"{'paused':<12}{route.name} until {moment(route.until)}: {route.reason}")
     for each in figures.workers:
-        click.echo(f"{'worker':<12}{each.name}, last heard of {moment(each.beat_at)}")
+        lost = "" if each.lost_at is None else ": it stopped beating"
+        click.echo(f"{'worker':<12}{each.name}, last heard of {moment(each.beat_at)}{lost}")
+        for words in printing.differences(each, badge):
+            click.echo(f"{'':<12}{words}")
 
 
 @outbox.command()

@@ -5,9 +5,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
+
+if TYPE_CHECKING:
+    from flask_outbox.outbox.workers import Badge, Worker
+
+OTHERS = {
+    "version": "runs version {0.version}; this app has {1.version}",
+    "schema": "was written for schema {0.schema}; this app for {1.schema}",
+    "settings": "has other settings than this app: restart it, or send its parent SIGHUP",
+    "secret": "has another SECRET_KEY than this app: give every host that sends the same",
+}
 
 
 def moment(at: float | None) -> str:
@@ -42,3 +52,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in (head, *rows):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo("  ".join(cells).rstrip())
+
+
+def differences(worker: "Worker", badge: "Badge") -> list[str]:
+    """Say in words what a worker runs with another of than this app."""
+    return [OTHERS[each].format(worker, badge) for each in worker.differs(badge)]
