@@ -183,6 +183,8 @@ class Mail(_MailMixin):
     def cancel(self, id: str) -> bool:  # noqa: A002  the word that users see
         """Take back what send_later wrote down; False where it has left or does not exist."""
         runtime = runtime_of(self._app())
+        if not _may_exist(id):
+            return False
         if runtime.rehearsal.get(id) is not None:
             return runtime.rehearsal.cancel(id)
         if not runtime.file.exists():
@@ -194,6 +196,8 @@ class Mail(_MailMixin):
     def status(self, id: str) -> "Status | None":  # noqa: A002  the word that users see
         """Tell how far a message came; None where there is none of that id, or none any more."""
         runtime = runtime_of(self._app())
+        if not _may_exist(id):
+            return None
         if runtime.rehearsal.get(id) is not None:
             return runtime.rehearsal.status(id)
         if not runtime.file.exists():
@@ -218,6 +222,15 @@ class Commands(AppGroup):
 
 
 outbox = Commands("outbox", help="Mail that was sent later: look at it, retry it, send it.")
+
+
+def _may_exist(id: object) -> bool:  # noqa: A002  the word that users see
+    """Tell whether an id can be somebody's; not every database can be asked for any text."""
+    if not isinstance(id, str):
+        raise MessageError(
+            f"id must be the text that send_later returned, not {type(id).__name__}."
+        )
+    return id.isascii() and id.isalnum()
 
 
 def _priority(value: Priority | str) -> Priority:

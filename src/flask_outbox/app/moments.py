@@ -28,13 +28,13 @@ def moment(value: Moment, field: str) -> float:
             f"{field} must be a point in time: a datetime with a time zone, or UNIX seconds. For a"
             f" number of seconds from now, use {instead}."
         )
-    return _within(float(value), field)
+    return _within(value, field)
 
 
 def _within(seconds: float, field: str) -> float:
     if not seconds < LATEST:
         raise MessageError(f"{field} must lie before the year 9999.")
-    return seconds
+    return float(seconds)
 
 
 def span(value: Span, field: str) -> float:
@@ -43,6 +43,7 @@ def span(value: Span, field: str) -> float:
         return value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise MessageError(f"{field} must be a timedelta, or a number of seconds.")
+    _within(abs(value), field)
     return float(value)
 
 
