@@ -124,6 +124,7 @@ def test_html_reads_and_writes_its_alternative(mail):
     message.html = None
     assert message.alts == {}
     assert Message(alts=[("json", "{}")]).alts == {"json": "{}"}
+    assert Message(html="<p>3</p>", alts={"html": "<p>4</p>"}).alts == {"html": "<p>3</p>"}
 
 
 def test_send_to_is_a_set_of_everybody(mail):

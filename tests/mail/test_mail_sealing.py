@@ -529,6 +529,29 @@ class TestThePartsTree:
             ["related", "text/html", "image/png"],
         ]
 
+    @pytest.mark.parametrize(
+        ("fields", "both"),
+        [
+            ({"alts": {"plain": "two"}}, r"body and alts\[plain\] are both text/plain"),
+            ({"alts": {"Plain": "two"}}, r"body and alts\[Plain\] are both text/plain"),
+            ({"alts": {"html": "1", "HTML": "2"}}, r"html and alts\[HTML\] are both text/html"),
+            ({"alts": {"x-a": "1", "X-A": "2"}}, r"alts\[x-a\] and alts\[X-A\] are both text/x-a"),
+            (
+                {"alts": {"calendar": "1"}, "invitation": "METHOD:REQUEST"},
+                r"alts\[calendar\] and invitation are both text/calendar",
+            ),
+        ],
+    )
+    def test_two_texts_of_one_subtype_are_refused_by_the_names_of_both(self, fields, both):
+        with pytest.raises(MessageError, match=f"^{both}; leave one of them out$"):
+            sealed(mail(**fields))
+
+    def test_a_plain_alternative_goes_before_the_text_that_html_would_make(self):
+        message = mail(body=None, alts={"html": "<p>derived</p>", "plain": "mine"})
+        tree = parsed(message, text_from_html=True)
+        assert shape(tree) == ["alternative", "text/plain", "text/html"]
+        assert tree.get_body(("plain",)).get_content() == "mine"
+
     def test_an_alternatives_key_is_a_subtype(self):
         with pytest.raises(BadHeaderError, match=r"^alts"):
             sealed(mail(alts={"a/b": "x"}))

@@ -5,16 +5,16 @@ is read again by ``scan.guard``, which knows nothing of how it was made. The sam
 the same bytes each time: boundaries derive from its Message-ID.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any, cast
 
 from flask_outbox.mail.address import parse_address
-from flask_outbox.mail.body import Part, attachment_part, multipart, text_part
+from flask_outbox.mail.alternatives import alternatives
+from flask_outbox.mail.body import Part, attachment_part, multipart
 from flask_outbox.mail.envelope import read_dsn, read_metadata, read_options, read_tags
-from flask_outbox.mail.errors import BadHeaderError, MessageError, TooLargeError
-from flask_outbox.mail.fields import Mailboxes, as_str, header_fields, read_mailboxes
+from flask_outbox.mail.errors import TooLargeError
+from flask_outbox.mail.fields import Mailboxes, header_fields, read_mailboxes
 from flask_outbox.mail.fingerprint import fingerprint
 from flask_outbox.mail.headers import charset_label
 from flask_outbox.mail.kinds import check_kinds
@@ -25,7 +25,7 @@ from flask_outbox.mail.limits import (
     check_fields,
     check_parts,
 )
-from flask_outbox.mail.message import Attachment, Invitation, Message
+from flask_outbox.mail.message import Attachment, Message
 from flask_outbox.mail.scan import guard
 from flask_outbox.mail.submission import NOTHING, Submission
 from flask_outbox.mail.unseal import Parts, unseal
@@ -100,7 +100,7 @@ def seal(  # noqa: PLR0913  what an app decides once for all its messages
     recipients = tuple(dict.fromkeys([a.addr for a in (*boxes.to, *boxes.cc, *boxes.bcc)]))
     sender = boxes.sender.addr if boxes.sender else ""
     if return_path is not None:
-        path = "" if return_path in {"", "<>"} else parse_address(return_path, "return_path").addr
+        path = "" if return_path in ("", "<>") else parse_address(return_path, "return_path").addr
         sender = path
     return Submission(
         sender=sender,
@@ -132,14 +132,14 @@ def compose(  # noqa: PLR0913  as seal
     """Lay out a message; nothing is read from files before its blocks are asked for."""
     fields = header_fields(message, boxes, now)
     charset = charset_label(message.charset) if message.charset else "utf-8"
-    alternatives = _alternatives(message, charset, text_from_html=text_from_html)
+    texts = alternatives(message, charset, text_from_html=text_from_html)
     inline: list[Part] = []
     others: list[Part] = []
     for attachment in message.attachments or ():
         part = attachment_part(attachment, roots, ascii_names=ascii_attachments)
-        (inline if _is_inline(attachment) and "html" in alternatives else others).append(part)
-    token = _token(fields["message-id"], [*alternatives.values(), *inline, *others])
-    root = _layout(alternatives, inline, others, f"=_{token}_")
+        (inline if _is_inline(attachment) and "html" in texts else others).append(part)
+    token = _token(fields["message-id"], [*texts.values(), *inline, *others])
+    root = _layout(texts, inline, others, f"=_{token}_")
     fields["mime-version"] = "MIME-Version: 1.0"
     return Composed(fields, root, token)
 
@@ -163,45 +163,6 @@ def blocks(
     ).blocks()
 
 
-def _alternatives(message: Message, charset: str, *, text_from_html: bool) -> dict[str, Part]:
-    """Write the texts, plainest first."""
-    parts: dict[str, Part] = {}
-    body = message.body
-    if body is None and text_from_html and (html := message.alts.get("html")):
-        from flask_outbox.mail.text import text_of  # noqa: PLC0415  only where asked for
-
-        body = text_of(as_str(html, "html"))
-    if body is not None:
-        parts["plain"] = _text(body, "body", "plain", charset)
-    alternatives = cast("Mapping[str, Any]", message.alts)
-    for key, content in alternatives.items():
-        if content is None:
-            continue
-        if key != "html" and not _is_token(key):
-            raise BadHeaderError("alts has a key that cannot be the subtype of text/…")
-        parts[key.lower()] = _text(content, key, key, charset)
-    if message.invitation:
-        invitation = message.invitation
-        if not isinstance(invitation, Invitation):
-            invitation = Invitation(invitation)
-        if not _is_token(invitation.method):
-            raise BadHeaderError("invitation has a method that is not a word, such as REQUEST")
-        params = f"; method={invitation.method}"
-        parts["calendar"] = text_part(invitation.content, "calendar", "utf-8", params)
-    return parts or {"plain": text_part("", "plain", charset)}
-
-
-def _is_token(text: str) -> bool:
-    return text.isascii() and text.replace("-", "").replace(".", "").replace("+", "").isalnum()
-
-
-def _text(content: Any, field: str, subtype: str, charset: str) -> Part:
-    try:
-        return text_part(as_str(content, field), subtype, charset)
-    except UnicodeEncodeError:
-        raise MessageError(f"{field} has a lone surrogate, which no charset can write") from None
-
-
 def _is_inline(attachment: Attachment) -> bool:
     """Whether the HTML shows it: it has a Content-ID, ours or in Flask-Mail's way."""
     return bool(attachment.cid) or (
@@ -211,15 +172,15 @@ def _is_inline(attachment: Attachment) -> bool:
 
 
 def _layout(
-    alternatives: dict[str, Part],
+    texts: dict[str, Part],
     inline: list[Part],
     others: list[Part],
     boundary: str,
 ) -> Part:
     """mixed(alternative(plain, related(html, images)), attachments), less what is empty."""
     if inline:
-        alternatives["html"] = multipart("related", [alternatives["html"], *inline], f"{boundary}3")
-    several = list(alternatives.values())
+        texts["html"] = multipart("related", [texts["html"], *inline], f"{boundary}3")
+    several = list(texts.values())
     root = several[0] if len(several) == 1 else multipart("alternative", several, f"{boundary}2")
     return multipart("mixed", [root, *others], f"{boundary}1") if others else root
 
