@@ -1,10 +1,14 @@
 """What is of a wrong kind altogether answers with the field's name, at the call or when sealed."""
 
+import re
+from inspect import signature
+
 import pytest
 
 from flask_outbox.mail.errors import MessageError
-from flask_outbox.mail.message import Attachment, Message
+from flask_outbox.mail.message import Attachment, Invitation, Message
 from flask_outbox.mail.mime import seal
+from flask_outbox.mail.submission import Dsn
 
 
 def sealed(**fields):
@@ -66,6 +70,93 @@ def test_a_wrong_kind_in_an_attachment_names_its_field(part, wrong):
     setattr(attachment, part, wrong)
     with pytest.raises(MessageError, match=part):
         sealed(attachments=[attachment])
+
+
+WORD = "x" * 2000
+ANYTHING = [
+    *(5, 1.5, True, b"x", b"\xff", object(), float("nan"), -1e30, "\ud800", WORD),
+    *(["x"], [5], [None], [["a"]], [WORD], ["\ud800"], ("a", "b", "c"), ("a", 5), (None, "a")),
+    *({"a": 1}, {1: "t"}, {"a": None}, {None: "x"}, {"html": "\ud800"}, {WORD: "t"}, {"x": ["y"]}),
+    *({"*": ("NEVER",)}, {"*": 5}, {5: ("NEVER",)}, {"*": [5]}, {"a": b"\xff"}),
+    *("METHOD:REQUEST\n\ud800", f"METHOD:{WORD}", "METHOD:REQUEST"),
+]
+FIELDS = [name for name in signature(Message).parameters if name != "html"]
+PARTS = ["filename", "content_type", "data", "disposition", "headers", "cid"]
+
+
+def with_part(name, value):
+    attachment = Attachment("a.txt", data="x")
+    setattr(attachment, name, value)
+    return {"attachments": [attachment]}
+
+
+def around(name, value):
+    """The field's value as it is given to whatever takes it."""
+    return {"subject": "Hi", "recipients": ["a@x.test"], "sender": "s@x.test", name: value}
+
+
+AT_ANY_PLACE = {
+    **{(f, "at the call"): lambda v, f=f: seal(Message(**around(f, v)), now=1.0) for f in FIELDS},
+    **{(f, "set later"): lambda v, f=f: sealed(**{f: v}) for f in [*FIELDS, "html", "msgId"]},
+    **{(p, "set later"): lambda v, p=p: sealed(**with_part(p, v)) for p in PARTS},
+    **{
+        (p, "at the call"): lambda v, p=p: sealed(
+            attachments=[Attachment(**{"filename": "a.txt", "data": "x", p: v})]
+        )
+        for p in PARTS
+    },
+    **{
+        (p, "of an invitation"): lambda v, p=p: sealed(
+            invitation=Invitation(**{"content": "METHOD:REQUEST", p: v})
+        )
+        for p in ("content", "method")
+    },
+    **{(p, "of dsn"): lambda v, p=p: sealed(dsn=Dsn(**{p: v})) for p in ("notify", "ret", "envid")},
+    ("return_path", ""): lambda v: seal(
+        Message("s", ["a@x.test"], sender="s@x.test"), now=1.0, return_path=v
+    ),
+}
+
+
+def refusal_of(give, value):
+    """The text of the error; nothing where it was sealed."""
+    try:
+        give(value)
+    except MessageError as error:
+        return str(error)
+    return ""
+
+
+OTHER_NAMES = {"alts": "alts|html", "data": "attachments"}
+
+
+@pytest.mark.parametrize("place", AT_ANY_PLACE, ids=" ".join)
+def test_whatever_is_given_is_sealed_or_refused_by_name(place):
+    field, how = place
+    name = "invitation" if how == "of an invitation" else OTHER_NAMES.get(field, field)
+    refusals = filter(None, [refusal_of(AT_ANY_PLACE[place], value) for value in ANYTHING])
+    assert [text for text in refusals if not re.search(name, text)] == []
+
+
+def test_a_list_id_is_one_name_or_two_words():
+    for several in (("a", "b", "c"), ("news.example.org",), ["a", "b", "c"]):
+        with pytest.raises(
+            MessageError, match=r"^list_id must be .*\('News', 'news.example.org'\)"
+        ):
+            sealed(list_id=several)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("alts", {WORD: "x"}),
+        ("invitation", f"METHOD:{WORD}"),
+        ("attachments: disposition", with_part("disposition", WORD)["attachments"]),
+    ],
+)
+def test_a_word_that_is_too_long_is_refused_where_it_stands(field, value):
+    with pytest.raises(MessageError, match=f"^{field} "):
+        sealed(**{field.partition(":")[0]: value})
 
 
 def test_an_address_without_an_at_sign_is_told_so():

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from mimetypes import guess_type
+from typing import Any
 
 from flask_outbox.mail.errors import MessageError
 from flask_outbox.mail.files import FilePath
@@ -24,6 +25,8 @@ class Invitation:
     method: str = ""
 
     def __post_init__(self) -> None:
+        for part, value in (("content", self.content), ("method", self.method)):
+            _refuse_other_than_text(value, f"invitation: {part}")
         found = _METHOD.search(self.content)
         inside = found[1].upper() if found else ""
         if self.method and inside and self.method.upper() != inside:
@@ -31,6 +34,19 @@ class Invitation:
         if not (self.method or inside):
             raise MessageError("invitation needs a METHOD line in its content, such as REQUEST")
         object.__setattr__(self, "method", (self.method or inside).upper())
+
+
+def _refuse_other_than_text(value: Any, field: str) -> None:
+    if not isinstance(value, str):
+        raise MessageError(f"{field} must be str, not {type(value).__name__}")
+
+
+def mapped(value: Any, field: str) -> dict[Any, Any]:
+    """Copy a dict, or pairs."""
+    try:
+        return dict(value)
+    except (TypeError, ValueError):
+        raise MessageError(f"{field} must be a dict, not {type(value).__name__}") from None
 
 
 class Attachment:
@@ -55,7 +71,7 @@ class Attachment:
     ) -> None:
         if data is None:
             raise ValueError("The 'data' argument is required.")
-        if content_type is None and filename is not None:
+        if content_type is None and isinstance(filename, str):
             content_type = guess_type(filename)[0]
         if content_type is None:
             content_type = "text/plain" if isinstance(data, str) else "application/octet-stream"
@@ -63,5 +79,5 @@ class Attachment:
         self.content_type = content_type
         self.data = data
         self.disposition = disposition or ("inline" if cid else "attachment")
-        self.headers = dict(headers or {})
+        self.headers: dict[str, str] = mapped(headers, "attachments: headers") if headers else {}
         self.cid = cid

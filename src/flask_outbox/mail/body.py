@@ -30,6 +30,7 @@ _WORD = r"[!#$%&'*+\-.^_`{|}~a-zA-Z0-9]+"
 _TYPE = re.compile(rf"({_WORD})/({_WORD})((?:\s*;\s*{_WORD}=(?:{_WORD}|\"[^\"\\]*\"))*)\s*;?")
 _PARAM = re.compile(rf";\s*({_WORD}=(?:{_WORD}|\"[^\"\\]*\"))")
 _LONGEST_TYPE = 400  # nothing registered comes near it, and a line could hold any of its parameters
+_LONGEST_WORD = 64
 _DISPOSITION = re.compile(_WORD)
 _BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _SPACES = re.compile(r"\s+")
@@ -168,8 +169,9 @@ def attachment_part(
         if not re.fullmatch(r"[!-;=?-~]+", cid):
             raise BadHeaderError("attachments: cid must be printable ASCII without spaces and <>")
         head["content-id"] = token_field("Content-ID", f"<{cid}>", "attachments: cid")
-    for name, value in (attachment.headers or {}).items():
-        head[field_name(name, "attachments: headers").lower()] = _own_header(name, value)
+    for given, value in (attachment.headers or {}).items():
+        name = field_name(given, "attachments: headers")
+        head[name.lower()] = _own_header(name, value)
     return Part(
         "\r\n".join(head.values()),
         list(head),
@@ -207,7 +209,7 @@ def _fold_type(head: str, params: str) -> str:
 
 def _disposition(attachment: Attachment, *, ascii_names: bool) -> str:
     kind = refuse_control_characters(attachment.disposition, "attachments: disposition")
-    if not _DISPOSITION.fullmatch(kind):
+    if len(kind) > _LONGEST_WORD or not _DISPOSITION.fullmatch(kind):
         raise BadHeaderError("attachments: disposition must be attachment or inline")
     head = f"Content-Disposition: {kind}"
     if attachment.filename is None:
@@ -235,7 +237,12 @@ def _bytes_of(data: object, roots: Sequence[str]) -> Iterable[bytes]:
     if isinstance(data, FilePath):
         return data.blocks(roots)
     if isinstance(data, str):
-        return (data.encode(),)
+        try:
+            return (data.encode(),)
+        except UnicodeEncodeError:
+            raise MessageError(
+                "attachments: data has a lone surrogate, which UTF-8 cannot write; attach bytes",
+            ) from None
     if isinstance(data, (bytes, bytearray)):
         return (bytes(data),)
     if isinstance(data, Iterable):

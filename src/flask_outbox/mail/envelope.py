@@ -1,7 +1,7 @@
 """What goes beside the content: options of the envelope, and words for the outbox and providers."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from flask_outbox.mail.address import parse_address, refuse_control_characters
 from flask_outbox.mail.errors import BadHeaderError, MessageError
@@ -48,15 +48,20 @@ def read_metadata(values: Any, limits: Limits) -> dict[str, str]:
 def read_dsn(dsn: Dsn, recipients: Sequence[str]) -> Dsn:
     """Check a request for notifications; its addresses become canonical (RFC 3461)."""
     notify: dict[str, tuple[str, ...]] = {}
-    for key, words in dsn.notify.items():
+    asked: Any = dsn.notify
+    if not isinstance(asked, Mapping):
+        raise MessageError("dsn: notify must be a dict from recipient to a list of words")
+    pairs: Mapping[Any, Any] = asked  # pyright: ignore[reportUnknownVariableType]
+    for key, words in pairs.items():
         addr = key if key == "*" else parse_address(key, "dsn: notify").addr
         if addr != "*" and addr not in recipients:
             raise MessageError("dsn: notify names an address that is not a recipient")
-        wanted = tuple(word.upper() for word in words)
+        several = cast("Sequence[Any]", words) if isinstance(words, (list, tuple)) else ()
+        wanted = tuple(str(word).upper() for word in several)
         if not wanted or (wanted != ("NEVER",) and not _ASKED.issuperset(wanted)):
             raise MessageError("dsn: notify must be NEVER alone, or of SUCCESS, FAILURE, DELAY")
         notify[addr] = wanted
-    if dsn.ret not in {None, "FULL", "HDRS"}:
+    if dsn.ret not in (None, "FULL", "HDRS"):
         raise MessageError("dsn: ret must be FULL or HDRS")
     if dsn.envid is not None:
         refuse_control_characters(dsn.envid, "dsn: envid")

@@ -234,7 +234,7 @@ def _url(value: Any, field: str) -> str:
 
 
 def _list_id(value: str | tuple[str, str], charset: str) -> str:
-    phrase, name = ("", value) if isinstance(value, str) else value
+    phrase, name = ("", value) if isinstance(value, str) else _two(value)
     refuse_control_characters(phrase, "list_id")
     refuse_control_characters(name, "list_id")
     name = name.removeprefix("<").removesuffix(">")
@@ -245,6 +245,15 @@ def _list_id(value: str | tuple[str, str], charset: str) -> str:
     if not phrase:
         return f"List-Id: <{name}>"
     return address_field("List-Id", (Address(phrase, name),), charset)
+
+
+def _two(value: Sequence[str]) -> Sequence[str]:
+    if len(value) != 2:  # noqa: PLR2004  a phrase, a name
+        raise MessageError(
+            "list_id must be 'news.example.org' or ('News', 'news.example.org'),"
+            f" not a {type(value).__name__} of {len(value)}",
+        )
+    return value
 
 
 def _extra(fields: dict[str, str], name: Any, value: Any, charset: str) -> None:

@@ -17,8 +17,10 @@ _MAPPING = (dict, Mapping)
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "alts": (_MAPPING, "a dict from subtype to text, such as {'html': …}"),
     "attachments": (_LIST, "a list of Attachment"),
+    "charset": ((str,), "the name of a charset; leave it out for utf-8"),
     "dsn": ((Dsn,), "a Dsn"),
     "extra_headers": (_MAPPING, "a dict from name to value"),
+    "in_reply_to": (_WORDS, "a Message-ID, such as <1@example.org>"),
     "invitation": ((Invitation, str), "an Invitation or the text of an iCalendar object"),
     "mail_options": (_LIST, "a list of options"),
     "metadata": (_MAPPING, "a dict from str to str"),

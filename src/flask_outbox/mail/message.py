@@ -12,7 +12,7 @@ from secrets import token_hex
 from typing import Any, cast, overload
 
 from flask_outbox.mail.address import Address
-from flask_outbox.mail.attachment import Attachment, Data, Invitation
+from flask_outbox.mail.attachment import Attachment, Data, Invitation, mapped
 from flask_outbox.mail.errors import MessageError
 from flask_outbox.mail.files import FilePath, OpenFile, Readable
 from flask_outbox.mail.submission import NOTHING, Dsn
@@ -56,15 +56,10 @@ def _listed(value: Iterable[Any] | None, field: str) -> list[Any]:
     """Copy a list of recipients; a lone str would be taken for a list of letters."""
     if isinstance(value, (str, bytes, Address)):
         raise MessageError(f"{field} must be a list; write {field}=[...] around it")
-    return list(value) if value else []
-
-
-def _mapped(value: Any, field: str) -> dict[Any, Any]:
-    """Copy a dict, or pairs."""
     try:
-        return dict(value)
-    except (TypeError, ValueError):
-        raise MessageError(f"{field} must be a dict, not {type(value).__name__}") from None
+        return list(value) if value else []
+    except TypeError:
+        raise MessageError(f"{field} must be a list, not {type(value).__name__}") from None
 
 
 class Message:
@@ -162,7 +157,7 @@ class Message:
         self.recipients: list[Mailbox] = _listed(recipients, "recipients")
         self.cc: list[Mailbox] = _listed(cc, "cc") if cc else []
         self.bcc: list[Mailbox] = _listed(bcc, "bcc") if bcc else []
-        self.alts: dict[str, str] = _mapped(alts, "alts") if alts else {}
+        self.alts: dict[str, str] = mapped(alts, "alts") if alts else {}
         self.attachments: list[Attachment] = (
             _listed(attachments, "attachments") if attachments else []
         )
@@ -175,7 +170,7 @@ class Message:
         self.date = date
         self.charset = charset
         self.extra_headers = (
-            _mapped(extra_headers, "extra_headers") if extra_headers is not None else None
+            mapped(extra_headers, "extra_headers") if extra_headers is not None else None
         )
         if html is not None:
             self.alts["html"] = html
@@ -195,7 +190,7 @@ class Message:
         self.list_owner = list_owner or ()
         self.list_archive = list_archive or ()
         self.tags = tuple(_listed(tags, "tags")) if tags else ()
-        self.metadata = _mapped(metadata, "metadata") if metadata else {}
+        self.metadata = mapped(metadata, "metadata") if metadata else {}
 
     @property
     def html(self) -> str | None:
