@@ -141,8 +141,9 @@ class Mail(_MailMixin):
 
         ``at`` or ``delay``: not before. ``expires``: not from then on; a timedelta counts from
         when it is due. ``priority``: urgent, high, normal or bulk. ``key``: the same key again
-        gives the id of the first call and sends nothing more. ``transport``: one of
-        MAIL_TRANSPORTS. Under TESTING, and where sending is suppressed, it is kept in memory.
+        gives the id of the first call and sends nothing more; it is remembered as long as the
+        row of that message, until it is pruned. ``transport``: one of MAIL_TRANSPORTS. Under
+        TESTING, and where sending is suppressed, it is kept in memory.
 
         Raises MessageError and MessageCancelled as ``send`` does, KeyConflict for a key that was
         used for another message, OutboxUnavailable where it could not be written down. The id is
