@@ -59,6 +59,9 @@ def test_values_are_read_from_python_and_from_the_environment(key, value, expect
     assert getattr(read({key: value}), key.removeprefix("MAIL_").lower()) == expected
 
 
+NO_NAMES = ("a\0b", "\ud800")
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -76,6 +79,23 @@ def test_values_are_read_from_python_and_from_the_environment(key, value, expect
         ("MAIL_TIMEOUT", 0),
         ("MAIL_TIMEOUT", "soon"),
         ("MAIL_LEASE", "inf"),
+        ("MAIL_GRACE", 1e300),
+        ("MAIL_GRACE", timedelta.max),
+        ("MAIL_TIMEOUT", "1e10"),
+        ("MAIL_BASE_URL", "https://"),
+        ("MAIL_BASE_URL", "https:///path"),
+        ("MAIL_BASE_URL", "https://:443"),
+        ("MAIL_BASE_URL", "https://shop.example:x"),
+        ("MAIL_BASE_URL", "https://[::1"),
+        ("MAIL_BASE_URL", "http://a\nb"),
+        ("MAIL_BASE_URL", "http://a b"),
+        ("MAIL_BASE_URL", "https://shop.example?page=1"),
+        ("MAIL_BASE_URL", "https://shop.example#top"),
+        ("MAIL_EHLO_NAME", "@"),
+        ("MAIL_EHLO_NAME", "x@y"),
+        ("MAIL_EHLO_NAME", "[]"),
+        ("MAIL_EHLO_NAME", "a..b"),
+        ("MAIL_EHLO_NAME", "-"),
         ("MAIL_WORKER", "thread"),
         ("MAIL_TRANSPORT", "mail.example.com"),
         ("MAIL_TRANSPORTS", ["memory:"]),
@@ -84,8 +104,12 @@ def test_values_are_read_from_python_and_from_the_environment(key, value, expect
         ("MAIL_ALLOW_ONLY", "not a domain"),
         ("MAIL_OUTBOX_URL", "postgresql://localhost/x"),
         ("MAIL_OUTBOX_URL", "sqlite:///"),
+        ("MAIL_OUTBOX_URL", "sqlite:///a\0b"),
+        ("MAIL_OUTBOX_URL", "sqlite:///a\nb"),
+        ("MAIL_OUTBOX_URL", "sqlite:///\ud800"),
         ("MAIL_TLS_FINGERPRINT", "abc"),
         ("MAIL_TLS_CA_FILE", "/does/not/exist.pem"),
+        *((f"MAIL_TLS_{what}_FILE", name) for what in ("CA", "CERT", "KEY") for name in NO_NAMES),
         ("MAIL_RETURN_PATH", "a@b@c"),
         ("MAIL_OAUTH2_TOKEN", "a token"),
         ("MAIL_CONNECTIONS", 0),
@@ -294,6 +318,31 @@ def test_links_begin_with_a_web_address():
     assert read({"MAIL_BASE_URL": "https://shop.example"}).base_url == "https://shop.example"
     with pytest.raises(ConfigurationError, match=r"MAIL_BASE_URL must be a URL"):
         read({"MAIL_BASE_URL": "shop.example"})
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:5000", "https://[::1]:8000/shop", "https://Bücher.example/a"]
+)
+def test_links_may_begin_with_a_port_or_a_path(url):
+    assert read({"MAIL_BASE_URL": url}).base_url == url
+
+
+@pytest.mark.parametrize("name", ["mx_1.example.com", "a", "[192.0.2.1]", "[IPv6:2001:db8::1]"])
+def test_we_may_call_ourselves_by_a_host_name_or_an_address_in_brackets(name):
+    Mail(app_with(MAIL_EHLO_NAME=name))
+
+
+@pytest.mark.parametrize(
+    ("url", "fix"),
+    [
+        ("sqlite:///:memory:", "TESTING"),
+        ("sqlite:///x.db?mode=ro", "leave out what begins with '\\?'"),
+        ("sqlite:///file:x?mode=memory&uri=true", "leave out what begins with '\\?'"),
+    ],
+)
+def test_an_outbox_that_is_no_file_stops_the_app_and_says_what_to_do(url, fix):
+    with pytest.raises(ConfigurationError, match=f"MAIL_OUTBOX_URL .*{fix}"):
+        Mail(app_with(MAIL_OUTBOX_URL=url))
 
 
 def test_a_file_of_authorities_that_holds_none_stops_the_app_and_names_the_key(tmp_path):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from flask_outbox.mail.address import Address, parse_address
 from flask_outbox.mail.errors import ConfigurationError, MessageError
@@ -18,6 +19,7 @@ from flask_outbox.mail.errors import ConfigurationError, MessageError
 TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 FALSE = frozenset({"0", "false", "f", "no", "n", "off", ""})
 NOTHING = frozenset({"", "none", "null"})
+LONGEST = 1e9  # seconds: thirty years, and less than what a thread can be told to wait
 
 Parse = Callable[[str, Any], Any]
 
@@ -79,7 +81,11 @@ def fingerprint(key: str, value: object) -> str | None:
 def readable(key: str, value: object) -> str | None:
     """Read the name of a file, which has to be there."""
     name = text(key, value)
-    if name is not None and not os.access(name, os.R_OK):
+    try:
+        can_be_read = name is None or os.access(name, os.R_OK)
+    except ValueError:  # a NUL, or what is in no file system's encoding
+        can_be_read = False
+    if not can_be_read:
         raise wrong(key, "the name of a file that can be read")
     return name
 
@@ -106,9 +112,20 @@ def _is_ip(name: str) -> bool:
 def web_address(key: str, value: object) -> str | None:
     """Read where a web site begins."""
     name = text(key, value)
-    if name is not None and not name.startswith(("https://", "http://")):
+    if name is not None and not _is_web_address(name):
         raise wrong(key, "a URL, like 'https://shop.example.com'")
     return name
+
+
+def _is_web_address(name: str) -> bool:
+    """Tell whether a link is made by writing a path behind it."""
+    if not name.isprintable() or set(name) & set(" ?#"):
+        return False
+    try:
+        parts = urlsplit(name)
+        return parts.scheme in {"https", "http"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, a bracket that is left open
+        return False
 
 
 def whole(least: int, most: int | None = None) -> Parse:
@@ -150,8 +167,8 @@ def seconds(key: str, value: object) -> float:
         number = float(cast("Any", total() if callable(total) else value))
     except (TypeError, ValueError):
         number = 0.0
-    if not 0.0 < number < float("inf") or isinstance(value, bool):
-        raise wrong(key, "a number of seconds above 0")
+    if not 0.0 < number <= LONGEST or isinstance(value, bool):
+        raise wrong(key, f"a number of seconds above 0, and of {LONGEST:,.0f} at most")
     return number
 
 
@@ -269,7 +286,22 @@ def outbox_url(key: str, value: object) -> str:
             f"{key} must be the URL of an SQLite file, like 'sqlite:////var/lib/shop/outbox.sqlite'"
             " (other databases are not there yet)."
         )
+    _check_sqlite_file(key, value.removeprefix("sqlite:///"))
     return value
+
+
+def _check_sqlite_file(key: str, name: str) -> None:
+    if name == ":memory:":
+        raise ConfigurationError(
+            f"{key} must be the URL of a file, which outlives the process: for an outbox in memory"
+            " set TESTING or MAIL_SUPPRESS_SEND."
+        )
+    if "?" in name:
+        raise ConfigurationError(f"{key} takes no parameters: leave out what begins with '?'.")
+    if not name.isprintable():
+        raise ConfigurationError(
+            f"{key} has a character that cannot be printed, like NUL or a line break: remove it."
+        )
 
 
 def allowances(key: str, value: object) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ MOST_WINDOW = 64
 FOREVER = 1 << 62
 
 _FINGERPRINT = re.compile(r"(?:[0-9A-Fa-f]{2}:?){31}[0-9A-Fa-f]{2}")
+_EHLO_NAME = re.compile(r"\w[\w-]*(\.\w[\w-]*)*|\[[\w.:-]+\]", re.ASCII)
 _NOT_UTF8 = re.compile("[\ud800-\udfff]")  # how Python reads such bytes of the environment
 _process_key = token_bytes(16)
 _no_tls, _times = Tls(), Timeouts()
@@ -206,9 +207,7 @@ def _check(
         raise ConfigurationError("MAIL_SERVER has to be a host name or an address")
     if not 0 <= port < 1 << 16:
         raise ConfigurationError("MAIL_PORT has to be a number from 1 to 65535")
-    if ehlo_name is not None and not (
-        ehlo_name.isascii() and ehlo_name.isprintable() and ehlo_name and " " not in ehlo_name
-    ):
+    if ehlo_name is not None and not _EHLO_NAME.fullmatch(ehlo_name):
         raise ConfigurationError("MAIL_EHLO_NAME has to be a host name, or an address in brackets")
     if not 1 <= window <= MOST_WINDOW:
         raise ConfigurationError(f"window has to be a number from 1 to {MOST_WINDOW}")
