@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
 import pytest
+from sqlalchemy import delete, update
 
 from contract.outbox_ground import Ground
 from flask_outbox.mail.lifecycle import State
@@ -20,6 +21,7 @@ from flask_outbox.outbox.claim import (
 )
 from flask_outbox.outbox.enqueue import Priority
 from flask_outbox.outbox.status import history, list_messages
+from flask_outbox.outbox.tables import content, message
 from outbox_mail import (
     ADA,
     BOB,
@@ -298,14 +300,11 @@ class ClaimContract(Ground):
         assert look(outbox, id_).state is State.SENDING
 
     def test_a_row_that_cannot_be_read_fails_and_its_neighbours_go_on(self, outbox):
-        from sqlalchemy import text  # noqa: PLC0415  the damage is done in SQL
 
         good, bad, bare = put_many(outbox, 3)
         with outbox.begin() as connection:
-            connection.execute(
-                text("UPDATE outbox_message SET extra = '{' WHERE id = :id"), {"id": bad}
-            )
-            connection.execute(text("DELETE FROM outbox_content WHERE message = :id"), {"id": bare})
+            connection.execute(update(message).where(message.c.id == bad).values(extra="{"))
+            connection.execute(delete(content).where(content.c.message == bare))
         assert ids(take(outbox)) == [good]
         for id_ in (bad, bare):
             assert look(outbox, id_).state is State.FAILED

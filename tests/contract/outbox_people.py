@@ -1,7 +1,7 @@
 """What people see and do: look, list, cancel, retry, prune, and see who works."""
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import delete, func, select
 
 from contract.outbox_ground import Ground
 from flask_outbox.mail.errors import MessageError
@@ -141,7 +141,7 @@ class PeopleContract(Ground):
     def test_a_message_whose_content_is_gone_cannot_be_retried(self, outbox):
         id_ = finish(outbox, Refused("550"))
         with outbox.begin() as connection:
-            connection.execute(text("DELETE FROM outbox_content"))
+            connection.execute(delete(content))
         with pytest.raises(MessageError, match="content"):
             retry(outbox, id_)
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, text
+from sqlalchemy import text
 
 from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.outbox.database import Outbox
@@ -15,6 +15,7 @@ from flask_outbox.outbox.migrations import config, migrate
 from flask_outbox.outbox.schema import must_be_current, version
 from flask_outbox.outbox.tables import REVISION
 from outbox_mail import put, take
+from schema_of import schema
 
 
 @pytest.fixture
@@ -27,35 +28,6 @@ def outbox(file):
     made = Outbox(f"sqlite:///{file}")
     yield made
     made.close()
-
-
-def schema(outbox):
-    """Everything the database knows of its tables and indexes, but for the order of columns."""
-    with outbox.begin() as connection:
-        inspector = inspect(connection)
-        return {
-            name: {
-                "columns": {
-                    each["name"]: (str(each["type"]), each["nullable"], each["default"])
-                    for each in inspector.get_columns(name)
-                },
-                "key": inspector.get_pk_constraint(name)["constrained_columns"],
-                "indexes": {
-                    each["name"]: (each["column_names"], each["unique"], said(each))
-                    for each in inspector.get_indexes(name)
-                },
-                "foreign": [
-                    (each["constrained_columns"], each["referred_table"], each["options"])
-                    for each in inspector.get_foreign_keys(name)
-                ],
-                "rowid": inspector.get_table_options(name),
-            }
-            for name in inspector.get_table_names()
-        }
-
-
-def said(index):
-    return {name: str(value) for name, value in index["dialect_options"].items()}
 
 
 def migrated(file):
@@ -118,7 +90,7 @@ def test_a_newer_schema_is_an_error_that_names_the_command(outbox):
 
 def test_a_database_that_others_migrate_stops_the_start_and_names_the_command(outbox):
     must_be_current(outbox.database)
-    outbox.database.migrates_itself = False
+    outbox.database.keeper = "flask outbox upgrade"
     with pytest.raises(OutboxUnavailable, match="flask outbox upgrade"):
         put(outbox)
     outbox.upgrade()

@@ -146,7 +146,9 @@ def test_a_read_only_folder_is_an_error_with_the_fix(open_folder, used):
 
     def do():
         if used:
-            Outbox(f"sqlite:///{file}").open().dispose()
+            first = Outbox(f"sqlite:///{file}")
+            first.open()
+            first.close()
             file.chmod(0o400)
         open_folder.chmod(0o555)
         with pytest.raises(OutboxUnavailable) as caught:
@@ -174,7 +176,7 @@ def test_what_is_not_a_database_is_an_error_that_names_it(outbox, file):
         put(outbox)
 
 
-@pytest.mark.parametrize("url", ["nonsense", "postgresql://host/db", "sqlite:///file:x?uri=true"])
+@pytest.mark.parametrize("url", ["nonsense", "oracle://host/db", "sqlite:///file:x?uri=true"])
 def test_a_url_that_cannot_work_names_the_setting(url):
     with pytest.raises(ConfigurationError, match="MAIL_OUTBOX_URL"):
         Outbox(url)

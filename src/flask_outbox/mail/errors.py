@@ -9,7 +9,8 @@
     │   ├── BadHeaderError      a control character, or what else may not stand in a header
     │   ├── TooLargeError       over a limit on size, recipients or headers
     │   └── UnsupportedFeature  the transport cannot carry what was asked for
-    ├── OutboxUnavailable       the outbox cannot be opened or written: names the file and the fix
+    ├── OutboxUnavailable       the outbox cannot be opened or written: names it and the fix
+    │   └── InDoubt             it fell silent at a commit, which may have been done
     ├── KeyConflict             the same key= with other content
     ├── MessageCancelled        a before_send function cancelled it, with its reason
     ├── SendError               mail.send only (in app/sending.py): nobody accepted
@@ -57,6 +58,10 @@ class UnsupportedFeature(MessageError):  # noqa: N818  a term of the field, as i
 
 class OutboxUnavailable(OutboxError):  # noqa: N818  what is unavailable is the outbox, not the error
     """The outbox could not be opened or written; nothing was half done."""
+
+
+class InDoubt(OutboxUnavailable):
+    """The database fell silent at a commit: what it was for may be done, or not."""
 
 
 class KeyConflict(OutboxError):  # noqa: N818  says what happened; every except clause reads better

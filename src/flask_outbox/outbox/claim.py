@@ -21,6 +21,7 @@ from sqlalchemy import (
     update,
 )
 
+from flask_outbox.mail.errors import InDoubt
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.database import Outbox
@@ -135,18 +136,24 @@ def claim(
     it with, and none more while that is under way. A row that was on the line when a worker died
     comes alone in its list.
     """
-    with outbox.begin() as connection:
-        now = outbox.now(connection)
-        _expire(connection, now)
-        open_ = open_routes(connection, transports, now)
-        ids = _choose(_candidates(connection, open_, now, limit), limit, now - outbox.lease)
-        if not ids:
-            return []
-        fence = outbox.random(16).hex()
-        terms = {"ids": ids, "b_fence": fence, "now": now}
-        connection.execute(_LEASE, {**terms, "b_worker": worker, "until": now + outbox.lease})
-        connection.execute(_LEASE_RECIPIENTS, {"ids": ids, "now": now})
-        return _submissions(connection, terms)
+    ids: list[str] = []
+    fence = outbox.random(16).hex()
+    try:
+        with outbox.begin() as connection:
+            now = outbox.now(connection)
+            _expire(connection, now)
+            open_ = open_routes(connection, transports, now)
+            ids += _choose(_candidates(connection, open_, now, limit), limit, now - outbox.lease)
+            if not ids:
+                return []
+            terms = {"ids": ids, "b_fence": fence, "now": now}
+            connection.execute(_LEASE, {**terms, "b_worker": worker, "until": now + outbox.lease})
+            connection.execute(_LEASE_RECIPIENTS, {"ids": ids, "now": now})
+            return _submissions(connection, terms)
+    except InDoubt:  # what has our fence is ours
+        with outbox.begin() as connection:
+            terms = {"ids": ids, "b_fence": fence, "now": outbox.now(connection)}
+            return _submissions(connection, terms)
 
 
 def _expire(connection: Connection, now: float) -> None:

@@ -2,10 +2,11 @@
 
 import os
 import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from itertools import count
 from pathlib import Path
+from typing import Any, Protocol
 from weakref import WeakSet
 
 from sqlalchemy import URL, Connection, Engine, make_url
@@ -15,26 +16,85 @@ from flask_outbox.mail.errors import ConfigurationError
 from flask_outbox.mail.retry import Patience
 from flask_outbox.mail.say import Say
 from flask_outbox.outbox.schema import brought_up_to_date, is_current, must_be_current
-from flask_outbox.outbox.sqlite import READING, Sqlite
+from flask_outbox.outbox.sqlite import Sqlite
 
 log = Say("flask_outbox.outbox")
 
 BUSY = 60.0  # seconds to wait for somebody else's transaction
 PATIENCE = Patience()
+SPEAKS = ("sqlite", "postgresql", "mysql", "mariadb")
+
+
+class Database(Protocol):
+    """What one kind of database does in its own way: sqlite.py, postgresql.py, mysql.py."""
+
+    @property
+    def file(self) -> Path | None:
+        """The file that it is, where it is one."""
+
+    @property
+    def schema(self) -> str | None:
+        """The schema that our tables stand in, where they are not among the app's."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What every statement of ours needs, also on a connection that is not from here."""
+        ...
+
+    @property
+    def keeper(self) -> str:
+        """Who keeps our tables up to date: "" (the first use), or what a person has to run."""
+        ...
+
+    def make(self) -> bool:
+        """Make it, where it is ours to make; tell whether it is new."""
+        ...
+
+    def engine(self) -> Engine:
+        """Give SQLAlchemy's way to it."""
+        ...
+
+    def check(self, connection: Connection) -> None:
+        """See whether it is new enough, and whether what it acknowledges is on the disk."""
+
+    def writing(self, engine: Engine) -> AbstractContextManager[Connection]:
+        """Give a connection in a write transaction, committed at the end."""
+        ...
+
+    def reading(self, engine: Engine) -> AbstractContextManager[Connection]:
+        """Give a connection that sees one state of the database and writes nothing."""
+        ...
+
+    def now(self, connection: Connection) -> float:
+        """Tell its time."""
+        ...
+
+    def close(self, engine: Engine | None) -> None:
+        """Close every connection that is ours."""
+
+    def before_fork(self, engine: Engine | None) -> None:
+        """Leave nothing open that a child would inherit and must not."""
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+
+    def after_fork_in_child(self, engine: Engine | None) -> None:
+        """Forget what was the parent's."""
 
 
 class Outbox:
     """Where mail is kept. Making one touches nothing; the first transaction opens it.
 
-    ``url``: a database URL, or the path of an SQLite file, whatever characters are in it.
-    ``lease``: seconds that a worker owns a row without a sign of life. ``clock``: in place of the
-    database's own. ``random``: gives that many bytes. ``busy``: seconds to wait for a lock.
+    ``where``: a database URL, the path of an SQLite file, whatever characters are in it, or the
+    engine of an app that keeps our tables among its own. ``lease``: seconds that a worker owns a
+    row without a sign of life. ``clock``: in place of the database's own. ``random``: gives that
+    many bytes. ``busy``: seconds to wait for a lock.
     Every transaction may raise OutboxUnavailable; nothing is half done then.
     """
 
     def __init__(  # noqa: PLR0913  what the outbox may not have of its own: patience, time, chance
         self,
-        url: str | Path,
+        where: str | Path | Engine,
         *,
         lease: float = 30.0,
         patience: Patience = PATIENCE,
@@ -42,41 +102,34 @@ class Outbox:
         random: Callable[[int], bytes] = os.urandom,
         busy: float = BUSY,
     ) -> None:
-        self.database = _database(url, busy)
+        self.database = _database(where, busy)
         self.lease = lease
         self.patience = patience
         self.random = random
         self.serial = count()
         self._clock = clock
         self._engine: Engine | None = None
-        self._writer: Connection | None = None  # kept: who writes has the turn, so one is enough
         self._opening = threading.Lock()
         _ALL.add(self)
 
     def __repr__(self) -> str:
         return f"<Outbox {self.database}>"
 
-    @contextmanager
-    def begin(self) -> Generator[Connection]:
-        """Give a connection in a write transaction, committed at the end, rolled back on error."""
-        engine = self.open()
-        with self.database.turn(writes=True):
-            writer = self._writer
-            if writer is None or writer.engine is not engine or writer.invalidated:
-                self._let_writer_go()
-                writer = self._writer = engine.connect()
-            with writer.begin():
-                yield writer
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What a statement of ours needs on a connection that is not from here."""
+        return self.database.options
 
-    @contextmanager
-    def read(self) -> Generator[Connection]:
+    def begin(self) -> AbstractContextManager[Connection]:
+        """Give a connection in a write transaction, committed at the end, rolled back on error.
+
+        Raises InDoubt where the database fell silent at the commit.
+        """
+        return self.database.writing(self.open())
+
+    def read(self) -> AbstractContextManager[Connection]:
         """Give a connection that sees one state of the database and writes nothing."""
-        engine = self.open()
-        with (
-            self.database.turn(writes=False),
-            engine.execution_options(**READING).begin() as connection,
-        ):
-            yield connection
+        return self.database.reading(self.open())
 
     def now(self, connection: Connection) -> float:
         """Tell the database's time, which every lease is compared with."""
@@ -94,61 +147,47 @@ class Outbox:
         return self._engine
 
     def _opened(self) -> Engine:
-        if self.database.make():
-            log.info("The outbox is kept in %s, made now, for this user only.", self.database)
-        engine = self.database.engine()
+        database = self.database
+        if database.make():
+            log.info("The outbox is kept in %s, made now, for this user only.", database)
+        engine = database.engine()
         try:
-            with (
-                self.database.turn(writes=False),
-                engine.execution_options(**READING).begin() as connection,
-            ):
-                current = is_current(connection, self.database)
+            with database.reading(engine) as connection:
+                database.check(connection)
+                current = is_current(connection, database)
             if not current:
-                must_be_current(self.database)
+                must_be_current(database)
                 self._upgrade(engine)
         except BaseException:
-            engine.dispose()
+            database.close(engine)
             raise
         return engine
 
     def upgrade(self) -> None:
         """Bring the schema up to date: what ``flask outbox upgrade`` does."""
-        engine = self.database.engine()
+        database = self.database
+        database.make()
+        engine = database.engine()
         try:
-            self.database.make()
             self._upgrade(engine)
         finally:
-            engine.dispose()
+            database.close(engine)
 
     def _upgrade(self, engine: Engine) -> None:
-        with self.database.turn(writes=True), engine.begin() as connection:
+        with self.database.writing(engine) as connection:
             brought_up_to_date(connection, self.database)
-
-    def _let_writer_go(self) -> None:
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            writer.close()
 
     def close(self) -> None:
         """Close every connection; the next transaction opens anew.
 
-        A transaction under way ends as it would have; its connection is closed by the next.
+        A transaction under way ends as it would have.
         """
         engine, self._engine = self._engine, None
-        with self.database.nobody_writes() as nobody:
-            if nobody:
-                self._let_writer_go()
-        if engine is not None:
-            engine.dispose()
+        self.database.close(engine)
 
     def before_fork(self) -> None:
         """Leave nothing open that a child would inherit."""
-        if self.database.file is None:
-            return
-        if self.database.before_fork():
-            self._let_writer_go()
-        if self._engine is not None:
-            self._engine.dispose()
+        self.database.before_fork(self._engine)
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
@@ -156,26 +195,36 @@ class Outbox:
 
     def after_fork_in_child(self) -> None:
         """Forget what was the parent's."""
-        self.database.after_fork_in_child(self._engine, self._writer)
-        self._writer = None
+        self.database.after_fork_in_child(self._engine)
         self._opening = threading.Lock()
 
 
-def _database(url: str | Path, busy: float) -> Sqlite:
-    if isinstance(url, Path):
-        return Sqlite(URL.create("sqlite", database=str(url)), busy)
+def _database(where: str | Path | Engine, busy: float) -> Database:
+    if isinstance(where, Path):
+        return Sqlite(URL.create("sqlite", database=str(where)), busy)
+    apps = where if isinstance(where, Engine) else None
     try:
-        parsed = make_url(url)
+        url = where.url if isinstance(where, Engine) else make_url(where)
     except ArgumentError:
         raise ConfigurationError(
-            "MAIL_OUTBOX_URL must be a database URL such as sqlite:////path/to/outbox.sqlite3"
+            "MAIL_OUTBOX_URL must be a database URL, such as sqlite:////path/to/outbox.sqlite3 or"
+            " postgresql://user:password@host/database"
         ) from None
-    if parsed.get_backend_name() != "sqlite":
-        raise ConfigurationError(
-            f"MAIL_OUTBOX_URL names {parsed.get_backend_name()}, which this version does not speak "
-            "yet: use sqlite:////path/to/outbox.sqlite3"
-        )
-    return Sqlite(parsed, busy)
+    match url.get_backend_name():
+        case "sqlite":
+            return Sqlite(url, busy, apps)
+        case "postgresql" | "postgres":
+            from flask_outbox.outbox.postgresql import PostgreSql  # noqa: PLC0415  only where used
+
+            return PostgreSql(url, busy, apps)
+        case "mysql" | "mariadb":
+            from flask_outbox.outbox.mysql import MySql  # noqa: PLC0415  only where used
+
+            return MySql(url, busy, apps)
+        case other:
+            raise ConfigurationError(
+                f"MAIL_OUTBOX_URL names {other}; the outbox speaks {', '.join(SPEAKS)}"
+            )
 
 
 _ALL: WeakSet[Outbox] = WeakSet()

@@ -9,24 +9,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Insert, bindparam, insert, select, text
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from flask_outbox.mail.errors import KeyConflict, MissingFieldError
+from flask_outbox.mail.errors import InDoubt, KeyConflict, MissingFieldError
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.schedule import Priority, Schedule
 from flask_outbox.outbox.stored import pack
 from flask_outbox.outbox.tables import content, message, recipient
+from flask_outbox.outbox.unless import insert_unless
 
-__all__ = ["Priority", "Schedule", "enqueue", "uuid7"]
+__all__ = ["Priority", "Schedule", "enqueue", "put", "uuid7"]
 
 NOW = Schedule()
 
-_MESSAGE_UNLESS_KEY = sqlite_insert(message).on_conflict_do_nothing(
-    index_elements=[message.c.key], index_where=text("key IS NOT NULL")
+_MESSAGE_UNLESS_KEY = insert_unless(
+    message, index_elements=[message.c.key], index_where=text("key IS NOT NULL")
 )
-_BY_KEY = select(message.c.id, message.c.fingerprint).where(message.c.key == bindparam("key"))
+_BY_ID = select(message.c.id).where(message.c.id == bindparam("id"))
+_BY_KEY = (
+    select(message.c.id, message.c.fingerprint)
+    .where(message.c.key == bindparam("key"))
+    .with_for_update(read=True)  # what another has committed since this transaction began, too
+)
 
 
 class _Written:
@@ -34,14 +39,22 @@ class _Written:
 
     def __init__(self, statement: Insert) -> None:
         self._statement = statement
-        self._texts: dict[str, tuple[str, Sequence[str] | None]] = {}
+        self._texts: dict[tuple[str, str, str | None], tuple[str, Sequence[str] | None]] = {}
 
-    def run(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    def run(
+        self, connection: Connection, schema: str | None, rows: Sequence[Mapping[str, Any]]
+    ) -> None:
         """Insert the rows in the transaction of the connection."""
         dialect = connection.dialect
-        if (found := self._texts.get(dialect.name)) is None:
-            compiled = self._statement.compile(dialect=dialect, column_keys=list(rows[0]))
-            found = self._texts[dialect.name] = (str(compiled), compiled.positiontup)
+        which = (dialect.name, dialect.driver, schema)
+        if (found := self._texts.get(which)) is None:
+            compiled = self._statement.compile(
+                dialect=dialect,
+                column_keys=list(rows[0]),
+                schema_translate_map={None: schema} if schema else None,
+                render_schema_translate=schema is not None,
+            )
+            found = self._texts[which] = (str(compiled), compiled.positiontup)
         sql, names = found
         values = rows if names is None else [[row[name] for name in names] for row in rows]
         driver: Any = connection.connection.dbapi_connection
@@ -110,12 +123,17 @@ def enqueue(
         "fingerprint": schedule.fingerprint,
         "reason": "",
     }
+    schema = outbox.database.schema
     if schedule.key is None:
-        _MESSAGE.run(connection, [values])
-    elif connection.execute(_MESSAGE_UNLESS_KEY, values).rowcount == 0:
-        return _holder(connection, schedule.key, schedule.fingerprint)
+        _MESSAGE.run(connection, schema, [values])
+    else:
+        unless = _MESSAGE_UNLESS_KEY[connection.dialect.name]
+        connection.execute(unless, values, execution_options=outbox.options)
+        if (holder := _holder(connection, outbox, schedule)) != row:
+            return holder
     _RECIPIENT.run(
         connection,
+        schema,
         [
             {
                 "message": row,
@@ -131,14 +149,28 @@ def enqueue(
             for position, address in enumerate(dict.fromkeys(submission.recipients))
         ],
     )
-    _CONTENT.run(connection, [{"message": row, "content": submission.content}])
+    _CONTENT.run(connection, schema, [{"message": row, "content": submission.content}])
     return row
 
 
-def _holder(connection: Connection, key: str, fingerprint: str) -> str:
+def put(outbox: Outbox, submission: Submission, schedule: Schedule = NOW) -> str:
+    """Write it down in a transaction of its own, and return the id of its row."""
+    row = ""
+    try:
+        with outbox.begin() as connection:
+            row = enqueue(connection, outbox, submission, schedule)
+    except InDoubt:
+        with outbox.read() as connection:
+            if connection.execute(_BY_ID, {"id": row}).first() is None:
+                raise
+    return row
+
+
+def _holder(connection: Connection, outbox: Outbox, schedule: Schedule) -> str:
     """Find the message that has the key, and see that it is the same one."""
-    there = connection.execute(_BY_KEY, {"key": key}).one()
-    if there.fingerprint != fingerprint:
+    key, options = {"key": schedule.key}, outbox.options
+    there = connection.execute(_BY_KEY, key, execution_options=options).one()
+    if there.fingerprint != schedule.fingerprint:
         raise KeyConflict(
             "This key= was used before, for a message with other content. Use another key for "
             "another message; the same key only to repeat the same call."

@@ -1,17 +1,25 @@
 """What the far side said becomes rows: one transaction for a batch of reports."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from sqlalchemy import bindparam, select
+
+from flask_outbox.mail.errors import InDoubt
 from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.say import Say
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.routes import RouteNews, hear
-from flask_outbox.outbox.settle import ROWS, Judge, hold, settle
+from flask_outbox.outbox.settle import ROWS, Held, Judge, hold, settle
+from flask_outbox.outbox.tables import message
 
 log = Say("flask_outbox.outbox")
+
+_FENCES = select(message.c.id, message.c.fence).where(
+    message.c.id.in_(bindparam("ids", expanding=True))
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,26 +45,13 @@ def record(
         first.setdefault(report.submission.id, report)
     if not first:
         return []
-    with outbox.begin() as connection:
-        now = outbox.now(connection)
-        rows = connection.execute(ROWS, {"ids": list(first)}).mappings()
-        ours = [row for row in rows if row["fence"] == first[row["id"]].submission.fence]
-        held = hold(connection, ours, now)
-        for each in held:
-            submission = first[each.row["id"]].submission
-            judge = Judge(outbox.patience, jitter(), submission.at_most_once)
-            each.end_attempt(first[each.row["id"]].receipt, judge)
-        done = {each.row["id"]: each for each in held}
-        settle(
-            connection,
-            held,
-            wipe=[
-                each.row["id"]
-                for each in held
-                if each.state is State.ACCEPTED and first[each.row["id"]].submission.sensitive
-            ],
-        )
-        alerts = hear(connection, [first[each] for each in first if each in done], now)
+    done: dict[str, Held] = {}
+    alerts: dict[str, RouteNews] = {}
+    try:
+        _write(outbox, first, jitter, done, alerts)
+    except InDoubt:
+        if _still_ours(outbox, first, done):
+            raise
     for alert in alerts.values():
         log.error("%s", alert)
     return [
@@ -70,3 +65,39 @@ def record(
         for id_, report in first.items()
         if id_ in done
     ]
+
+
+def _still_ours(outbox: Outbox, first: Mapping[str, Report], done: Mapping[str, Held]) -> bool:
+    """Tell whether a commit in doubt was not done: what is recorded has lost its fence."""
+    with outbox.read() as connection:
+        rows = connection.execute(_FENCES, {"ids": list(done)})
+        return any(row.fence == first[row.id].submission.fence for row in rows)
+
+
+def _write(
+    outbox: Outbox,
+    first: Mapping[str, Report],
+    jitter: Callable[[], float],
+    done: dict[str, Held],
+    alerts: dict[str, RouteNews],
+) -> None:
+    with outbox.begin() as connection:
+        now = outbox.now(connection)
+        rows = connection.execute(ROWS, {"ids": list(first)}).mappings()
+        ours = [row for row in rows if row["fence"] == first[row["id"]].submission.fence]
+        held = hold(connection, ours, now)
+        for each in held:
+            submission = first[each.row["id"]].submission
+            judge = Judge(outbox.patience, jitter(), submission.at_most_once)
+            each.end_attempt(first[each.row["id"]].receipt, judge)
+        done.update({each.row["id"]: each for each in held})
+        settle(
+            connection,
+            held,
+            wipe=[
+                each.row["id"]
+                for each in held
+                if each.state is State.ACCEPTED and first[each.row["id"]].submission.sensitive
+            ],
+        )
+        alerts.update(hear(connection, [first[each] for each in first if each in done], now))

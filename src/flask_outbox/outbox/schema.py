@@ -2,56 +2,92 @@
 
 A new database is made from the tables as they are; an old one is migrated. Both come to the same,
 which a test holds. Alembic is imported only for the second.
+
+A revision takes nothing away that the one before it used, so code of one revision works with the
+schema of the next: workers may be replaced one by one while the schema is ahead.
 """
 
+from typing import TYPE_CHECKING
+
 from sqlalchemy import Connection, insert, inspect, select
+from sqlalchemy.schema import CreateSchema
 
 from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.mail.say import Say
-from flask_outbox.outbox.sqlite import Sqlite
 from flask_outbox.outbox.tables import REVISION, VERSION_TABLE, metadata, schema_version
+
+if TYPE_CHECKING:
+    from flask_outbox.outbox.database import Database
 
 log = Say("flask_outbox.outbox")
 
+UPGRADE = "flask outbox upgrade"
 
-def version(connection: Connection) -> str | None:
+
+def version(connection: Connection, schema: str | None = None) -> str | None:
     """Read the version of the schema; None where there is none yet, "" before the first."""
-    if not inspect(connection).has_table(VERSION_TABLE):
+    if not inspect(connection).has_table(VERSION_TABLE, schema=schema):
         return None
     return connection.execute(select(schema_version.c.version_num)).scalar_one_or_none() or ""
 
 
-def is_current(connection: Connection, database: Sqlite) -> bool:
-    """Tell whether the schema is ours; raises OutboxUnavailable where it is newer."""
-    found = version(connection)
-    if found is not None and found > REVISION:
+def is_current(connection: Connection, database: "Database") -> bool:
+    """Tell whether this code can work with it; raises OutboxUnavailable where it is too new."""
+    if database.keeper not in {"", UPGRADE}:
+        return not missing(connection)
+    found = version(connection, database.schema)
+    if found is not None and found > _next(REVISION):
         raise OutboxUnavailable(
             f"The outbox {database} has schema {found}, made by a newer Flask-Outbox; this one "
-            f"knows {REVISION}. Install the version that ran `flask outbox upgrade` on it."
+            f"knows {REVISION}. Install the version that ran `{UPGRADE}` on it."
         )
-    return found == REVISION
+    return found is not None and found >= REVISION
 
 
-def must_be_current(database: Sqlite) -> None:
+def _next(revision: str) -> str:
+    return f"{int(revision) + 1:04}"
+
+
+def missing(connection: Connection) -> list[str]:
+    """List the tables and columns that are not there, among those of the app."""
+    inspector = inspect(connection)
+    there = set(inspector.get_table_names())
+    found: list[str] = []
+    for table in metadata.sorted_tables:
+        if table.name == VERSION_TABLE:
+            continue
+        if table.name not in there:
+            found.append(table.name)
+            continue
+        columns = {each["name"] for each in inspector.get_columns(table.name)}
+        found += [f"{table.name}.{each}" for each in table.c.keys() if each not in columns]  # noqa: SIM118  not a dict
+    return found
+
+
+def must_be_current(database: "Database") -> None:
     """Stop the start where the schema is kept by somebody: a server, or the app's migrations."""
-    if not database.migrates_itself:
+    if database.keeper:
         raise OutboxUnavailable(
-            f"The outbox {database} is not at schema {REVISION}: run `flask outbox upgrade`."
+            f"The outbox {database} is not at schema {REVISION}: run `{database.keeper}`."
         )
 
 
-def brought_up_to_date(connection: Connection, database: Sqlite) -> None:
+def brought_up_to_date(connection: Connection, database: "Database") -> None:
     """Make or migrate the tables, in the transaction of the connection.
 
     Looks again first: another process may have done it while this one waited for the lock.
     """
-    if is_current(connection, database):
+    schema = database.schema
+    if schema is not None and not inspect(connection).has_schema(schema):
+        connection.execute(CreateSchema(schema, if_not_exists=True))
+    found = version(connection, schema)
+    if found == REVISION or (found is not None and is_current(connection, database)):
         return
-    if version(connection) is None:
+    if found is None:
         metadata.create_all(connection)
         connection.execute(insert(schema_version), {"version_num": REVISION})
     else:
         from flask_outbox.outbox.migrations import migrate  # noqa: PLC0415  Alembic, only now
 
-        migrate(connection)
+        migrate(connection, schema=schema)
         log.info("The outbox %s was brought to schema %s.", database, REVISION)

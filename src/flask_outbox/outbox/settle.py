@@ -185,7 +185,12 @@ class Judge:
         )
 
 
-ROWS = select(message).where(message.c.id.in_(bindparam("ids", expanding=True))).with_for_update()
+ROWS = (
+    select(message)
+    .where(message.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(message.c.id)  # all who lock several do it in this order
+    .with_for_update()
+)
 _PLACES = (
     select(recipient)
     .where(recipient.c.message.in_(bindparam("ids", expanding=True)))

@@ -12,10 +12,11 @@ parent has. So a fork waits until nobody is in a transaction, and finds no conne
 import os
 import sqlite3
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
@@ -23,12 +24,17 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from flask_outbox.mail.errors import ConfigurationError, OutboxUnavailable
+from flask_outbox.mail.say import Say
+
+log = Say("flask_outbox.outbox")
 
 OLDEST = (3, 35, 0)  # the first with RETURNING and DROP COLUMN, which migrations need
 NAP_LEAST, NAP_MOST = 0.0002, 0.002  # seconds between two looks at a lock
 FORK_WAITS = 5.0  # seconds for a transaction under way to end before a fork
 READING = {"outbox_reads": True}
 WAITS = "outbox_waits"
+
+FULL = 2  # of PRAGMA synchronous
 
 PRAGMAS = (
     "PRAGMA journal_mode = WAL",
@@ -55,12 +61,18 @@ FIXES = {
 }
 
 
+def joined(engine: Engine) -> Engine:
+    """Let an app's own engine begin transactions as SQLite means them; its PRAGMAs stay its own."""
+    return engine
+
+
 class Sqlite:
     """One SQLite database: a file, or the memory of this process for tests."""
 
-    migrates_itself = True  # nobody else keeps its schema
+    schema = None
+    options: Mapping[str, Any] = MappingProxyType({})
 
-    def __init__(self, url: URL, busy: float) -> None:
+    def __init__(self, url: URL, busy: float, apps: Engine | None = None) -> None:
         if sqlite3.sqlite_version_info < OLDEST:
             have, need = (
                 ".".join(map(str, each)) for each in (sqlite3.sqlite_version_info, OLDEST)
@@ -73,6 +85,9 @@ class Sqlite:
             )
         self.url = url
         self.busy = busy
+        self.keeper = "the migrations of your app" if apps else ""
+        self._apps = apps
+        self._writer: Connection | None = None  # kept: who writes has the turn, so one is enough
         self.file = None if name == ":memory:" else Path(name).absolute()
         self._lock_anew()
 
@@ -93,7 +108,7 @@ class Sqlite:
         SQLite gives the files beside it (-wal, -shm) the mode of this one. A folder is made where
         its own folder exists: an app's instance folder often does not, until something needs it.
         """
-        if self.file is None:
+        if self.file is None or self._apps is not None:
             return False
         try:
             if self.file.exists():
@@ -121,6 +136,8 @@ class Sqlite:
 
     def engine(self) -> Engine:
         """Make an engine whose transactions are SQLite's own."""
+        if self._apps is not None:
+            return joined(self._apps)
         pool: dict[str, Any] = {"poolclass": StaticPool}
         if self.file is not None:
             pool = {"poolclass": QueuePool, "pool_size": 2, "pool_use_lifo": True}
@@ -138,10 +155,56 @@ class Sqlite:
         event.listen(engine, "begin", self._begun)
         return engine
 
+    def check(self, connection: Connection) -> None:
+        """Warn where what was acknowledged may be lost when the power fails."""
+        if self._apps is not None and self.file is not None:
+            level = connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
+            if level < FULL:
+                log.warning(
+                    "PRAGMA synchronous is %s in %s: mail that was acknowledged may be lost when"
+                    " the power fails. Set it to FULL.",
+                    level,
+                    self,
+                )
+
     @contextmanager
-    def turn(self, *, writes: bool) -> Generator[None]:
+    def writing(self, engine: Engine) -> Generator[Connection]:
+        """Give a connection in a write transaction, committed at the end."""
+        with self._turn(self._writing):
+            writer = self._writer
+            if writer is None or writer.engine is not engine or writer.invalidated:
+                self._let_writer_go()
+                writer = self._writer = engine.connect()
+            with writer.begin():
+                yield writer
+
+    @contextmanager
+    def reading(self, engine: Engine) -> Generator[Connection]:
+        """Give a connection that sees one state of the database and writes nothing."""
+        with (
+            self._turn(self._reading),
+            engine.execution_options(**READING).begin() as connection,
+        ):
+            yield connection
+
+    def _let_writer_go(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+
+    def close(self, engine: Engine | None) -> None:
+        """Close every connection; one in use is closed by the next transaction."""
+        if self._writing.acquire(blocking=False):
+            try:
+                self._let_writer_go()
+            finally:
+                self._writing.release()
+        if engine is not None and self._apps is None:
+            engine.dispose()
+
+    @contextmanager
+    def _turn(self, lock: threading.Lock) -> Generator[None]:
         """Let one thread at a time; where SQLite fails, say what a person can do about it."""
-        lock = self._writing if writes else self._reading
         if not lock.acquire(timeout=self.busy):
             raise OutboxUnavailable(
                 f"The outbox {self} could not be used: this process kept a transaction open for "
@@ -155,16 +218,6 @@ class Sqlite:
             raise OutboxUnavailable(said) from error
         finally:
             lock.release()
-
-    @contextmanager
-    def nobody_writes(self) -> Generator[bool]:
-        """Tell whether no thread of this process writes, and let none begin meanwhile."""
-        free = self._writing.acquire(blocking=False)
-        try:
-            yield free
-        finally:
-            if free:
-                self._writing.release()
 
     def now(self, connection: Connection) -> float:
         """Ask the database for the time; of the driver, since every enqueue does."""
@@ -217,12 +270,17 @@ class Sqlite:
 
     # Forks
 
-    def before_fork(self) -> bool:
-        """Wait for transactions under way; tell whether nobody writes any more."""
+    def before_fork(self, engine: Engine | None) -> None:
+        """Wait for transactions under way, and close what rests."""
+        if self.file is None:
+            return
         for lock in (self._writing, self._reading):
             if lock.acquire(timeout=FORK_WAITS):
                 self._held.append(lock)
-        return self._writing in self._held
+        if self._writing in self._held:
+            self._let_writer_go()
+        if engine is not None:
+            engine.dispose()
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
@@ -230,11 +288,12 @@ class Sqlite:
         for lock in held:
             lock.release()
 
-    def after_fork_in_child(self, engine: Engine | None, writer: Connection | None) -> None:
+    def after_fork_in_child(self, engine: Engine | None) -> None:
         """Start anew. What a thread of the parent still had open is never touched, nor closed."""
         if engine is not None and self.file is not None:
-            _LEFT_BY_PARENT.extend([engine.pool, writer])
+            _LEFT_BY_PARENT.extend([engine.pool, self._writer])
             engine.dispose(close=False)
+        self._writer = None
         self._lock_anew()
 
 

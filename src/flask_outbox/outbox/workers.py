@@ -22,7 +22,8 @@ FORGOTTEN = 86400.0  # seconds after the last sign of life
 
 _w = worker.c
 _BEAT = update(worker).where(_w.name == bindparam("b_name")).values(lost_at=None)
-_FORGET = delete(worker).where(_w.beat_at < bindparam("before"))
+_SILENT = select(_w.name).where(_w.beat_at < bindparam("before"))
+_FORGET = delete(worker).where(_w.name.in_(bindparam("names", expanding=True)))
 _GONE = delete(worker).where(_w.name == bindparam("b_name"))
 _IS_SILENT = (
     _w.lost_at.is_(None),
@@ -114,7 +115,10 @@ def heartbeat(
             others = workers(connection)
             known = {"name": name, "host": host, "pid": pid, **asdict(badge)}
             connection.execute(insert(worker), {**known, "started_at": now, "beat_at": now})
-            connection.execute(_FORGET, {"before": now - FORGOTTEN})
+            # Looked for first: a DELETE that searches would wait for every row that others beat.
+            silent = connection.execute(_SILENT, {"before": now - FORGOTTEN}).scalars().all()
+            if silent:
+                connection.execute(_FORGET, {"names": silent})
             if others and badge.settings not in {None, *(each.settings for each in others)}:
                 probe_now(connection, now)
             strangers = _strangers(others, badge)

@@ -10,14 +10,15 @@ from alembic.config import Config
 from sqlalchemy import Connection
 
 
-def config(connection: Connection | None = None) -> Config:
+def config(connection: Connection | None = None, schema: str | None = None) -> Config:
     """Give Alembic our scripts, and the connection to use."""
     found = Config()
     found.set_main_option("script_location", str(Path(__file__).parent))
     found.attributes["connection"] = connection
+    found.attributes["schema"] = schema
     return found
 
 
-def migrate(connection: Connection, to: str = "head") -> None:
+def migrate(connection: Connection, to: str = "head", schema: str | None = None) -> None:
     """Bring the tables to a version, in the transaction of the connection."""
-    command.upgrade(config(connection), to)
+    command.upgrade(config(connection, schema), to)

@@ -12,9 +12,6 @@ branch_labels = None
 depends_on = None
 
 MYSQL = ("mysql", "mariadb")
-ASCII = sa.String(998).with_variant(
-    mysql.VARCHAR(998, charset="ascii", collation="ascii_bin"), *MYSQL
-)
 KEY = sa.String(255).with_variant(mysql.VARBINARY(1020), *MYSQL)
 LONG = sa.Text().with_variant(mysql.MEDIUMTEXT(), *MYSQL)
 CONTENT = sa.LargeBinary().with_variant(mysql.LONGBLOB(), *MYSQL)
@@ -24,6 +21,7 @@ TABLE: dict[str, Any] = {
     for name in MYSQL
     for word, value in (("engine", "InnoDB"), ("charset", "utf8mb4"), ("collate", "utf8mb4_bin"))
 }
+PREFIX: dict[str, Any] = {f"{name}_length": {"message_id": 255} for name in MYSQL}
 TREE: dict[str, Any] = {**TABLE, "sqlite_with_rowid": False}
 
 
@@ -38,7 +36,7 @@ def _messages() -> None:
     op.create_table(
         "outbox_message",
         sa.Column("id", sa.String(32), primary_key=True),
-        sa.Column("message_id", ASCII, nullable=False),
+        sa.Column("message_id", sa.String(998), nullable=False),
         sa.Column("transport", sa.String(64), nullable=False),
         sa.Column("route", sa.String(64), nullable=False),
         sa.Column("priority", sa.String(8), nullable=False),
@@ -92,6 +90,7 @@ def _messages() -> None:
             unique=unique,
             sqlite_where=condition,
             postgresql_where=condition,
+            **(PREFIX if columns == ["message_id"] else {}),
         )
 
 

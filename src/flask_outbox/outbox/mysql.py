@@ -1,0 +1,78 @@
+"""MariaDB and MySQL, by PyMySQL."""
+
+import re
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine
+
+from flask_outbox.mail.errors import OutboxUnavailable
+from flask_outbox.outbox.server import CONNECT, Server, log, told
+
+OLDEST = {"MariaDB": (10, 6), "MySQL": (8, 0, 1)}  # the first with SKIP LOCKED
+PACKET = 32 * 1024 * 1024  # octets of the largest message in one statement
+
+# https://mariadb.com/kb/en/mariadb-error-codes/, read 2026-11-23
+FIXES = {
+    1040: "it has too many connections. Raise max_connections, or run fewer workers.",
+    1044: "it lets this user not use the database. Look at MAIL_OUTBOX_URL and the grants.",
+    1045: "it refused the user or the password. Look at MAIL_OUTBOX_URL.",
+    1049: "it has no such database. Create it, or mend MAIL_OUTBOX_URL.",
+    1114: "its disk, or the tablespace, is full. Make room; what waits is sent by itself then.",
+    1021: "its disk is full. Make room; what waits is sent by itself then.",
+    1153: "the message is larger than its max_allowed_packet. Raise that to 64M.",
+    1290: "it is read-only, as a replica is. Point MAIL_OUTBOX_URL at the primary.",
+    1836: "it is read-only. Point MAIL_OUTBOX_URL at the primary.",
+}
+
+
+class MySql(Server):
+    """One database of a MariaDB or MySQL server."""
+
+    package = "mysql"
+    now_sql = "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6"
+
+    def __init__(self, url: URL, busy: float, apps: Engine | None = None) -> None:
+        if apps is None and url.drivername in {"mysql", "mariadb"}:
+            url = url.set(drivername="mysql+pymysql")
+        super().__init__(url, busy, apps, None)
+
+    def connect_args(self) -> dict[str, Any]:
+        """Notice a server that is gone; let nothing be cut short without an error."""
+        if self.url.get_driver_name() != "pymysql":
+            return {}
+        return {
+            "connect_timeout": CONNECT,
+            "read_timeout": self.busy + CONNECT,
+            "write_timeout": self.busy + CONNECT,
+            "charset": "utf8mb4",
+            "init_command": "SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')",
+            **self.url.query,
+        }
+
+    def check(self, connection: Connection) -> None:
+        """See whether it is new enough, and whether what it acknowledges is on the disk."""
+        version = told(connection, "SELECT VERSION()")
+        name = "MariaDB" if "mariadb" in version.lower() else "MySQL"
+        if tuple(map(int, re.findall(r"\d+", version)[:3])) < OLDEST[name]:
+            need = ".".join(map(str, OLDEST[name]))
+            raise OutboxUnavailable(
+                f"The outbox {self} is {name} {version}; it has to be at least {need}."
+            )
+        if told(connection, "SELECT @@innodb_flush_log_at_trx_commit") != "1":
+            log.warning(
+                "innodb_flush_log_at_trx_commit is not 1 in %s: mail that was acknowledged may be"
+                " lost when the power fails. Set it to 1.",
+                self,
+            )
+        packet = int(told(connection, "SELECT @@max_allowed_packet"))
+        if packet < PACKET:
+            log.warning(
+                "max_allowed_packet is %d in %s: larger messages cannot be kept. Set it to 64M.",
+                packet,
+                self,
+            )
+
+    def reason(self, cause: BaseException | None) -> str:
+        """Say what a person can do about it."""
+        number = cause.args[0] if cause is not None and cause.args else None
+        return FIXES.get(number or 0) or " ".join(str(cause).split())

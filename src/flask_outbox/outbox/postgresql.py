@@ -1,0 +1,69 @@
+"""PostgreSQL, by psycopg 3: our tables in a schema of our own, so that nobody drops them."""
+
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine
+
+from flask_outbox.mail.errors import OutboxUnavailable
+from flask_outbox.outbox.server import CONNECT, Server, log, told
+
+SCHEMA = "flask_outbox"
+OLDEST = 120000  # PostgreSQL 12; SKIP LOCKED is older
+
+# SQLSTATE, https://www.postgresql.org/docs/current/errcodes-appendix.html
+FIXES = {
+    "53100": "its disk is full. Make room; what waits is sent by itself then.",
+    "53300": "it has too many connections. Raise max_connections, or run fewer workers.",
+    "25006": "it is read-only, as a standby is. Point MAIL_OUTBOX_URL at the primary.",
+    "28P01": "it refused the password. Look at MAIL_OUTBOX_URL.",
+    "28000": "it refused the user. Look at MAIL_OUTBOX_URL and pg_hba.conf.",
+    "3D000": "it has no such database. Create it, or mend MAIL_OUTBOX_URL.",
+}
+
+
+class PostgreSql(Server):
+    """One database of a PostgreSQL server."""
+
+    package = "postgresql"
+    now_sql = "SELECT extract(epoch FROM clock_timestamp())::float8"
+
+    def __init__(self, url: URL, busy: float, apps: Engine | None = None) -> None:
+        if apps is None and url.drivername in {"postgresql", "postgres"}:
+            url = url.set(drivername="postgresql+psycopg")
+        super().__init__(url, busy, apps, SCHEMA)
+
+    def connect_args(self) -> dict[str, Any]:
+        """Notice a server that is gone; prepare nothing, since poolers forget what was prepared."""
+        if self.url.get_driver_name() != "psycopg":
+            return {}
+        return {
+            "connect_timeout": CONNECT,
+            "application_name": "flask-outbox",
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+            "tcp_user_timeout": int(self.busy * 1000),
+            "prepare_threshold": None,
+            **self.url.query,
+        }
+
+    def check(self, connection: Connection) -> None:
+        """See whether it is new enough, and whether what it acknowledges is on the disk."""
+        if int(told(connection, "SHOW server_version_num")) < OLDEST:
+            raise OutboxUnavailable(
+                f"The outbox {self} is PostgreSQL {told(connection, 'SHOW server_version')}; it"
+                f" has to be at least {OLDEST // 10000}."
+            )
+        for name in ("synchronous_commit", "fsync"):
+            if told(connection, f"SHOW {name}") == "off":
+                log.warning(
+                    "%s is off in %s: mail that was acknowledged may be lost when the power"
+                    " fails. Switch it on.",
+                    name,
+                    self,
+                )
+
+    def reason(self, cause: BaseException | None) -> str:
+        """Say what a person can do about it."""
+        fix = FIXES.get(getattr(cause, "sqlstate", None) or "")
+        return fix or " ".join(str(cause).split("\nDETAIL")[0].split())

@@ -1,0 +1,157 @@
+"""What the outbox wants of a database server, PostgreSQL's or MySQL's.
+
+Transactions are READ COMMITTED: a claim skips rows that are locked, and must see what others have
+committed since. Before each use a connection of the pool is asked whether it still lives, so that
+a restart of the server costs nobody an error.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine
+from sqlalchemy.exc import DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from flask_outbox.mail.errors import ConfigurationError, InDoubt, OutboxUnavailable
+from flask_outbox.mail.say import Say
+from flask_outbox.outbox.schema import UPGRADE
+
+log = Say("flask_outbox.outbox")
+
+CONNECT = 10  # seconds for a connection to be made
+ISOLATION = "READ COMMITTED"
+POOL: Mapping[str, Any] = {"pool_size": 5, "max_overflow": 15, "pool_pre_ping": True}
+CANNOT = ("OperationalError", "InterfaceError", "InternalError")  # PEP 249: not the program's fault
+
+
+class Server:
+    """One database on a server; what the kinds differ in is given by those that derive from it."""
+
+    file: Path | None = None
+    now_sql = ""
+    package = ""  # what pip installs the driver with
+
+    def __init__(self, url: URL, busy: float, apps: Engine | None, schema: str | None) -> None:
+        self.url = url
+        self.busy = busy
+        self.keeper = UPGRADE if apps is None else "the migrations of your app"
+        self.schema = schema if apps is None else None
+        self._apps = apps
+
+    def __str__(self) -> str:
+        where = self.url.host or "localhost"
+        port = f":{self.url.port}" if self.url.port else ""
+        return f"{self.url.get_backend_name()}://{where}{port}/{self.url.database or ''}"
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What every statement of ours needs, also on a connection that is not from here."""
+        return {"schema_translate_map": {None: self.schema}} if self.schema else {}
+
+    def make(self) -> bool:
+        """Leave making a database to those who keep the server."""
+        return False
+
+    def engine(self) -> Engine:
+        """Make an engine, or take the app's, with transactions as we need them."""
+        engine = self._apps
+        if engine is None:
+            try:
+                engine = create_engine(
+                    self.url, pool_timeout=self.busy, connect_args=self.connect_args(), **POOL
+                )
+            except (ImportError, NoSuchModuleError) as error:
+                raise ConfigurationError(
+                    f"MAIL_OUTBOX_URL names {self.url.get_backend_name()}, and its driver is not"
+                    f" installed: pip install 'flask-outbox[{self.package}]'"
+                ) from error
+        ours = engine.execution_options(isolation_level=ISOLATION, **self.options)
+        ours.hide_parameters = True  # an error must not quote a mail
+        return ours
+
+    def connect_args(self) -> dict[str, Any]:
+        """Give what the driver needs so that it does not wait for ever."""
+        return {}
+
+    def check(self, connection: Connection) -> None:
+        """See whether it is new enough, and whether what it acknowledges is on the disk."""
+        raise NotImplementedError
+
+    @contextmanager
+    def writing(self, engine: Engine) -> Generator[Connection]:
+        """Give a connection in a transaction, committed at the end."""
+        with self._explained(), engine.connect() as connection:
+            transaction = connection.begin()
+            try:
+                yield connection
+            except BaseException:
+                with suppress(DBAPIError):  # it is gone, and with it what was to be rolled back
+                    transaction.rollback()
+                raise
+            try:
+                transaction.commit()
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    raise InDoubt(
+                        f"The outbox {self} was lost at a commit: it may have been done, or not."
+                    ) from error
+                raise
+
+    @contextmanager
+    def reading(self, engine: Engine) -> Generator[Connection]:
+        """Give a connection for reading."""
+        with self._explained(), engine.connect() as connection:
+            yield connection
+
+    def now(self, connection: Connection) -> float:
+        """Ask the server for the time."""
+        return float(connection.exec_driver_sql(self.now_sql).scalar_one())
+
+    @contextmanager
+    def _explained(self) -> Generator[None]:
+        try:
+            yield
+        except PoolTimeout as error:
+            raise OutboxUnavailable(
+                f"The outbox {self} could not be used: all connections of this process were in"
+                f" use for {self.busy:g} s."
+            ) from error
+        except Exception as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            if not _cannot(cause):
+                raise
+            raise OutboxUnavailable(
+                f"The outbox {self} could not be used: {self.reason(cause)}"
+            ) from error
+
+    def reason(self, cause: BaseException | None) -> str:
+        """Say what a person can do about it."""
+        raise NotImplementedError
+
+    def close(self, engine: Engine | None) -> None:
+        """Close what is ours."""
+        if engine is not None and self._apps is None:
+            engine.dispose()
+
+    def before_fork(self, engine: Engine | None) -> None:
+        """Do nothing: a socket may cross a fork as long as the child leaves it alone."""
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+
+    def after_fork_in_child(self, engine: Engine | None) -> None:
+        """Leave the parent's connections alone."""
+        if engine is not None:
+            engine.dispose(close=False)
+
+
+def _cannot(error: BaseException | None) -> bool:
+    """Tell whether a driver says so of the server, and not of what it was asked."""
+    return any(each.__name__ in CANNOT for each in type(error).__mro__)
+
+
+def told(connection: Connection, ask: str, reads: Callable[[Any], str] = str) -> str:
+    """Ask for one word."""
+    return reads(connection.exec_driver_sql(ask).scalar_one_or_none())

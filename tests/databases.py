@@ -1,0 +1,181 @@
+"""PostgreSQL and MariaDB as servers of the tests' own: private ports, temporary folders.
+
+::
+
+    with running(PostgreSql) as server:
+        url = server.new()       # an empty database
+        server.stop()            # as fast as it can, then
+        server.start()           # on the same port, with what was committed
+"""
+
+import contextlib
+import glob
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from pwd import getpwnam
+from time import monotonic, sleep
+from typing import Any
+
+import psycopg
+import pymysql
+
+BOUND = 60.0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        return held.getsockname()[1]
+
+
+class Server:
+    """One server; what the kinds differ in is given by those that derive from it."""
+
+    user = ""
+    url = ""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.names = (f"outbox_{number}" for number in count(1))
+        self._process: subprocess.Popen[bytes] | None = None
+        if os.geteuid() == 0:
+            owner = getpwnam(self.user)
+            os.chown(folder, owner.pw_uid, owner.pw_gid)
+        self._make()
+
+    def run_as(self) -> dict[str, Any]:
+        """No database server runs as root."""
+        who = {"user": self.user, "group": self.user, "extra_groups": []}
+        return {"cwd": self.folder, **(who if os.geteuid() == 0 else {})}
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, **self.run_as()
+            )
+        until = monotonic() + BOUND
+        while True:
+            try:
+                self.ask("SELECT 1")
+            except Exception as error:
+                if monotonic() > until or self._process.poll() is not None:
+                    error.add_note((self.folder / "log").read_text(errors="replace")[-3000:])
+                    raise
+                sleep(0.05)
+            else:
+                return
+
+    def stop(self, how: int = 0) -> None:
+        """End it: by default the way that drops every connection and keeps what is committed."""
+        if self._process is not None:
+            self._process.send_signal(how or self.fast)
+            self._process.wait(BOUND)
+            self._process = None
+
+    def new(self) -> str:
+        """Make an empty database and give its URL."""
+        name = next(self.names)
+        self.ask(f"CREATE DATABASE {name}")
+        return self.url.format(port=self.port, name=name)
+
+    fast = signal.SIGTERM
+
+    def _make(self) -> None:
+        raise NotImplementedError
+
+    def _command(self) -> list[str]:
+        raise NotImplementedError
+
+    def ask(self, sql: str) -> Any:
+        """Say something as the one who may do everything; give the rows."""
+        raise NotImplementedError
+
+
+class PostgreSql(Server):
+    user = "postgres"
+    url = "postgresql://outbox@127.0.0.1:{port}/{name}"
+    fast = signal.SIGINT  # "fast shutdown"
+
+    def _bin(self, name: str) -> str:
+        return max(glob.glob(f"/usr/lib/postgresql/*/bin/{name}"))  # noqa: PTH207  absolute
+
+    def _make(self) -> None:
+        options = ["-A", "trust", "-U", "outbox", "-E", "UTF8", "--no-sync", "--no-instructions"]
+        subprocess.run(
+            [self._bin("initdb"), "-D", self.folder / "data", *options],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            **self.run_as(),
+        )
+
+    def _command(self) -> list[str]:
+        where = ["-D", str(self.folder / "data"), "-k", str(self.folder)]
+        return [self._bin("postgres"), *where, "-h", "127.0.0.1", "-p", str(self.port)]
+
+    def ask(self, sql: str) -> Any:
+        to = f"host=127.0.0.1 port={self.port} user=outbox dbname=postgres connect_timeout=5"
+        with contextlib.closing(psycopg.connect(to, autocommit=True)) as connection:
+            cursor = connection.execute(sql.encode())
+            return cursor.fetchall() if cursor.description else []
+
+
+class MariaDb(Server):
+    user = "mysql"
+    url = "mysql://root@127.0.0.1:{port}/{name}"
+
+    def _make(self) -> None:
+        subprocess.run(
+            [
+                "mariadb-install-db",
+                "--no-defaults",
+                f"--datadir={self.folder / 'data'}",
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+                *([f"--user={self.user}"] if os.geteuid() == 0 else []),
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            **self.run_as(),
+        )
+
+    def _command(self) -> list[str]:
+        return [
+            shutil.which("mariadbd") or "/usr/sbin/mariadbd",
+            "--no-defaults",
+            f"--datadir={self.folder / 'data'}",
+            f"--socket={self.folder / 'socket'}",
+            f"--pid-file={self.folder / 'pid'}",
+            f"--port={self.port}",
+            "--bind-address=127.0.0.1",
+            "--skip-name-resolve",
+            "--max-allowed-packet=64M",
+        ]
+
+    def ask(self, sql: str) -> Any:
+        to: dict[str, Any] = {"host": "127.0.0.1", "port": self.port, "user": "root"}
+        with contextlib.closing(pymysql.connect(**to, autocommit=True)) as connection:
+            cursor = connection.cursor()
+            cursor.execute(sql)
+            return cursor.fetchall()
+
+
+@contextlib.contextmanager
+def running(kind: type[Server]) -> Iterator[Server]:
+    """Make one, start it, and leave nothing of it."""
+    folder = Path(tempfile.mkdtemp(prefix="outbox-database-"))
+    server = kind(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,106 @@
+"""How the schema comes to a server, and what happens where it is not there."""
+
+import pytest
+from alembic import command
+from sqlalchemy import inspect, update
+
+from flask_outbox.mail.errors import ConfigurationError, OutboxUnavailable
+from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.migrations import config, migrate
+from flask_outbox.outbox.schema import version
+from flask_outbox.outbox.tables import REVISION, schema_version
+from outbox_mail import put, take
+from schema_of import schema
+
+
+@pytest.fixture(params=["postgresql", "mariadb"])
+def server(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def opened():
+    made = []
+
+    def open_at(url):
+        made.append(Outbox(url))
+        return made[-1]
+
+    yield open_at
+    for each in made:
+        each.close()
+
+
+def test_a_new_schema_is_the_migrated_one(server, opened):
+    new, old = opened(server.new()), opened(server.new())
+    new.upgrade()
+    at_version(old, "0001")
+    old.upgrade()
+    assert schema(new) == schema(old)
+    put(old)
+    assert len(take(old)) == 1
+
+
+def at_version(outbox, revision):
+    """Bring it to an older schema; what an older release had made."""
+    outbox.upgrade()
+    inside = outbox.database.schema
+    with outbox.begin() as connection:
+        command.downgrade(config(connection, inside), "base")
+    with outbox.begin() as connection:
+        migrate(connection, revision, inside)
+        assert version(connection, inside) == revision
+    outbox.close()
+
+
+def test_nothing_is_made_by_using_it_and_the_error_names_the_command(server, opened):
+    outbox = opened(server.new())
+    with pytest.raises(OutboxUnavailable, match="flask outbox upgrade"):
+        put(outbox)
+    engine = outbox.database.engine()
+    assert inspect(engine).get_table_names() == []
+    engine.dispose()
+
+
+def test_an_older_schema_is_an_error_that_names_the_command(server, opened):
+    outbox = opened(server.new())
+    at_version(outbox, "0001")
+    with pytest.raises(OutboxUnavailable, match="flask outbox upgrade"):
+        put(outbox)
+
+
+def test_code_works_with_the_schema_that_comes_next_and_not_with_the_one_after(server, opened):
+    outbox = opened(server.new())
+    outbox.upgrade()
+    for ahead, works in ((1, True), (2, False)):
+        with outbox.begin() as connection:
+            at = f"{int(REVISION) + ahead:04}"
+            connection.execute(update(schema_version).values(version_num=at))
+        outbox.close()
+        if works:
+            put(outbox)
+        else:
+            with pytest.raises(OutboxUnavailable, match=at):
+                put(outbox)
+
+
+def test_on_postgresql_our_tables_stand_in_a_schema_of_their_own(postgresql, opened):
+    outbox = opened(postgresql.new())
+    outbox.upgrade()
+    with outbox.begin() as connection:
+        inspector = inspect(connection)
+        assert inspector.get_table_names() == []
+        assert "outbox_message" in inspector.get_table_names("flask_outbox")
+
+
+def test_a_password_stands_in_no_error_and_no_repr():
+    outbox = Outbox("postgresql://ada:canary-password@127.0.0.1:1/none")
+    with pytest.raises(OutboxUnavailable) as caught:
+        put(outbox)
+    assert "canary" not in f"{caught.value} {outbox!r} {caught.value.__cause__}"
+    assert "127.0.0.1:1" in str(caught.value)
+
+
+def test_a_driver_that_is_not_there_is_named_with_what_installs_it():
+    with pytest.raises(ConfigurationError, match=r"pip install 'flask-outbox\[mysql\]'"):
+        put(Outbox("mysql+nothing://host/db"))
