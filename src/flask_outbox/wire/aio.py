@@ -25,7 +25,7 @@ from flask_outbox.mail.exchange import (
     Write,
 )
 from flask_outbox.wire.aio_line import Line, connect
-from flask_outbox.wire.driver import Driver, ask_token
+from flask_outbox.wire.driver import Driver, ask_token, too_slow
 from flask_outbox.wire.pool import Pool
 
 __all__ = ["Pool", "carry"]
@@ -70,10 +70,10 @@ class _Driver(Driver[Line]):
     async def _ask_token(self, question: Token) -> str:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self.limit(self._seconds) - monotonic()):
+            async with asyncio.timeout(self.asking() - monotonic()):
                 return await loop.run_in_executor(None, ask_token, question.source)
         except TimeoutError:
-            raise WireError("the token source took too long") from None
+            raise too_slow() from None
 
     def _rest(self, question: Keep) -> None:
         """Keep the line, and close it as soon as the server says anything."""

@@ -253,9 +253,7 @@ async def connect(host: str, port: int, until: float) -> Line:
     try:
         async with asyncio.timeout(until - monotonic()):
             addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except TimeoutError as error:
-        raise smtp_line.unreachable(where, error) from error
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:  # and when its time is up
         raise smtp_line.unknown_host(where, error) from error
     problem: OSError | None = None
     for tried, (family, kind, protocol, _, address) in enumerate(addresses):

@@ -7,6 +7,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
+from flask_outbox.wire.blocking import begin
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -72,17 +74,7 @@ class _Daemons(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Begin at once."""
-        future: Future[T] = Future()
-
-        def run() -> None:
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(fn(*args, **kwargs))
-                except BaseException as error:  # noqa: BLE001  raised where it is waited for
-                    future.set_exception(error)
-
-        threading.Thread(target=run, name="flask-outbox-look-up", daemon=True).start()
-        return future
+        return begin(fn, *args, **kwargs)[0]
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

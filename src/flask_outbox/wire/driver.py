@@ -9,6 +9,8 @@ from flask_outbox.mail.exchange import Open, Opened
 from flask_outbox.wire.pool import Pool
 from flask_outbox.wire.smtp_line import Line
 
+ASKING = 60.0  # seconds for a token source, where its message has more
+
 LineT = TypeVar("LineT", bound=Line)
 
 
@@ -44,6 +46,10 @@ class Driver(Generic[LineT]):
     def limit(self, seconds: float) -> float:
         """Tell when a question's time is up, in monotonic time."""
         return min(self._until, monotonic() + seconds)
+
+    def asking(self) -> float:
+        """Tell when the time of a token source is up."""
+        return self.limit(ASKING)
 
     def reuse(self, question: Open) -> Opened | None:
         """Begin anew with a kept line, if there is one.
@@ -82,6 +88,11 @@ class Driver(Generic[LineT]):
         if self._line is not None:
             self._line.close()
             self._line = None
+
+
+def too_slow() -> WireError:
+    """Say that the token source did not answer in time."""
+    return WireError("the token source took too long")
 
 
 def ask_token(source: Callable[[], str]) -> str:

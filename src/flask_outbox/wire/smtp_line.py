@@ -204,7 +204,8 @@ def share(until: float, among: int) -> float:
 
 def unknown_host(where: str, error: Exception) -> WireError:
     """Say that the name could not be looked up."""
-    why = getattr(error, "strerror", None) or "not a host name"
+    late = "it took too long" if isinstance(error, TimeoutError) else "not a host name"
+    why = getattr(error, "strerror", None) or late
     return WireError(f"{where}: the host name could not be looked up ({why})")
 
 

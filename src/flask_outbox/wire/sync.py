@@ -1,11 +1,14 @@
 """Carry a conversation over a blocking line: for ``mail.send``, and for gevent and eventlet.
 
-Only plain socket calls that block, so that monkey patching turns each into a cooperative one.
+Only plain calls that block, of sockets and threads, so that monkey patching turns each into a
+cooperative one.
 """
 
 import contextlib
 import socket
 from collections.abc import Iterator
+from functools import partial
+from ipaddress import ip_address
 from time import monotonic
 from typing import assert_never
 
@@ -27,7 +30,8 @@ from flask_outbox.mail.exchange import (
     Write,
 )
 from flask_outbox.wire import smtp_line
-from flask_outbox.wire.driver import Driver, ask_token
+from flask_outbox.wire.blocking import within
+from flask_outbox.wire.driver import Driver, ask_token, too_slow
 from flask_outbox.wire.pool import Pool
 
 __all__ = ["Pool", "carry"]
@@ -127,11 +131,21 @@ class _Line(smtp_line.Line):
             rest = rest[self.sock.send(rest) :]
 
 
+def _is_address(host: str) -> bool:
+    """Tell whether there is nothing to be looked up, so that nothing can block."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _connect(host: str, port: int, until: float) -> _Line:
     """Try every address of the host, each with its share of the time that is left."""
     where = f"{host}:{port}"
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = look_up() if _is_address(host) else within(until, look_up)
     except (OSError, UnicodeError) as error:
         raise smtp_line.unknown_host(where, error) from error
     problem: OSError | None = None
@@ -167,7 +181,7 @@ class _Driver(Driver[_Line]):
             case StartTls():
                 self.line.shake(question.tls, question.host, self.limit(question.seconds))
             case Token():
-                return ask_token(question.source)
+                return self._ask_token(question)
             case Keep():
                 self.keep(question.session)
             case Close() | Report():
@@ -175,6 +189,12 @@ class _Driver(Driver[_Line]):
             case _:
                 assert_never(question)
         return None
+
+    def _ask_token(self, question: Token) -> str:
+        try:
+            return within(self.asking(), partial(ask_token, question.source))
+        except TimeoutError:
+            raise too_slow() from None
 
     def _open(self, question: Open) -> Opened:
         until = self.limit(question.seconds)
@@ -189,7 +209,7 @@ def carry(conversation: Conversation, pool: Pool, *, seconds: float) -> Iterator
 
     ``seconds`` is the wall-clock limit for one message: it starts with the connection, and again
     at each Report. Each question's own limit holds besides. Whoever stops half-way closes the
-    line. The look-up of a host name takes the time that the resolver takes.
+    line.
     """
     driver = _Driver(pool, seconds)
     answer: Answer = None
