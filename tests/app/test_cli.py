@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 
 import click
 import pytest
@@ -12,6 +14,9 @@ from flask import Flask
 
 from flask_outbox import Mail, Message
 from flask_outbox.app.cli import outbox
+from flask_outbox.outbox.tables import REVISION
+from flask_outbox.outbox.workers import heartbeat
+from flask_outbox.version import __version__
 from hostile import Hostile, say
 
 WORKED = """
@@ -56,6 +61,7 @@ class Shop:
             MAIL_WORKER="process",
             MAIL_USERNAME="canary-user",
             MAIL_PASSWORD="canary-password",
+            SECRET_KEY="canary-key",
         )
         self.mail = Mail(self.app)
         self.printed = ""
@@ -182,6 +188,20 @@ def test_cancel_and_retry_tell_for_each_what_was_done(shop, server):
     shop("cancel", status=2)
 
 
+def test_a_dead_letter_is_listed_shown_and_retried_by_hand(shop, server):
+    row = shop.later()
+    shop("drain")
+    (line,) = shop("list", "--state", "failed").splitlines()[1:]
+    assert line.startswith(row)
+    assert line.endswith("550 5.1.1 no such user")
+    assert "failed ada@example.org: 550 5.1.1" in shop("show", row)
+    assert shop("retry", "--state", "failed") == f"{row}: queued again\n"
+    assert shop("list", "--state", "failed").splitlines()[1:] == []
+    shop("drain")
+    assert len(server.accepted) == 1
+    assert json.loads(shop("show", row, "--json"))["state"] == "accepted"
+
+
 def test_prune_forgets_what_has_ended_and_nothing_that_waits(shop):
     waits, ended = shop.later(), shop.later()
     shop("cancel", ended)
@@ -205,6 +225,46 @@ def test_stats_name_a_paused_route(shop, server):
     shop.later()
     shop("drain", "--seconds", "0.3", status=1)
     assert re.search(r"^paused +default until .*535", shop("stats"), re.MULTILINE)
+
+
+def beat(shop, name, **other):
+    runtime = shop.app.extensions["outbox"]
+    heartbeat(runtime.outbox, name, host="web2", pid=7, badge=replace(runtime.badge(), **other))
+
+
+def test_stats_name_workers_that_run_with_something_else(shop):
+    beat(shop, "same")
+    assert "this app" not in shop("stats")
+    beat(shop, "other", version="0.0.1", schema="0001", settings="another")
+    beat(shop, "stranger", secret="another", settings="another")
+    lines = shop("stats").splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("worker      other, last heard"))
+    assert [line.strip() for line in lines[at + 1 : at + 4]] == [
+        f"runs version 0.0.1; this app has {__version__}",
+        f"was written for schema 0001; this app for {REVISION}",
+        "has other settings than this app: restart it, or send its parent SIGHUP",
+    ]
+    at = next(i for i, line in enumerate(lines) if line.startswith("worker      stranger, "))
+    assert [line.strip() for line in lines[at + 1 :]] == [
+        "has another SECRET_KEY than this app: give every host that sends the same",
+    ]
+    told = {each["name"]: each for each in json.loads(shop("stats", "--json"))["workers"]}
+    assert {name: each["differs"] for name, each in told.items()} == {
+        "same": [],
+        "other": ["version", "schema", "settings"],
+        "stranger": ["secret"],
+    }
+
+
+def test_stats_say_that_a_worker_stopped_beating(shop):
+    beat(shop, "gone")
+    with sqlite3.connect(shop.app.extensions["outbox"].file) as connection:
+        connection.execute("UPDATE outbox_worker SET beat_at = beat_at - 61")
+    connection.close()
+    beat(shop, "lives")
+    text = shop("stats")
+    assert re.search(r"^worker +gone, .*: it stopped beating$", text, re.MULTILINE)
+    assert re.search(r"^worker +lives, .*Z$", text, re.MULTILINE)
 
 
 def test_send_test_says_what_became_of_it(shop, server):
