@@ -289,7 +289,7 @@ def test_a_key_gives_the_id_of_the_first_call(make_app):
         assert mail.send_later(note(), key="order-7") == first
         with pytest.raises(KeyConflict):
             mail.send_later(note(body="other"), key="order-7")
-    assert {named["id"] for _, named in queued.all} == {first}
+    assert [named["id"] for _, named in queued.all] == [first]
 
 
 def test_the_worker_is_woken_by_each_message(make_app, monkeypatch):

@@ -15,6 +15,7 @@ from flask_outbox.mail.errors import KeyConflict, MessageError
 from flask_outbox.mail.submission import Dsn
 from flask_outbox.outbox.claim import has_open
 from flask_outbox.outbox.enqueue import Priority, Schedule, enqueue, uuid7
+from flask_outbox.outbox.enqueue import put as put_alone
 from flask_outbox.outbox.prune import prune
 from flask_outbox.outbox.status import cancel, list_messages, status, submission
 from outbox_mail import ADA, BOB, EPOCH, a_submission, look, put, put_many, take
@@ -128,13 +129,14 @@ class EnqueueContract(Ground):
         outbox = make_outbox()
         together = Barrier(16)
 
-        def request() -> str:
+        def request() -> tuple[str, bool]:
             together.wait(30)
-            return put(outbox, key="once", fingerprint="f")
+            return put_alone(outbox, a_submission(), Schedule(key="once", fingerprint="f"))
 
         with ThreadPoolExecutor(16) as threads:
-            ids = {each.result() for each in [threads.submit(request) for _ in range(16)]}
-        assert len(ids) == 1
+            rows = [each.result() for each in [threads.submit(request) for _ in range(16)]]
+        assert len({id_ for id_, _ in rows}) == 1
+        assert [is_new for _, is_new in rows].count(True) == 1
         assert len(list_messages(outbox)) == 1
 
     def test_keyless_messages_do_not_clash(self, outbox):

@@ -143,14 +143,13 @@ class Runtime(Made):
             return "", False
         if self.suppressed:
             return self.rehearsal.add(prepared.message, submission, schedule)
-        from flask_outbox.outbox.enqueue import enqueue  # noqa: PLC0415  brings SQLAlchemy
+        from flask_outbox.outbox.enqueue import put  # noqa: PLC0415  brings SQLAlchemy
 
         engine = self.ready()  # first, so that what it refuses is not written down
-        with self.outbox.begin() as connection:
-            row = enqueue(connection, self.outbox, submission, schedule)
+        row, is_new = put(self.outbox, submission, schedule)
         if engine is not None:
             engine.wake(time.time() if schedule.at is None else schedule.at)
-        return row, True
+        return row, is_new
 
     def drain_rehearsal(self, at: float) -> int:
         """Let what is kept in memory count as sent, as far as it is due by then."""

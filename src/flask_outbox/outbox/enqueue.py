@@ -91,6 +91,13 @@ def enqueue(
     A ``key`` that is there already gives the id of the message that has it, or raises KeyConflict
     where the fingerprint is another; neither disturbs the caller's transaction.
     """
+    return _write(connection, outbox, submission, schedule)[0]
+
+
+def _write(
+    connection: Connection, outbox: Outbox, submission: Submission, schedule: Schedule
+) -> tuple[str, bool]:
+    """Do so, and tell besides whether the row is a new one."""
     if not submission.recipients:
         raise MissingFieldError("A message needs at least one recipient.")
     if not connection.in_transaction():
@@ -130,7 +137,7 @@ def enqueue(
         unless = _MESSAGE_UNLESS_KEY[connection.dialect.name]
         connection.execute(unless, values, execution_options=outbox.options)
         if (holder := _holder(connection, outbox, schedule)) != row:
-            return holder
+            return holder, False
     _RECIPIENT.run(
         connection,
         schema,
@@ -150,20 +157,20 @@ def enqueue(
         ],
     )
     _CONTENT.run(connection, schema, [{"message": row, "content": submission.content}])
-    return row
+    return row, True
 
 
-def put(outbox: Outbox, submission: Submission, schedule: Schedule = NOW) -> str:
-    """Write it down in a transaction of its own, and return the id of its row."""
-    row = ""
+def put(outbox: Outbox, submission: Submission, schedule: Schedule = NOW) -> tuple[str, bool]:
+    """Write it down in a transaction of its own; return the id of its row, and if that is new."""
+    row, is_new = "", False
     try:
         with outbox.begin() as connection:
-            row = enqueue(connection, outbox, submission, schedule)
+            row, is_new = _write(connection, outbox, submission, schedule)
     except InDoubt:
         with outbox.read() as connection:
             if connection.execute(_BY_ID, {"id": row}).first() is None:
                 raise
-    return row
+    return row, is_new
 
 
 def _holder(connection: Connection, outbox: Outbox, schedule: Schedule) -> str:
