@@ -166,6 +166,27 @@ def test_a_message_sent_twice_is_changed_once_each_time_and_keeps_its_id(make, m
     assert {each.message_id for each in memory.sent} == {message.msgId}
 
 
+def test_lists_and_dicts_of_a_message_are_changed_in_a_copy(make, memory):
+    app, mail = make()
+
+    @mail.before_send
+    def one_more(message):
+        for field in ("recipients", "cc", "bcc", "reply_to"):
+            getattr(message, field).append(f"{field.replace('_', '-')}@example.org")
+        message.attachments.append(Attachment("a.txt", data="x"))
+        message.alts["x-amp-html"] = "<p>"
+        message.extra_headers["X-A"] = "b"
+
+    message = note(cc=["c@example.org"], reply_to=["r@example.org"], extra_headers={"X-B": "c"})
+    with app.app_context():
+        mail.send(message)
+    assert len(memory.sent[0].recipients) == 5
+    assert parsed(memory.sent[0])["reply-to"] == "r@example.org, reply-to@example.org"
+    assert (message.recipients, message.cc) == (["ada@example.org"], ["c@example.org"])
+    assert (message.bcc, message.reply_to) == ([], ["r@example.org"])
+    assert (message.attachments, message.alts, message.extra_headers) == ([], {}, {"X-B": "c"})
+
+
 @WAYS
 def test_redirect_covers_to_cc_bcc_and_envelope(make, memory, way):
     app, mail = make(MAIL_REDIRECT_TO="tester@example.com")

@@ -257,6 +257,14 @@ class TestRecipientLists:
         message = mail(cc=["c@x.test"], bcc=["a@x.test"])
         assert message.send_to == {"a@x.test", "c@x.test"}
 
+    @pytest.mark.parametrize("phrase", ["Nächrichten, 新", '"Nächrichten, 新"'])
+    def test_a_list_id_by_hand_is_encoded_but_for_the_id(self, phrase):
+        by_hand = sealed(mail(extra_headers={"List-Id": f"{phrase} <news.x.test>"})).content
+        typed = sealed(mail(list_id=("Nächrichten, 新", "news.x.test"))).content
+        assert header(by_hand, "List-Id") == header(typed, "List-Id")
+        with pytest.raises(MessageError, match="list_id"):
+            sealed(mail(extra_headers={"List-Id": "Nächrichten"}))
+
     def test_reply_to_may_be_one_or_a_list(self):
         assert header(sealed(mail(reply_to=("R", "r@x.test"))).content, "Reply-To") == [
             "Reply-To: R <r@x.test>"

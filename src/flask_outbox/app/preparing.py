@@ -17,6 +17,8 @@ from flask_outbox.mail.submission import Submission
 
 BeforeSend = Callable[[Message], object]
 
+LISTS = ("recipients", "cc", "bcc", "reply_to", "attachments", "mail_options", "rcpt_options")
+
 BIG = 65_536  # octets: beyond it, sealing is felt by an event loop
 
 
@@ -43,7 +45,7 @@ def check_kind(message: object) -> None:
 def own_copy(message: Message) -> Message:
     """Copy a message so far that lists and headers of the copy may be changed."""
     twin = copy(message)
-    for name in ("recipients", "cc", "bcc", "attachments", "mail_options", "rcpt_options"):
+    for name in LISTS:
         value = getattr(message, name)
         if isinstance(value, list):
             setattr(twin, name, list(value))  # pyright: ignore[reportUnknownArgumentType]

@@ -1,6 +1,7 @@
 """Tell an app's listeners what became of its mail."""
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from blinker import NamedSignal
@@ -17,8 +18,9 @@ from flask_outbox.app.signals import (
     worker_lost,
 )
 from flask_outbox.app.starting import context
+from flask_outbox.mail.address import Address
 from flask_outbox.mail.lifecycle import State
-from flask_outbox.mail.message import Attachment, Message
+from flask_outbox.mail.message import Attachment, Mailbox, Message
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.mail.unseal import unseal
 
@@ -153,7 +155,7 @@ def message_of(submission: Submission, kind: type[Message] = Message) -> Any:
             )
             for each in parts.attachments
         ],
-        reply_to=", ".join(map(str, parts.reply_to)) or None,
+        reply_to=_reply_to(parts.reply_to),
         date=submission.date,
         extra_headers=dict(parts.headers) or None,
         mail_options=list(submission.mail_options),
@@ -166,3 +168,10 @@ def message_of(submission: Submission, kind: type[Message] = Message) -> Any:
     )
     message.__dict__["msgId"] = submission.message_id
     return message
+
+
+def _reply_to(several: Sequence[Address]) -> Mailbox | list[Mailbox] | None:
+    texts: list[Mailbox] = [str(each) for each in several]
+    if len(texts) > 1:
+        return texts
+    return texts[0] if texts else None

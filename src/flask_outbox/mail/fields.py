@@ -275,6 +275,9 @@ def _extra(fields: dict[str, str], name: Any, value: Any, charset: str) -> None:
         fields[key] = f"{name}: {_message_id(text, where)}"
     elif key in _MAILBOXES and not text.isascii():
         fields[key] = address_field(name, (parse_address(text, where),), charset)
+    elif key == "list-id" and not text.isascii():
+        phrase, _, listed = text.rpartition(" ")
+        fields[key] = _list_id((phrase.strip('"'), listed), charset)
     elif text.isascii() or key.startswith("list-") or key in {"references", "in-reply-to"}:
         fields[key] = token_field(name, text, where)
     else:

@@ -65,7 +65,8 @@ def _listed(value: Iterable[Any] | None, field: str) -> list[Any]:
 class Message:
     """One e-mail, to be changed freely until it is sealed.
 
-    The arguments up to ``rcpt_options`` are Flask-Mail's, in its order. Ours by keyword:
+    The arguments up to ``rcpt_options`` are Flask-Mail's, in its order; ``reply_to`` may also be a
+    list. Ours by keyword:
 
     ``in_reply_to``, ``references``
         Message-IDs, with their angle brackets.
@@ -94,7 +95,7 @@ class Message:
     # through its __dict__ lacks nothing.
     subject: Any = ""
     sender: Mailbox | None = None
-    reply_to: Mailbox | None = None
+    reply_to: Mailbox | list[Mailbox] | None = None
     body: Any = None
     date: float | None = None
     charset: str | None = None
@@ -129,7 +130,7 @@ class Message:
         cc: Sequence[Mailbox] | None = None,
         bcc: Sequence[Mailbox] | None = None,
         attachments: Sequence[Attachment] | None = None,
-        reply_to: Mailbox | None = None,
+        reply_to: Mailbox | list[Mailbox] | None = None,
         date: float | None = None,
         charset: str | None = None,
         extra_headers: Mapping[str, str] | None = None,
