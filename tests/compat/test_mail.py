@@ -2,6 +2,8 @@
 
 import copy
 import socket
+import subprocess
+import sys
 import threading
 from unittest import mock
 
@@ -142,6 +144,36 @@ def test_no_sender_and_no_recipients_are_two_errors_at_once(app, mail, fields):
     assert isinstance(caught.value, ValueError)
 
 
+WITHOUT_ASSERTIONS = """
+import asyncio
+from flask import Flask
+from flask_outbox import Mail, Message, MessageError
+app = Flask("shop")
+app.testing = True
+mail = Mail(app)
+raised = 0
+with app.app_context():
+    for fields in ({"recipients": ["a@example.org"]}, {"sender": "a@example.com"}):
+        for way in (mail.send, mail.send_later, lambda m: asyncio.run(mail.send_async(m))):
+            try:
+                way(Message("hi", **fields))
+            except AssertionError as error:
+                raised += isinstance(error, MessageError)
+print(raised, __debug__)
+"""
+
+
+def test_the_errors_of_a_missing_sender_or_recipient_survive_optimised_python():
+    done = subprocess.run(
+        [sys.executable, "-O", "-c", WITHOUT_ASSERTIONS],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["6", "False"]
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -178,6 +210,24 @@ def test_envelope_from_is_the_senders_place_on_the_envelope_alone(mail, live, se
         "positional@example.com",
     ]
     assert b"From: shop@example.com" in server.taken[0].content
+
+
+@pytest.mark.parametrize(
+    "break_",
+    [
+        *("\r", "\n", "\r\n", "\r\n ", "\n ", "\0", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85"),
+        *("\u2028", "\u2029", "\x7f", "\ud800", "> ", "=?utf-8?q?=0A?="),
+    ],
+    ids=ascii,
+)
+@pytest.mark.parametrize("end", ["RCPT TO:<e@x.test>", "@x.test"])
+def test_envelope_from_is_no_way_into_the_dialogue(live, server, break_, end):
+    with live.extensions["mail"].connect() as connection:
+        for given in (f"a@x.test{break_}{end}", ("Bounces", f"a{break_}{end}")):
+            with pytest.raises(MessageError, match=r"^envelope_from ") as caught:
+                connection.send(note(), envelope_from=given)
+            assert "e@x.test" not in str(caught.value)
+    assert server.taken == []
 
 
 def test_host_is_none_when_suppressed(mail):
