@@ -29,13 +29,13 @@ RABBITMQ = "/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server"
 
 
 @contextlib.contextmanager
-def broker(name: str, *, own: bool = False) -> Iterator[str]:
-    """Give the URL of one that runs; ``own``: of one that the test may stop."""
+def broker(name: str, *, own: bool = False, port: int = 0) -> Iterator[str]:
+    """Give the URL of one that runs; ``own``: of one that the test may stop, perhaps on a port."""
     home, answers, private = BROKERS[name]
     if not own and answers(home):
         yield home
         return
-    with private() as url:
+    with private(port) as url:
         yield url
 
 
@@ -55,9 +55,9 @@ def rabbitmq_answers(url: str) -> bool:
 
 
 @contextlib.contextmanager
-def own_redis() -> Iterator[str]:
+def own_redis(port: int = 0) -> Iterator[str]:
     """Run a Redis that keeps nothing on disk, as Debian's default but for the port."""
-    [port] = free_ports(1)
+    port = port or free_ports(1)[0]
     url = f"redis://127.0.0.1:{port}/0"
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     with (
@@ -69,9 +69,10 @@ def own_redis() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def own_rabbitmq() -> Iterator[str]:
+def own_rabbitmq(port: int = 0) -> Iterator[str]:
     """Run a RabbitMQ, and the port mapper that Erlang wants to have beside it."""
-    port, distribution, mapper = free_ports(3)
+    free, distribution, mapper = free_ports(3)
+    port = port or free
     url = f"amqp://guest:guest@127.0.0.1:{port}//"
     with tempfile.TemporaryDirectory(prefix="flask-outbox-rabbitmq-") as name:
         folder = Path(name)

@@ -36,6 +36,7 @@ class Stage:
     celery: dict[str, Any] = field(default_factory=dict)
     register: dict[str, Any] | None = field(default_factory=dict)
     apps: list[Flask] = field(default_factory=list)
+    politely: bool = True  # whether programs are asked to end, which Celery takes its time for
 
     def config(self, **mail: Any) -> dict[str, Any]:
         given = {"MAIL_PORT": self.smtp_port, "MAIL_LEASE": LEASE, "MAIL_GRACE": 8, **self.mail}
@@ -86,7 +87,7 @@ class Stage:
             wait_for(lambda: re.search(ready, file.read_text()) or running.poll() is not None)
             assert running.poll() is None, self.log()
             yield running
-            if running.poll() is None:
+            if self.politely and running.poll() is None:
                 running.send_signal(signal.SIGTERM)
                 assert running.wait(BOUND) == 0, self.log()
         finally:

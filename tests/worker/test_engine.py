@@ -24,8 +24,12 @@ class Heard:
     def __init__(self):
         self.dues = []
         self.threads = set()
+        self.closed = []
         self.error = None
         self.hold = None
+
+    def close(self):
+        self.closed.append(threading.current_thread().name)
 
     def wake(self, due_at):
         self.dues.append(due_at)
@@ -112,8 +116,32 @@ def test_the_thread_ends_when_nothing_comes_and_begins_again(wakes, heard, monke
     monkeypatch.setattr(module, "LINGER", 0.05)
     wakes.wake(1.0)
     wait_for(lambda: heard.dues and not threads())
+    assert heard.closed == ["flask-outbox-wakes"]
     wakes.wake(2.0)
     wait_for(lambda: heard.dues == [1.0, 2.0])
+
+
+def test_what_comes_while_the_engine_is_closed_is_passed_on_after_it(heard, monkeypatch):
+    def give_one(closed=[]):  # noqa: B006  remembers
+        if not closed:
+            closed.append(1)
+            wakes.wake(2.0)
+
+    monkeypatch.setattr(module, "LINGER", 0.05)
+    heard.close = give_one
+    wakes = Wakes(heard)
+    wakes.wake(1.0)
+    wait_for(lambda: heard.dues == [1.0, 2.0] and not threads())
+
+
+def test_an_engine_that_cannot_be_closed_is_no_trouble(wakes, heard, monkeypatch):
+    def fail():
+        raise OSError
+
+    monkeypatch.setattr(module, "LINGER", 0.05)
+    heard.close = fail
+    wakes.wake(1.0)
+    wait_for(lambda: heard.dues and not threads())
 
 
 def test_stopped_it_passes_on_what_is_left_at_once(wakes, heard, monkeypatch):

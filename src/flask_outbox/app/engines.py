@@ -83,3 +83,9 @@ class InContext:
         """Pass it on."""
         with self._app.app_context():
             self._engine.wake(due_at)
+
+    def close(self) -> None:
+        """Pass it on, where it is wanted."""
+        if callable(close := getattr(self._engine, "close", None)):
+            with self._app.app_context():
+                close()

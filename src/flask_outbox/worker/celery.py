@@ -27,7 +27,6 @@ LIMIT = 2.0  # seconds for each step of putting a task on the queue
 SOON = 1.0  # seconds: what is due within them is due
 STALE = 300.0  # seconds after which a hint is not worth a task: sweeps have passed
 HANG = 3600.0  # seconds; a drain ends by itself, whatever limit the app has for its own tasks
-REST = 5.0  # seconds that a line to the broker is kept unused
 
 # The least of what each broker's client must be told to keep to LIMIT.
 PATIENCE: dict[str, dict[str, Any]] = {
@@ -130,7 +129,6 @@ class Hints:
         self.celery_app = celery_app
         self._line: Any = None
         self._pid = 0
-        self._used_at = 0.0
         self._inherited: list[Any] = []  # never touched: their sockets are the parent's
 
     def wake(self, due_at: float) -> None:
@@ -141,21 +139,21 @@ class Hints:
         try:
             self.celery_app.tasks[TASK].apply_async(connection=line, retry=False, expires=STALE)
         except BaseException:
-            self._line = None
-            line.release()
+            self.close()
             raise
-        self._used_at = time.monotonic()
+
+    def close(self) -> None:
+        """Hang up."""
+        line, self._line = self._line, None
+        if line is not None and self._pid == os.getpid():
+            line.release()
 
     def _open(self) -> Any:
-        line, self._line = self._line, None
-        if line is not None and self._pid != os.getpid():
-            self._inherited.append(line)
-        elif line is not None and time.monotonic() - self._used_at > REST:
-            line.release()
-        elif line is not None:
-            self._line = line
+        if self._pid != os.getpid():
+            self._inherited.append(self._line)
+            self._line, self._pid = None, os.getpid()
         if self._line is None:
-            self._line, self._pid = self._dial(), os.getpid()
+            self._line = self._dial()
         return self._line
 
     def _dial(self) -> Any:

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 from weakref import WeakSet
 
@@ -28,7 +29,11 @@ EMPTY_MOST = 2  # looks at something due that could not be claimed, then somebod
 
 
 class Engine(Protocol):
-    """Has mail sent by something that runs somewhere; a third party's needs nothing of ours."""
+    """Has mail sent by something that runs somewhere; a third party's needs nothing of ours.
+
+    One that has a method ``close()`` is told by it, in the same thread, that no hint has come for a
+    while, or that the process ends.
+    """
 
     def wake(self, due_at: float) -> None:
         """Hear that something is due at that time, by UNIX seconds.
@@ -90,17 +95,22 @@ class Wakes:
             thread.join(LAST_WORDS)
 
     def _run(self) -> None:
-        while (due := self._next()) is not None:
-            pause = self._pass_on(due)
+        while True:
+            while (due := self._next()) is not None:
+                pause = self._pass_on(due)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._leaving, pause)
+            with suppress(Exception):
+                getattr(self._engine, "close", _nothing)()
             with self._changed:
-                self._changed.wait_for(lambda: self._leaving, pause)
+                if self._due is None:
+                    self._thread = None
+                    return
 
     def _next(self) -> float | None:
         with self._changed:
             self._changed.wait_for(lambda: self._leaving or self._due is not None, LINGER)
             due, self._due = self._due, None
-            if due is None:
-                self._thread = None
             return due
 
     def _pass_on(self, due: float) -> float:
@@ -116,6 +126,10 @@ class Wakes:
             say.info("new mail is told of again, after %d failures", self._failures)
             self._failures = 0
         return EVERY
+
+
+def _nothing() -> None:
+    pass
 
 
 _all: WeakSet[Wakes] = WeakSet()
