@@ -187,6 +187,25 @@ def test_lists_and_dicts_of_a_message_are_changed_in_a_copy(make, memory):
     assert (message.attachments, message.alts, message.extra_headers) == ([], {}, {"X-B": "c"})
 
 
+def test_attachments_and_metadata_of_a_message_are_changed_in_a_copy(make, memory):
+    app, mail = make()
+
+    @mail.before_send
+    def rename(message):
+        message.attachments[0].filename = f"new-{message.attachments[0].filename}"
+        message.attachments[0].headers["X-A"] += "b"
+        message.metadata["seen"] = "yes"
+
+    message = note(attachments=[Attachment("a.txt", data="x", headers={"X-A": "a"})])
+    with app.app_context():
+        for _ in range(2):
+            mail.send(message)
+    assert [b'filename="new-a.txt"' in each.content for each in memory.sent] == [True, True]
+    assert [b"X-A: ab\r\n" in each.content for each in memory.sent] == [True, True]
+    assert message.attachments[0].headers == {"X-A": "a"}
+    assert message.metadata == {}
+
+
 @WAYS
 def test_redirect_covers_to_cc_bcc_and_envelope(make, memory, way):
     app, mail = make(MAIL_REDIRECT_TO="tester@example.com")

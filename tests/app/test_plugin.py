@@ -93,6 +93,76 @@ def test_it(mail, outbox):
     )
 
 
+def test_all_that_a_test_queues_is_kept_however_much_it_is(project):
+    project(
+        """
+def test_it(mail, outbox):
+    rows = [mail.send_later(note(str(number))) for number in range(1500)]
+    assert [each.subject for each in outbox.queued] == [str(number) for number in range(1500)]
+    assert outbox.drain() == len(outbox.sent) == 1500
+    assert mail.status(rows[0]).state.value == "accepted"
+""",
+        passed=1,
+    )
+
+
+def test_what_was_kept_for_a_test_does_not_pile_up_behind_it(project):
+    project(
+        """
+from flask_outbox.app.recorder import Recorder
+from flask_outbox.app.rehearsal import MOST
+
+def test_it(mail):
+    for _ in range(3):
+        with Recorder() as outbox, Recorder():
+            rows = [mail.send_later(note()) for _ in range(MOST + 100)]
+        kept = [row for row in rows if mail.status(row) is not None]
+        assert kept == rows[-MOST:]
+""",
+        passed=1,
+    )
+
+
+def test_a_message_that_is_changed_and_sent_again_is_shown_as_it_was_each_time(project):
+    project(
+        """
+@pytest.mark.parametrize("later", [True, False])
+def test_it(mail, outbox, later):
+    message = note("one")
+    message.attach("one.txt", data="one")
+    for word in ("one", "two"):
+        message.subject = message.body = message.html = word
+        message.recipients[:] = [word + "@example.org"]
+        message.attachments[0].filename = word + ".txt"
+        (mail.send_later if later else mail.send)(message)
+    message.subject = "three"
+    seen = outbox.queued if later else outbox.sent
+    assert [each.subject for each in seen] == ["one", "two"]
+    assert [each.body for each in seen] == ["one", "two"]
+    assert [each.html for each in seen] == ["one", "two"]
+    assert [each.recipients for each in seen] == [["one@example.org"], ["two@example.org"]]
+    assert [each.attachments[0].filename for each in seen] == ["one.txt", "two.txt"]
+    if later:
+        assert outbox.drain() == 2
+        assert outbox.sent == seen
+        assert outbox.assert_sent(to="one@example.org").subject == "one"
+
+
+def test_when_the_message_that_was_given_is_due_can_be_asked(mail, outbox):
+    message = note()
+    at = datetime.now(UTC).timestamp()
+    for delay in (60, 120):
+        mail.send_later(message, delay=delay)
+    first, second = outbox.queued
+    assert outbox.due_at(message) == outbox.due_at(first)
+    assert outbox.due_at(first) < at + 90 < outbox.due_at(second)
+    with pytest.raises(AssertionError, match="not queued"):
+        outbox.due_at(note())
+""",
+        passed=3,
+    )
+
+
 def test_a_failed_assertion_prints_what_went_out(project):
     text = project(
         """

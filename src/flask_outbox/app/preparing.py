@@ -7,17 +7,21 @@ import time
 from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import dataclass
+from typing import Any, cast
 
 from flask_outbox.app import sandbox
 from flask_outbox.app.settings import Settings
 from flask_outbox.mail.errors import MessageError
-from flask_outbox.mail.message import Message
+from flask_outbox.mail.message import Attachment, Message
 from flask_outbox.mail.mime import DEFAULT_LIMITS, Limits, seal
 from flask_outbox.mail.submission import Submission
 
 BeforeSend = Callable[[Message], object]
 
-LISTS = ("recipients", "cc", "bcc", "reply_to", "attachments", "mail_options", "rcpt_options")
+CHANGEABLE = (
+    *("recipients", "cc", "bcc", "reply_to", "attachments", "mail_options", "rcpt_options"),
+    *("alts", "extra_headers", "metadata"),
+)
 
 BIG = 65_536  # octets: beyond it, sealing is felt by an event loop
 
@@ -43,16 +47,21 @@ def check_kind(message: object) -> None:
 
 
 def own_copy(message: Message) -> Message:
-    """Copy a message so far that lists and headers of the copy may be changed."""
+    """Copy a message so far that lists, headers and attachments of the copy may be changed."""
     twin = copy(message)
-    for name in LISTS:
-        value = getattr(message, name)
-        if isinstance(value, list):
-            setattr(twin, name, list(value))  # pyright: ignore[reportUnknownArgumentType]
-    twin.alts = dict(message.alts)
-    if message.extra_headers is not None:
-        twin.extra_headers = dict(message.extra_headers)
+    for name in CHANGEABLE:
+        setattr(twin, name, _own(getattr(message, name)))
+    if isinstance(twin.attachments, list):  # pyright: ignore[reportUnnecessaryIsInstance]
+        twin.attachments = [_own(each) for each in twin.attachments]
     return twin
+
+
+def _own(value: Any) -> Any:
+    if isinstance(value, Attachment):
+        value = copy(value)
+        value.headers = _own(value.headers)
+        return value
+    return copy(cast("object", value)) if isinstance(value, (list, dict)) else value
 
 
 def prepare(  # noqa: PLR0913  what the app and the caller each decide

@@ -18,6 +18,7 @@ from flask import Flask
 
 from flask_outbox.app.flask_mail import runtime_of
 from flask_outbox.app.moments import Moment, moment
+from flask_outbox.app.preparing import own_copy
 from flask_outbox.app.rehearsal import Everywhere, Rehearsed
 from flask_outbox.app.signals import message_queued, message_sent
 from flask_outbox.mail.address import parse_address
@@ -45,12 +46,18 @@ class Recorder:
         message_queued.disconnect(self._hear_queued)
         message_sent.disconnect(self._hear_sent)
         Everywhere.depth -= 1
+        for app in self._apps():
+            runtime_of(app).rehearsal.trim()
 
     def _hear_queued(self, app: Flask, *, id: str, **_: Any) -> None:  # noqa: A002  the signal's word
         self._queued[id] = app
 
-    def _hear_sent(self, _app: Flask, *, message: Message, **_: Any) -> None:
-        self.sent.append(message)
+    def _hear_sent(self, _app: Flask, *, message: Message, id: str, **_: Any) -> None:  # noqa: A002  the same
+        # What was queued is a copy of its own since then.
+        self.sent.append(message if id else own_copy(message))
+
+    def _apps(self) -> list[Flask]:
+        return list({id(app): app for app in self._queued.values()}.values())
 
     def _rows(self) -> list[Rehearsed]:
         rows = [runtime_of(app).rehearsal.get(row) for row, app in self._queued.items()]
@@ -63,11 +70,14 @@ class Recorder:
         return [row.message for row in self._rows()]
 
     def due_at(self, message: Message) -> float:
-        """Tell when a queued message is to go, in UNIX seconds."""
-        for row in self._rows():
-            if row.message is message:
-                return row.due_at
-        raise AssertionError(f"This message is not queued.\n{self}")
+        """Tell when a queued message is to go, in UNIX seconds.
+
+        Of a message that was given to send_later more than once, when it is to go first.
+        """
+        rows = [row for row in self._rows() if row.message.msgId == message.msgId]
+        if not rows:
+            raise AssertionError(f"This message is not queued.\n{self}")
+        return min(rows, key=lambda row: row.message is not message).due_at
 
     def to(self, address: str) -> list[Message]:
         """List what is queued for or was sent to an address, be it in To, Cc or Bcc."""
@@ -76,8 +86,7 @@ class Recorder:
     def drain(self, at: Moment | None = None) -> int:
         """Let everything happen that would have by then, now unless given; tell how many went."""
         until = time.time() if at is None else moment(at, "at")
-        apps = {id(app): app for app in self._queued.values()}
-        return sum(runtime_of(app).drain_rehearsal(until) for app in apps.values())
+        return sum(runtime_of(app).drain_rehearsal(until) for app in self._apps())
 
     def clear(self) -> None:
         """Forget what happened so far."""

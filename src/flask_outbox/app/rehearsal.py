@@ -1,6 +1,7 @@
 """What send_later does where nothing may go out: the rows stay in memory, to be looked at.
 
-Under TESTING and where sending is suppressed. No thread, no file; the last thousand are kept.
+Under TESTING and where sending is suppressed. No thread, no file; the last thousand are kept, and
+while the pytest fixture is in use, all of them.
 """
 
 import os
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from flask_outbox.app.preparing import own_copy
 from flask_outbox.mail.errors import KeyConflict
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.message import Message
@@ -63,16 +65,25 @@ class Rehearsal:
                     return row.id, False
             now = time.time()
             number = f"{int(now * 1000) & (1 << 48) - 1:012x}7{os.urandom(10).hex()[:19]}"
-            if len(self._rows) >= MOST:
-                del self._rows[next(iter(self._rows))]
             self._rows[number] = Rehearsed(
                 id=number,
-                message=message,
+                message=own_copy(message),  # as it is now, whatever its app does with it
                 submission=replace(submission, id=number),
                 schedule=schedule,
                 created_at=now,
             )
+            self._trim()
             return number, True
+
+    def trim(self) -> None:
+        """Forget the oldest beyond the number that is kept; nothing while the fixture is in use."""
+        with self._lock:
+            self._trim()
+
+    def _trim(self) -> None:
+        if Everywhere.depth == 0:
+            for number in list(self._rows)[:-MOST]:
+                del self._rows[number]
 
     def rows(self) -> list[Rehearsed]:
         """List what is kept, the oldest first."""
