@@ -95,7 +95,7 @@ def test_it_is_sent_by_the_worker_inside_the_app(make_app):
             assert of is app
             assert named["id"] == row
             assert named["state"] is State.ACCEPTED
-            assert named["thread"].name == "flask-outbox"
+            assert named["thread"].name == "flask-outbox-news"
             message = named["message"]
             assert (message.subject, message.body) == ("Grüße", "text\n")
             assert message.recipients == ["ada@example.org"]

@@ -27,6 +27,7 @@ class Leased:
         self.dry = False  # the latest claim took all there was; the loop says when to look again
         self.brought = 0  # by the latest claim
         self.closed = False
+        self.held_up = False  # nothing more is claimed for now
         self._waiting: dict[str, deque[Submission]] = {name: deque() for name in transports}
         self._alone: deque[Submission] = deque()
         self._alone_since = 0.0
@@ -40,7 +41,7 @@ class Leased:
 
     def hungry(self, lanes: Lanes) -> list[str]:
         """Name the transports that have less than a window for each of their lanes."""
-        if self.dry or self.closed:
+        if self.dry or self.closed or self.held_up:
             return []
         held = len(self._alone)
         return [

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from random import random
-from typing import TypeVar
 
 from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.mail.exchange import Report
@@ -24,16 +24,16 @@ from flask_outbox.worker.carriers import choose_carrier
 from flask_outbox.worker.journey import turn
 from flask_outbox.worker.lanes import Lanes, is_ours
 from flask_outbox.worker.leased import Leased
+from flask_outbox.worker.news import News, Telling
 from flask_outbox.worker.say import say
 from flask_outbox.worker.unexpected import place
 from flask_outbox.worker.upkeep import Upkeep
-
-T = TypeVar("T")
 
 POLL_STEPS = 16  # after work the next look comes after this share of `poll`, then twice that, …
 OVERDUE = 0.05  # seconds: what fell due after the claim, or is held back by a route on probation
 TROUBLE_FIRST = 0.1  # seconds to back off while the database is away
 TROUBLE_MOST = 15.0
+LAST_NEWS = 1.0  # seconds that what was recorded in a hurry may take to be told
 LAST_WORDS = 5.0  # seconds beyond the grace that whoever waits for a worker should give it
 
 Alert = RouteNews | WorkerLost
@@ -63,8 +63,8 @@ class Plan:
 
     ``connections`` are per transport, ``timeout`` bounds one message on the wire, ``grace`` what
     is under way when the worker is told to stop. ``observe`` hears what became of each message,
-    in the worker's thread, after it was committed, and ``alert`` what somebody should look at; what
-    they raise is logged and forgotten. ``badge`` says what this worker runs with.
+    in a thread of its own and in order, after it was committed, and ``alert`` what somebody should
+    look at; what they raise is logged and forgotten. ``badge`` says what this worker runs with.
     """
 
     outbox: Outbox
@@ -98,6 +98,7 @@ class Worker:
         self._lanes = Lanes(self._carrier, plan.transports, plan.connections, self._bell.ring)
         self._leased = Leased(self.name, plan.transports)
         self._upkeep = Upkeep(plan.outbox, self._leased, self._lanes, plan.badge)
+        self._news = News(self._bell.ring)
         self._look_at = 0.0  # when to ask the outbox again, after it had nothing
         self._pause = plan.poll / POLL_STEPS
         self._stop_at = self._leave_at = float("inf")
@@ -139,10 +140,14 @@ class Worker:
         return self._count
 
     def _has_nothing_due(self) -> bool:
-        return not self._leased.hungry(self._lanes) and self._is_idle()
+        leased = self._leased
+        return not (leased.held_up or leased.hungry(self._lanes)) and self._is_idle()
 
     def _is_idle(self) -> bool:
-        return self._lanes.idle and not any(True for _ in self._leased)
+        return self._is_done() and not any(True for _ in self._leased)
+
+    def _is_done(self) -> bool:
+        return self._lanes.idle and self._news.is_told
 
     def _work(self, is_done: Callable[[], bool], *, raises: bool = False) -> None:
         say.info("worker %s begins", self.name)
@@ -162,6 +167,7 @@ class Worker:
             with suppress(Exception):  # the latest, when it leaves in a hurry
                 self._record(self._lanes.heard())
             self._carrier.close()
+            self._news.end(LAST_NEWS)
             self._upkeep.end()
             say.info("worker %s ends", self.name)
 
@@ -175,24 +181,23 @@ class Worker:
                 self._leave_at = time.monotonic() + self._plan.grace
             with suppress(Exception):  # if not now, then when the leases end
                 self._release(self._plan.transports)
-        return self._abandoned or self._lanes.idle or time.monotonic() >= self._leave_at
+        return self._abandoned or self._is_done() or time.monotonic() >= self._leave_at
 
     def _step(self) -> None:
         """Take one turn, and say what came of it."""
         plan, leased = self._plan, self._leased
         if self._woken or time.monotonic() >= self._look_at:
             self._woken = leased.dry = False
+        leased.held_up = self._news.is_behind
         was_dry = leased.dry
         if self._troubles:  # what goes out must be something that can be recorded
             self._record(self._lanes.heard())
-        for each in self._upkeep.mind():
-            self._tell(each)
+        self._tell(self._upkeep.mind())
         self._began()
         self._began = _nothing
         recorded = turn(plan.outbox, leased, self._lanes, plan.sign)
         self._count += len(recorded)
-        for each in recorded:
-            self._tell(each)
+        self._tell(recorded)
         self._release({each.submission.transport for each in recorded if was_our_fault(each)})
         if leased.dry and not was_dry:
             self._look_at = time.monotonic() + self._next_look()
@@ -203,8 +208,7 @@ class Worker:
         """Record out of turn."""
         recorded = record(self._plan.outbox, reports, random) if reports else []
         self._lanes.forget(reports)
-        for each in recorded:
-            self._tell(each)
+        self._tell(recorded)
 
     def _release(self, transports: Collection[str]) -> None:
         """Give back what was not started, as what would go by a route that is paused now."""
@@ -264,22 +268,18 @@ class Worker:
                     say.error("message %s not recorded: %s", report.submission.id, place(error))
                     self._lanes.forget([report])
 
-    def _tell(self, news: Recorded | WorkerLost) -> None:
-        if isinstance(news, Recorded):
-            id_, state = news.submission.id, news.state
-            told = say.error if state in _WANT_A_PERSON else say.debug
-            told("message %s is %s after attempt %d", id_, state.value, news.submission.attempt)
-            self._let_hear(self._plan.observe, news)
-        alert = news.alert if isinstance(news, Recorded) else news
-        if alert is not None:
-            self._let_hear(self._plan.alert, alert)
-
-    @staticmethod
-    def _let_hear(hear: Callable[[T], None], heard: T) -> None:
-        try:
-            hear(heard)
-        except Exception as error:  # noqa: BLE001  an observer never breaks the loop
-            say.error("an observer failed: %s", place(error))
+    def _tell(self, news: Sequence[Recorded | WorkerLost]) -> None:
+        tellings: list[Telling] = []
+        for each in news:
+            if isinstance(each, Recorded):
+                id_, state = each.submission.id, each.state
+                told = say.error if state in _WANT_A_PERSON else say.debug
+                told("message %s is %s after attempt %d", id_, state.value, each.submission.attempt)
+                tellings.append(partial(self._plan.observe, each))
+            alert = each.alert if isinstance(each, Recorded) else each
+            if alert is not None:
+                tellings.append(partial(self._plan.alert, alert))
+        self._news.tell(tellings)
 
 
 _WANT_A_PERSON = (State.FAILED, State.UNKNOWN)
