@@ -1,5 +1,7 @@
 """What an app hands to Mail and is of a wrong kind: an error at the call, which names it."""
 
+import asyncio
+
 import pytest
 from flask import Flask
 
@@ -27,7 +29,9 @@ def make_app(tmp_path):
 
 @pytest.mark.parametrize("testing", [False, True])
 @pytest.mark.parametrize(
-    "wrong", [None, 5, 10**400, b"x", object(), [], ["x"], ("a",), {"a"}, {"a": 5}], ids=repr
+    "wrong",
+    [None, 5, 10**400, b"x", object(), [], ["x"], ("a",), {"a"}, {"a": 5}],
+    ids=lambda wrong: type(wrong).__name__,  # the same in each process of the suite
 )
 def test_what_is_no_id_is_answered_at_the_call(make_app, wrong, testing):
     app = make_app(MAIL_WORKER="process", TESTING=testing)
@@ -48,3 +52,15 @@ def test_an_id_that_can_be_nobodys_is_one_that_does_not_exist(make_app, unknown,
         mail.send_later(note())
         assert mail.status(unknown) is None
         assert not mail.cancel(unknown)
+
+
+@pytest.mark.parametrize("wrong", [5, object(), ["x"], {5: 5}], ids=repr)
+@pytest.mark.parametrize(
+    "field", ["recipients", "cc", "bcc", "body", "alts", "extra_headers", "attachments"]
+)
+def test_a_field_of_a_wrong_kind_is_named_by_send_async_too(make_app, field, wrong):
+    mail = Mail(app := make_app(TESTING=True))
+    message = note()
+    setattr(message, field, wrong)
+    with app.app_context(), pytest.raises(MessageError, match=f"{field}|html"):
+        asyncio.run(mail.send_async(message))
