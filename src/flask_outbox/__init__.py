@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from flask_outbox.mail.message import Attachment, Invitation
     from flask_outbox.mail.outcome import Accepted, Deferred, Refused, Unclear
     from flask_outbox.mail.submission import Dsn, Receipt, Submission
+    from flask_outbox.outbox.joined import include_object
     from flask_outbox.outbox.schedule import Priority
     from flask_outbox.outbox.status import Status
     from flask_outbox.version import __version__
@@ -93,6 +94,7 @@ _PLACES = {
     "mail.message": ("Attachment", "Invitation"),
     "mail.outcome": ("Accepted", "Deferred", "Refused", "Unclear"),
     "mail.submission": ("Dsn", "Receipt", "Submission"),
+    "outbox.joined": ("include_object",),
     "outbox.schedule": ("Priority",),
     "outbox.status": ("Status",),
     "version": ("__version__",),
@@ -121,7 +123,8 @@ __all__ = [
     "Message", "MessageCancelled", "MessageError", "OutboxError", "OutboxUnavailable",
     "Priority", "Receipt", "Refused", "SendError", "State", "Status",
     "Submission", "TooLargeError", "Unclear", "UnsupportedFeature", "_Mail", "_MailMixin",
-    "__version__", "_has_newline", "email_dispatched", "force_text", "install_as_flask_mail",
+    "__version__", "_has_newline", "email_dispatched", "force_text", "include_object",
+    "install_as_flask_mail",
     "message_deferred", "message_failed", "message_queued", "message_sent", "route_paused",
     "route_resumed", "sanitize_address", "sanitize_addresses", "sanitize_subject", "signals",
     "worker_lost",

@@ -90,7 +90,9 @@ def test_a_refused_login_is_told_once_and_so_is_that_the_route_works_again(make_
         Heard(message_failed) as failed,
     ):
         app, mail = make_app(server)
-        later(app, mail, 5)
+        later(app, mail)
+        paused.wait()
+        later(app, mail, 4)
         assert resumed.wait() == [{"route": "default"}]
         server.wait_until(lambda it: len(it.accepted) == 5)
         app.extensions["outbox"].close()
@@ -138,7 +140,7 @@ def test_what_may_have_left_only_once_and_is_unknown_is_a_dead_letter_too(make_a
 
 def age(app, name, seconds):
     """Let a worker have been silent for so long."""
-    with sqlite3.connect(app.extensions["outbox"].file) as connection:
+    with sqlite3.connect(app.extensions["outbox"].where) as connection:
         connection.execute(
             "UPDATE outbox_worker SET beat_at = beat_at - ? WHERE name = ?", (seconds, name)
         )

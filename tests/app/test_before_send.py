@@ -121,7 +121,7 @@ def test_send_later_runs_them_in_the_call_and_writes_nothing_when_cancelled(make
     with app.app_context():
         with pytest.raises(MessageCancelled, match="boss"):
             mail.send_later(note())
-        assert not app.extensions["outbox"].file.exists()
+        assert not app.extensions["outbox"].where.exists()
         row = mail.send_later(note(cc=["boss@example.com"]))
         assert mail.status(row).message_id
     app.extensions["outbox"].close()

@@ -258,7 +258,7 @@ def test_stats_name_workers_that_run_with_something_else(shop):
 
 def test_stats_say_that_a_worker_stopped_beating(shop):
     beat(shop, "gone")
-    with sqlite3.connect(shop.app.extensions["outbox"].file) as connection:
+    with sqlite3.connect(shop.app.extensions["outbox"].where) as connection:
         connection.execute("UPDATE outbox_worker SET beat_at = beat_at - 61")
     connection.close()
     beat(shop, "lives")

@@ -17,6 +17,7 @@ from flask import Flask
 
 from flask_outbox import (
     Accepted,
+    Attachment,
     Dsn,
     Mail,
     Message,
@@ -351,6 +352,29 @@ def test_send_async_never_stalls_the_event_loop(slow_server):
     assert len(gaps) > 20
     assert max(gaps) < 0.5, sorted(gaps)[-5:]
     app.extensions["outbox"].close()
+
+
+SLOW_TO_SEAL = {
+    "people": {"recipients": [f"a{n}@münchen{n}.example" for n in range(20)]},
+    "people to be told, too": {"cc": [f"ü{n} <a{n}@example.org>" for n in range(20)]},
+    "people whom nobody sees": {"bcc": [f"a{n}@münchen{n}.example" for n in range(20)]},
+    "text": {"body": "é" * 70_000},
+    "HTML": {"html": "é" * 70_000},
+    "headers": {"extra_headers": {f"X-{n}": "é" * 900 for n in range(90)}},
+    "a file": {"attachments": [Attachment("a.bin", data=bytes(70_000))]},
+}
+
+
+@pytest.mark.parametrize("much", [*SLOW_TO_SEAL, "nothing"])
+def test_send_async_seals_what_takes_long_outside_of_the_event_loop(app, mail, much):
+    sealed_in = []
+
+    @mail.before_send
+    def where(_message):
+        sealed_in.append(threading.current_thread())
+
+    asyncio.run(mail.send_async(note(**SLOW_TO_SEAL.get(much, {}))))
+    assert (sealed_in == [threading.current_thread()]) == (much == "nothing")
 
 
 def test_a_cancelled_send_async_closes_its_line():

@@ -102,7 +102,7 @@ NO_NAMES = ("a\0b", "\ud800")
         ("MAIL_TRANSPORTS", "memory:"),
         ("MAIL_REDIRECT_TO", "nobody"),
         ("MAIL_ALLOW_ONLY", "not a domain"),
-        ("MAIL_OUTBOX_URL", "postgresql://localhost/x"),
+        ("MAIL_OUTBOX_URL", "oracle://localhost/x"),
         ("MAIL_OUTBOX_URL", "sqlite:///"),
         ("MAIL_OUTBOX_URL", "sqlite:///a\0b"),
         ("MAIL_OUTBOX_URL", "sqlite:///a\nb"),
@@ -255,7 +255,7 @@ def test_no_secret_is_in_a_repr_or_an_error():
         {"MAIL_TRANSPORT": "smtp://ada:canary-5@mail.example.com:x"},
         {"MAIL_TRANSPORTS": {"bulk": "canary-6"}},
         {"MAIL_PASSWORD": 7},
-        {"MAIL_OUTBOX_URL": "postgresql://u:canary-7@localhost/x"},
+        {"MAIL_OUTBOX_URL": "oracle://u:canary-7@localhost/x"},
     ):
         with pytest.raises(ConfigurationError) as caught:
             Mail(app_with(**wrong))
@@ -277,13 +277,13 @@ def test_mail_may_be_set_up_twice_and_after_a_request():
 def test_the_outbox_is_below_the_instance_folder_unless_said_otherwise(tmp_path):
     app = Flask("shop", instance_path=str(tmp_path))
     Mail(app)
-    assert app.extensions["outbox"].file == tmp_path / "outbox.sqlite3"
+    assert app.extensions["outbox"].where == tmp_path / "outbox.sqlite3"
     app.config["MAIL_OUTBOX_URL"] = "sqlite:///mail/own.db"
     Mail(app)
-    assert app.extensions["outbox"].file == tmp_path / "mail" / "own.db"
+    assert app.extensions["outbox"].where == tmp_path / "mail" / "own.db"
     app.config["MAIL_OUTBOX_URL"] = f"sqlite:///{tmp_path}/abs.db"
     Mail(app)
-    assert app.extensions["outbox"].file == tmp_path / "abs.db"
+    assert app.extensions["outbox"].where == tmp_path / "abs.db"
 
 
 @pytest.mark.parametrize(

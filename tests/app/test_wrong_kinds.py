@@ -54,7 +54,9 @@ def test_an_id_that_can_be_nobodys_is_one_that_does_not_exist(make_app, unknown,
         assert not mail.cancel(unknown)
 
 
-@pytest.mark.parametrize("wrong", [5, object(), ["x"], {5: 5}], ids=["int", "object", "list", "dict"])
+@pytest.mark.parametrize(
+    "wrong", [5, object(), ["x"], {5: 5}], ids=["int", "object", "list", "dict"]
+)
 @pytest.mark.parametrize(
     "field", ["recipients", "cc", "bcc", "alts", "extra_headers", "attachments"]
 )

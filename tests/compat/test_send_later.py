@@ -25,7 +25,7 @@ def test_no_thread_starts_and_no_file_is_written(app, mail, tmp_path):
     mail.send_later(note())
     assert threading.enumerate() == before
     assert list(tmp_path.iterdir()) == []
-    assert not app.extensions["outbox"].file.exists()
+    assert not app.extensions["outbox"].where.exists()
 
 
 def test_suppressed_sending_is_the_same(app, mail, tmp_path):

@@ -53,8 +53,8 @@ def _runtime() -> "Runtime":
 
 def _existing() -> "Runtime":
     runtime = _runtime()
-    if not runtime.file.exists():
-        raise click.ClickException(f"There is no outbox yet: {runtime.file} does not exist.")
+    if not runtime.exists:
+        raise click.ClickException(f"There is no outbox yet: {runtime.place} does not exist.")
     return runtime
 
 
@@ -76,7 +76,7 @@ def upgrade() -> None:
     """Make the outbox, or bring its tables up to date."""
     runtime = _runtime()
     runtime.outbox.upgrade()
-    click.echo(f"The outbox is up to date: {runtime.file}")
+    click.echo(f"The outbox is up to date: {runtime.place}")
 
 
 @outbox.command()
@@ -108,7 +108,7 @@ def drain(seconds: float | None) -> None:
     from flask_outbox.worker.loop import drain as work  # noqa: PLC0415  see above
 
     runtime = _sending()
-    if not runtime.file.exists():
+    if not runtime.exists:
         click.echo("Tried 0 messages.")
         return
     tried = work(runtime.plan(), seconds=seconds)
@@ -130,7 +130,7 @@ def list_(state: str | None, limit: int, before: str | None, as_json: bool) -> N
 
     runtime = _runtime()
     found: list[Status] = []
-    if runtime.file.exists():
+    if runtime.exists:
         wanted = State(state) if state else None
         found = list_messages(runtime.outbox, state=wanted, limit=limit, before=before)
     if as_json:
@@ -285,7 +285,7 @@ def stats(as_json: bool) -> None:  # noqa: FBT001  click's
     from flask_outbox.outbox.stats import stats as count  # noqa: PLC0415  see above
 
     runtime = _runtime()
-    if not runtime.file.exists():
+    if not runtime.exists:
         if as_json:
             printing.as_json({"counts": {}, "oldest_due": None, "routes": [], "workers": []})
         else:

@@ -13,10 +13,10 @@ from flask.cli import AppGroup
 from flask_outbox.app import engines
 from flask_outbox.app import settings as configuration
 from flask_outbox.app.flask_mail import _Mail, _MailMixin, runtime_of, state_of
+from flask_outbox.app.joined import Joined
 from flask_outbox.app.moments import Moment, Span, due, end
 from flask_outbox.app.preparing import BeforeSend, check_kind, is_big
 from flask_outbox.app.runtime import Runtime
-from flask_outbox.app.telling import tell_queued
 from flask_outbox.mail.errors import MessageError
 from flask_outbox.mail.fingerprint import fingerprint
 from flask_outbox.mail.message import Message
@@ -41,12 +41,22 @@ class Mail(_MailMixin):
     """E-mail for an app: ``Mail(app)``, or ``Mail()`` and ``init_app(app)`` later.
 
     Flask-Mail's live fields (``server``, ``suppress`` and so on) can be read and set on it.
+    ``db``: Flask-SQLAlchemy's ``SQLAlchemy()``: mail is kept among the app's tables and written in
+    its transactions. ``bind``: in which of its SQLALCHEMY_BINDS, by another commit then.
     ``engine``: an engine of your own, which is told of new mail, instead of MAIL_WORKER.
     """
 
-    def __init__(self, app: Flask | None = None, *, engine: "Engine | None" = None) -> None:
+    def __init__(
+        self,
+        app: Flask | None = None,
+        *,
+        db: Any = None,
+        bind: str | None = None,
+        engine: "Engine | None" = None,
+    ) -> None:
         self._functions: list[BeforeSend] = []
         self._engine = engine
+        self._joined = None if db is None else Joined(db, bind)
         self.app = app
         self.state: _Mail | None = None if app is None else self.init_app(app)
 
@@ -68,7 +78,9 @@ class Mail(_MailMixin):
         configuration.warn_of_unknown(app.config)
         state = _state(settings, testing=app.testing)
         engines.check(settings, self._engine)
-        runtime = Runtime(app, state, settings, self._functions, self._engine)
+        runtime = Runtime(
+            app, state, settings, self._functions, engine=self._engine, joined=self._joined
+        )
         if not runtime.suppressed:
             runtime.check()
         engines.make_known(runtime)
@@ -136,21 +148,24 @@ class Mail(_MailMixin):
         priority: Priority | str = Priority.NORMAL,
         key: str | None = None,
         transport: str = "default",
+        session: Any = None,
     ) -> str:
         """Write it down durably, for a worker to send, and return its id.
 
         ``at`` or ``delay``: not before. ``expires``: not from then on; a timedelta counts from
         when it is due. ``priority``: urgent, high, normal or bulk. ``key``: the same key again
         gives the id of the first call and sends nothing more; it is remembered as long as the
-        row of that message, until it is pruned. ``transport``: one of MAIL_TRANSPORTS. Under
-        TESTING, and where sending is suppressed, it is kept in memory.
+        row of that message, until it is pruned. ``transport``: one of MAIL_TRANSPORTS.
+        ``session``: an SQLAlchemy session on the outbox's database, in whose transaction it is
+        written: it is sent once that is committed, and never after a rollback. With ``Mail(db=db)``
+        that is ``db.session``. Under TESTING, and where sending is suppressed, it is kept in
+        memory.
 
         Raises MessageError and MessageCancelled as ``send`` does, KeyConflict for a key that was
         used for another message, OutboxUnavailable where it could not be written down. The id is
         empty where MAIL_ALLOW_ONLY leaves nobody to send it to.
         """
-        app = self._app()
-        runtime = runtime_of(app)
+        runtime = runtime_of(self._app())
         runtime.transport_is_known(transport)
         check_kind(message)
         if key is not None and not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -167,10 +182,7 @@ class Mail(_MailMixin):
         prepared = runtime.prepare(
             message, at=None if start is None else max(now, start), transport=transport
         )
-        row, is_new = runtime.enqueue(prepared, schedule)
-        if is_new:
-            tell_queued(app, prepared.message, row, rehearsed=runtime.suppressed)
-        return row
+        return runtime.enqueue(prepared, schedule, session)
 
     def drain(self, *, seconds: float | None = None, at_once: int | None = None) -> int:
         """Send what is due now, in this thread, and tell how many messages were tried.
@@ -188,7 +200,7 @@ class Mail(_MailMixin):
             return False
         if runtime.rehearsal.get(id) is not None:
             return runtime.rehearsal.cancel(id)
-        if not runtime.file.exists():
+        if not runtime.exists:
             return False
         from flask_outbox.outbox.status import cancel  # noqa: PLC0415  brings SQLAlchemy
 
@@ -201,7 +213,7 @@ class Mail(_MailMixin):
             return None
         if runtime.rehearsal.get(id) is not None:
             return runtime.rehearsal.status(id)
-        if not runtime.file.exists():
+        if not runtime.exists:
             return None
         from flask_outbox.outbox.status import status  # noqa: PLC0415  brings SQLAlchemy
 

@@ -122,9 +122,18 @@ MESSAGES: Mapping[str, Key] = MappingProxyType(
 OUTBOX: Mapping[str, Key] = MappingProxyType(
     {
         "MAIL_OUTBOX_URL": Key(
-            "Where mail waits: `sqlite:///` and a path; default: `outbox.sqlite3` in the instance"
-            " folder.",
+            "Where mail waits: `sqlite:///` and a path, `postgresql://user:password@host/database`,"
+            " or `mysql://user:password@host/database`, MariaDB too; default: `outbox.sqlite3` in"
+            " the instance folder.",
             reading.optional(reading.outbox_url),
+            secret=True,
+        ),
+        "MAIL_OUTBOX_KEYS": Key(
+            "Fernet keys for the content of sensitive mail while it waits: the first encrypts, all"
+            " decrypt; default: one that is derived from `SECRET_KEY`, and from each of"
+            " `SECRET_KEY_FALLBACKS`.",
+            reading.fernet_keys,
+            (),
             secret=True,
         ),
         "MAIL_WORKER": Key(
@@ -151,6 +160,18 @@ OUTBOX: Mapping[str, Key] = MappingProxyType(
         ),
         "MAIL_MAX_UNCLEAR": Key(
             "How often a mail that may have been accepted is sent again.", reading.whole(0), 2
+        ),
+        "MAIL_KEEP_CONTENT": Key(
+            "Seconds that the content of a mail is kept after it was accepted, was cancelled or"
+            " expired; None: as long as its row.",
+            reading.optional(reading.seconds),
+            30 * 86400.0,
+        ),
+        "MAIL_KEEP_ROWS": Key(
+            "Seconds that a mail's row, with its recipients and history, is kept after it ended,"
+            " whichever way; None: for ever.",
+            reading.optional(reading.seconds),
+            365 * 86400.0,
         ),
     }
 )

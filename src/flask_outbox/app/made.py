@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flask import Flask
 
-from flask_outbox.app import engines, fingerprints, ways_out
+from flask_outbox.app import engines, fingerprints, privacy, ways_out
 from flask_outbox.app.flask_mail import Message, _Mail
 from flask_outbox.app.settings import Settings
 from flask_outbox.app.telling import tell_alert, tell_recorded
@@ -21,6 +21,7 @@ from flask_outbox.mail.errors import MessageError
 from flask_outbox.transports.base import Transport
 
 if TYPE_CHECKING:
+    from flask_outbox.app.joined import Joined
     from flask_outbox.outbox.database import Outbox
     from flask_outbox.outbox.workers import Badge
     from flask_outbox.wire import aio, sync
@@ -38,12 +39,18 @@ class Made:
     """One per app, under its runtime."""
 
     def __init__(
-        self, app: Flask, state: _Mail, settings: Settings, engine: "Engine | None"
+        self,
+        app: Flask,
+        state: _Mail,
+        settings: Settings,
+        engine: "Engine | None",
+        joined: "Joined | None",
     ) -> None:
         self.app = app
         self.state = state
         self.settings = settings
         self.engine = engine  # the app's own, if it has one
+        self.joined = joined  # the app's database, if mail is kept there
         self._making = threading.RLock()
         self._made: dict[str, Any] = {}
         self._transports: dict[str, tuple[object, Transport]] = {}
@@ -95,15 +102,37 @@ class Made:
 
         settings = self.settings
         patience = Patience(give_up=settings.give_up, max_unclear=settings.max_unclear)
-        outbox = Outbox(self.file, lease=settings.lease, patience=patience)
+        keyring = privacy.keyring(self.app, settings)
+        outbox = Outbox(self.where, lease=settings.lease, patience=patience, keyring=keyring)
         weakref.finalize(self, outbox.close)
         return outbox
 
     @property
-    def file(self) -> Path:
-        """Where the outbox is kept; a relative path is one below the instance folder."""
-        given = (self.settings.outbox_url or f"sqlite:///{FILE}").removeprefix("sqlite:///")
-        return Path(self.app.instance_path, given)
+    def where(self) -> Any:
+        """Where the outbox is: the app's own database, the URL of a server, or a file.
+
+        A relative path is one below the instance folder.
+        """
+        if self.joined is not None:
+            return self.joined.engine(self.app)
+        url = self.settings.outbox_url or f"sqlite:///{FILE}"
+        if not url.startswith("sqlite:"):
+            return url
+        return Path(self.app.instance_path, url.removeprefix("sqlite:///"))
+
+    @property
+    def exists(self) -> bool:
+        """Whether there may be mail; a file is not made by being asked for."""
+        if self.joined is not None:
+            return True
+        where = self.where
+        return where.exists() if isinstance(where, Path) else True
+
+    @property
+    def place(self) -> str:
+        """Where the outbox is, for a person; without a password."""
+        where = self.where
+        return str(where if isinstance(where, Path) else self.outbox.database)
 
     @property
     def embedded(self) -> "Embedded":
@@ -182,6 +211,8 @@ class Made:
         if self.engine is None and self.settings.worker == "celery":
             engines.celery_is_installed()
         ways_out.check_tls_files(self.settings)
+        if self.joined is not None:
+            self.joined.start(self.app, self.settings)
 
     def plan(self) -> "Plan":
         """Say what a worker works with."""

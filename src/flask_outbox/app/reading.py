@@ -4,10 +4,13 @@ Each function gets the key, for the text of its error, and the value; it gives w
 or raises ConfigurationError. No text repeats the value, which may be a secret.
 """
 
+import base64
 import ipaddress
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -280,14 +283,21 @@ def token_source(key: str, value: object) -> Callable[[], str]:
 
 
 def outbox_url(key: str, value: object) -> str:
-    """Read where the outbox lives: an SQLite file so far."""
+    """Read where the outbox lives: in an SQLite file, or on a server."""
+    if isinstance(value, str) and _SERVER.fullmatch(value):
+        return value
     if not isinstance(value, str) or not value.startswith("sqlite:///") or value == "sqlite:///":
         raise ConfigurationError(
-            f"{key} must be the URL of an SQLite file, like 'sqlite:////var/lib/shop/outbox.sqlite'"
-            " (other databases are not there yet)."
+            f"{key} must be the URL of a database, like 'sqlite:////var/lib/shop/outbox.sqlite',"
+            " 'postgresql://user:password@host/database' or 'mysql://user:password@host/database'."
         )
     _check_sqlite_file(key, value.removeprefix("sqlite:///"))
     return value
+
+
+_SERVER = re.compile(
+    r"(postgres|postgresql|mysql|mariadb)(\+\w+)?://[^\s\x00-\x1f]*/[^\s/?]+(\?\S*)?"
+)
 
 
 def _check_sqlite_file(key: str, name: str) -> None:
@@ -302,6 +312,36 @@ def _check_sqlite_file(key: str, name: str) -> None:
         raise ConfigurationError(
             f"{key} has a character that cannot be printed, like NUL or a line break: remove it."
         )
+
+
+def fernet_keys(key: str, value: object) -> tuple[str, ...]:
+    """Read Fernet keys, as texts or bytes; as one text, apart by commas or white space."""
+    if isinstance(value, (str, bytes)):
+        text_ = value.decode("ascii", "replace") if isinstance(value, bytes) else value
+        value = json.loads(text_) if text_.lstrip().startswith("[") else _APART.split(text_)
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)):
+        raise wrong(key, "a list of Fernet keys")
+    return tuple(
+        _fernet_key(f"{key}[{place}]", each)
+        for place, each in enumerate(cast("list[object] | tuple[object, ...]", value))
+        if each
+    )
+
+
+_APART = re.compile(r"[\s,]+")
+
+
+def _fernet_key(key: str, value: object) -> str:
+    with suppress(ValueError):
+        text_ = value.decode() if isinstance(value, bytes) else value
+        if isinstance(text_, str) and len(base64.b64decode(text_, b"-_", validate=True)) == 32:  # noqa: PLR2004  octets, as the specification says
+            return text_
+    raise ConfigurationError(
+        f"{key} must be a Fernet key, 32 octets in URL-safe base64; this makes one: python -c"
+        " 'import base64, os; print(base64.urlsafe_b64encode(os.urandom(32)).decode())'"
+    )
 
 
 def allowances(key: str, value: object) -> tuple[str, ...]:

@@ -13,14 +13,15 @@ from flask_outbox.app.made import Made
 from flask_outbox.app.preparing import BeforeSend, Prepared, check_kind, prepare
 from flask_outbox.app.rehearsal import Everywhere, Rehearsal, Rehearsed
 from flask_outbox.app.settings import Settings
-from flask_outbox.app.telling import tell_drained, tell_sent, tell_unsent
+from flask_outbox.app.telling import tell_drained, tell_queued, tell_sent, tell_unsent
 from flask_outbox.mail import message as core
 from flask_outbox.mail.errors import ConfigurationError, UnsupportedFeature
 from flask_outbox.mail.outcome import Accepted
-from flask_outbox.mail.submission import Receipt
+from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.outbox.schedule import Schedule
 
 if TYPE_CHECKING:
+    from flask_outbox.app.joined import Joined
     from flask_outbox.app.sending import Host
     from flask_outbox.worker.engine import Engine
 
@@ -30,15 +31,17 @@ IN_A_REQUEST = 60.0  # seconds for one message, where somebody waits
 class Runtime(Made):
     """One per app."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what Mail has been given
         self,
         app: Flask,
         state: _Mail,
         settings: Settings,
         before_send: Sequence[BeforeSend],
+        *,
         engine: "Engine | None" = None,
+        joined: "Joined | None" = None,
     ) -> None:
-        super().__init__(app, state, settings, engine)
+        super().__init__(app, state, settings, engine, joined)
         self.before_send = before_send
         self.rehearsal = Rehearsal()
         self._looked: int | None = None  # the process that looked for open rows
@@ -136,20 +139,54 @@ class Runtime(Made):
         tell_sent(self.app, prepared.message, receipt)
         return receipt
 
-    def enqueue(self, prepared: Prepared, schedule: Schedule) -> tuple[str, bool]:
-        """Write it down, and see that a worker looks; give its id, and whether it is new."""
+    def enqueue(self, prepared: Prepared, schedule: Schedule, session: Any = None) -> str:
+        """Write it down, and see that a worker looks and listeners hear of it; give its id.
+
+        In a session, its own or the app's, both wait for the commit.
+        """
         submission = prepared.submission
         if submission is None:
-            return "", False
+            return ""
         if self.suppressed:
-            return self.rehearsal.add(prepared.message, submission, schedule)
+            row, is_new = self.rehearsal.add(prepared.message, submission, schedule)
+            if is_new:
+                tell_queued(self.app, prepared.message, row, rehearsed=True)
+            return row
+        if session is None and self.joined is not None:
+            session = self.joined.session
+        if session is not None:
+            return self._enqueue_within(session, prepared.message, submission, schedule)
         from flask_outbox.outbox.enqueue import put  # noqa: PLC0415  brings SQLAlchemy
 
         engine = self.ready()  # first, so that what it refuses is not written down
         row, is_new = put(self.outbox, submission, schedule)
         if engine is not None:
             engine.wake(time.time() if schedule.at is None else schedule.at)
-        return row, is_new
+        if is_new:
+            tell_queued(self.app, prepared.message, row, rehearsed=False)
+        return row
+
+    def _enqueue_within(
+        self, session: Any, message: core.Message, submission: Submission, schedule: Schedule
+    ) -> str:
+        from flask_outbox.outbox import joined  # noqa: PLC0415  brings SQLAlchemy
+        from flask_outbox.outbox.enqueue import write  # noqa: PLC0415  the same
+
+        engine = self.ready()
+        own = joined.session_of(session)
+        table = self.joined.table() if self.joined is not None else None
+        connection = joined.connection_of(self.outbox, own, table)
+        row, is_new = write(connection, self.outbox, submission, schedule)
+
+        def told() -> None:
+            if engine is not None:
+                engine.wake(time.time() if schedule.at is None else schedule.at)
+            with starting.context(self.app):
+                tell_queued(self.app, message, row, rehearsed=False)
+
+        if is_new:
+            joined.after_commit(own, told)
+        return row
 
     def drain_rehearsal(self, at: float) -> int:
         """Let what is kept in memory count as sent, as far as it is due by then."""
@@ -180,7 +217,7 @@ class Runtime(Made):
             return
         self._looked = pid
         starting.requests_seen.add(pid)
-        if self.suppressed or not self.file.exists():
+        if self.suppressed or not self.exists:
             return
         try:
             from flask_outbox.outbox.claim import has_open  # noqa: PLC0415  brings SQLAlchemy
@@ -210,7 +247,7 @@ class Runtime(Made):
 
         if self.suppressed:
             return self.drain_rehearsal(time.time())
-        if not self.file.exists():
+        if not self.exists:
             return 0
         with self.app.app_context():
             drained = drain(self.plan(), seconds=seconds, at_once=at_once, leave=leave)

@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError
 from flask_outbox.mail.errors import ConfigurationError
 from flask_outbox.mail.retry import Patience
 from flask_outbox.mail.say import Say
+from flask_outbox.outbox.encryption import NO_KEYS, Keyring
 from flask_outbox.outbox.schema import brought_up_to_date, is_current, must_be_current
 from flask_outbox.outbox.sqlite import Sqlite
 
@@ -88,7 +89,7 @@ class Outbox:
     ``where``: a database URL, the path of an SQLite file, whatever characters are in it, or the
     engine of an app that keeps our tables among its own. ``lease``: seconds that a worker owns a
     row without a sign of life. ``clock``: in place of the database's own. ``random``: gives that
-    many bytes. ``busy``: seconds to wait for a lock.
+    many bytes. ``busy``: seconds to wait for a lock. ``keyring``: encrypts what is sensitive.
     Every transaction may raise OutboxUnavailable; nothing is half done then.
     """
 
@@ -101,11 +102,13 @@ class Outbox:
         clock: Callable[[], float] | None = None,
         random: Callable[[int], bytes] = os.urandom,
         busy: float = BUSY,
+        keyring: Keyring = NO_KEYS,
     ) -> None:
         self.database = _database(where, busy)
         self.lease = lease
         self.patience = patience
         self.random = random
+        self.keyring = keyring
         self.serial = count()
         self._clock = clock
         self._engine: Engine | None = None
@@ -227,6 +230,17 @@ def _database(where: str | Path | Engine, busy: float) -> Database:
             )
 
 
+def place(url: URL) -> tuple[object, ...]:
+    """Tell two databases apart by where they are, however one gets there."""
+    kind = _KINDS.get(url.get_backend_name(), url.get_backend_name())
+    if kind == "sqlite":
+        return kind, str(Path(url.database or ":memory:").absolute())
+    host = "localhost" if url.host in {None, "", "127.0.0.1", "::1"} else url.host
+    return kind, host, url.port or _PORTS.get(kind), url.database
+
+
+_KINDS = {"postgres": "postgresql", "mariadb": "mysql"}
+_PORTS = {"postgresql": 5432, "mysql": 3306}
 _ALL: WeakSet[Outbox] = WeakSet()
 
 

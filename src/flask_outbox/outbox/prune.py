@@ -7,7 +7,7 @@ from sqlalchemy import Connection, bindparam, delete, select
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.enqueue import uuid7
-from flask_outbox.outbox.tables import content, event, message
+from flask_outbox.outbox.tables import content, event, message, recipient
 
 BATCH = 500
 
@@ -27,7 +27,9 @@ _OLD_ROWS = (
     select(_m.id).where(_m.id < bindparam("id"), _m.ended_at <= bindparam("before")).limit(BATCH)
 )
 _WIPE = delete(content).where(content.c.message.in_(bindparam("ids", expanding=True)))
-_FORGET = (
+_FORGET = (  # all by name: with the app's own engine SQLite may not follow foreign keys
+    delete(recipient).where(recipient.c.message.in_(bindparam("ids", expanding=True))),
+    delete(content).where(content.c.message.in_(bindparam("ids", expanding=True))),
     delete(event).where(event.c.message.in_(bindparam("ids", expanding=True))),
     delete(message).where(_m.id.in_(bindparam("ids", expanding=True))),
 )

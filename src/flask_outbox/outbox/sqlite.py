@@ -18,6 +18,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from types import MappingProxyType
 from typing import Any
+from weakref import WeakSet
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
@@ -32,6 +33,7 @@ OLDEST = (3, 35, 0)  # the first with RETURNING and DROP COLUMN, which migration
 NAP_LEAST, NAP_MOST = 0.0002, 0.002  # seconds between two looks at a lock
 FORK_WAITS = 5.0  # seconds for a transaction under way to end before a fork
 READING = {"outbox_reads": True}
+WRITING = {"outbox_writes": True}
 WAITS = "outbox_waits"
 
 FULL = 2  # of PRAGMA synchronous
@@ -61,9 +63,34 @@ FIXES = {
 }
 
 
-def joined(engine: Engine) -> Engine:
-    """Let an app's own engine begin transactions as SQLite means them; its PRAGMAs stay its own."""
-    return engine
+def begin_for_real(engine: Engine) -> bool:
+    """Put a real BEGIN on an app's own engine; tell whether it had none. Its PRAGMAs stay its own.
+
+    Python's driver begins by itself, and late: a savepoint that is released before the first write
+    then commits, and what a request wrote stays there though it was rolled back.
+    """
+    if engine in _REAL:
+        return False
+    _REAL.add(engine)
+    event.listen(engine, "connect", _leave_it_to_us)
+    event.listen(engine, "checkout", _leave_it_to_us)
+    event.listen(engine, "begin", _begin)
+    return True
+
+
+_REAL: WeakSet[Engine] = WeakSet()
+
+
+def _leave_it_to_us(connection: Any, *_: object) -> None:
+    connection.isolation_level = None
+
+
+def _begin(connection: Connection) -> None:
+    driver: Any = connection.connection.dbapi_connection
+    if not driver.in_transaction:  # an app may have such a BEGIN of its own
+        options = connection.get_execution_options()
+        writes = "outbox_writes" in options and "outbox_reads" not in options
+        driver.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 class Sqlite:
@@ -137,7 +164,15 @@ class Sqlite:
     def engine(self) -> Engine:
         """Make an engine whose transactions are SQLite's own."""
         if self._apps is not None:
-            return joined(self._apps)
+            if self.file is None:
+                raise ConfigurationError(
+                    "The app's database is in memory: mail that waits there would be lost with the"
+                    " process. Set SQLALCHEMY_DATABASE_URI to a file or a server, or TESTING."
+                )
+            begin_for_real(self._apps)
+            ours = self._apps.execution_options(**WRITING)
+            ours.hide_parameters = True  # an error must not quote a mail
+            return ours
         pool: dict[str, Any] = {"poolclass": StaticPool}
         if self.file is not None:
             pool = {"poolclass": QueuePool, "pool_size": 2, "pool_use_lifo": True}
@@ -171,6 +206,10 @@ class Sqlite:
     def writing(self, engine: Engine) -> Generator[Connection]:
         """Give a connection in a write transaction, committed at the end."""
         with self._turn(self._writing):
+            if self._apps is not None:  # whose pool may be small
+                with engine.begin() as connection:
+                    yield connection
+                return
             writer = self._writer
             if writer is None or writer.engine is not engine or writer.invalidated:
                 self._let_writer_go()

@@ -1,0 +1,72 @@
+"""``Mail(app, db=db)``: an app's own database and transaction, as Flask-SQLAlchemy gives them."""
+
+import logging
+from typing import Any
+
+from flask import Flask
+
+from flask_outbox.app.settings import Settings
+from flask_outbox.mail.errors import ConfigurationError
+
+log = logging.getLogger("flask_outbox")
+
+NOT_FLASK_SQLALCHEMY = (
+    "Mail(db=...) must be the SQLAlchemy() object of Flask-SQLAlchemy; for another session pass"
+    " session= to send_later, and set MAIL_OUTBOX_URL."
+)
+TOO_EARLY = "Call db.init_app(app) before mail.init_app(app): the outbox is kept in db's database."
+TWO_DATABASES = (
+    "Mail(db=...) keeps mail in the app's database, and MAIL_OUTBOX_URL names one, too: an order"
+    " and its mail would not be committed as one. Leave one of them out."
+)
+NO_SUCH_BIND = 'Mail(bind="{bind}") must be a key of SQLALCHEMY_BINDS.'
+ANOTHER_BIND = (
+    'Mail is kept in the bind "%s" by the same session: it is committed by a commit of its own,'
+    " and a crash between two commits may keep an order and lose its mail."
+)
+
+
+class Joined:
+    """The app's database, and which of its binds has our tables."""
+
+    def __init__(self, db: Any, bind: str | None) -> None:
+        if not (hasattr(db, "metadatas") and hasattr(db, "session")):
+            raise ConfigurationError(NOT_FLASK_SQLALCHEMY)
+        from flask_outbox.outbox.joined import join  # noqa: PLC0415  brings SQLAlchemy
+
+        self.db = db
+        self.bind = bind
+        if bind not in db.metadatas:
+            db.metadatas[bind] = type(db.metadata)(info={"bind_key": bind})  # as db itself does
+        join(db.metadatas[bind])
+
+    @property
+    def session(self) -> Any:
+        """The session that an app writes by."""
+        return self.db.session
+
+    def start(self, app: Flask, settings: Settings) -> None:
+        """See at start-up whether it can work; put a real BEGIN on an SQLite engine."""
+        if "MAIL_OUTBOX_URL" in settings.given:
+            raise ConfigurationError(TWO_DATABASES)
+        if app.extensions.get("sqlalchemy") is not self.db:
+            raise ConfigurationError(TOO_EARLY)
+        if self.bind is not None:
+            log.warning(ANOTHER_BIND, self.bind)
+        self.engine(app)
+
+    def engine(self, app: Flask) -> Any:
+        """Give the engine of our tables' bind, as it has to be."""
+        from flask_outbox.outbox.sqlite import begin_for_real  # noqa: PLC0415  brings SQLAlchemy
+
+        with app.app_context():
+            found = self.db.engines.get(self.bind)
+        if found is None:
+            raise ConfigurationError(NO_SUCH_BIND.format(bind=self.bind))
+        if found.dialect.name == "sqlite" and begin_for_real(found):
+            log.info("Transactions of %s begin with a real BEGIN from now on.", found.url.database)
+        return found
+
+    def table(self) -> Any:
+        """Give our table among the app's, by which its session finds the bind."""
+        return self.db.metadatas[self.bind].tables["outbox_message"]
