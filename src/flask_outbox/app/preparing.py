@@ -4,7 +4,7 @@ The sender, ``before_send``, the Date, the sandbox; then ``seal()``.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, cast
@@ -24,6 +24,7 @@ CHANGEABLE = (
 )
 
 BIG = 65_536  # octets: beyond it, sealing is felt by an event loop
+AN_ADDRESS = 4096  # as many octets take the time of a name and a domain in letters of any script
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +121,28 @@ def limits(settings: Settings) -> Limits:
 
 
 def is_big(message: Message) -> bool:
-    """Tell whether sealing would be felt; what is read while sealing may be of any size."""
-    size = len(message.body or "") + sum(len(each) for each in message.alts.values())
-    for attachment in message.attachments or ():
-        data = attachment.data
+    """Tell whether sealing would be felt; what is read while sealing may be of any size.
+
+    What is of a wrong kind has no size here: sealing refuses it by name.
+    """
+    texts = [message.subject, message.body]
+    for named in (message.alts, message.extra_headers):
+        texts += _values(named)
+    people = (message.recipients, message.cc, message.bcc)
+    size = sum(map(_size, texts)) + AN_ADDRESS * sum(map(_size, people))
+    for attachment in _values(message.attachments):
+        data = getattr(attachment, "data", b"")
         if not isinstance(data, (str, bytes)):
             return True
         size += len(data)
     return size > BIG
+
+
+def _size(value: object) -> int:
+    return len(value) if isinstance(value, Sized) else 0
+
+
+def _values(value: object) -> list[Any]:
+    if isinstance(value, dict):
+        return list(cast("dict[str, Any]", value).values())
+    return list(cast("list[Any]", value)) if isinstance(value, (list, tuple)) else []
