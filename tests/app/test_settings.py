@@ -122,6 +122,13 @@ def test_a_wrong_value_names_the_key_at_start_up(key, value):
         Mail(app_with(**{key: value}))
 
 
+@pytest.mark.parametrize("value", [0.001, "0.5", 0.999, timedelta(milliseconds=900)])
+def test_a_lease_that_could_not_be_kept_stops_the_app_and_says_why(value):
+    with pytest.raises(ConfigurationError, match=r"MAIL_LEASE must be 1 second or more: .*twice"):
+        Mail(app_with(MAIL_LEASE=value))
+    assert read({"MAIL_LEASE": "1"}).lease == 1.0
+
+
 def test_folders_to_attach_from_are_read_from_python_and_from_the_environment(tmp_path):
     one, other = tmp_path / "one", tmp_path / "with, comma"
     one.mkdir()

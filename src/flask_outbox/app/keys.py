@@ -146,8 +146,8 @@ OUTBOX: Mapping[str, Key] = MappingProxyType(
             "Connections of one worker to one transport.", reading.whole(1, 1000), 5
         ),
         "MAIL_LEASE": Key(
-            "Seconds without a sign of life, after which a worker's mail is another's.",
-            reading.seconds,
+            "Seconds without a sign of life, after which a worker's mail is another's; 1 or more.",
+            reading.lease,
             30.0,
         ),
         "MAIL_GRACE": Key(

@@ -22,6 +22,7 @@ from flask_outbox.mail.errors import ConfigurationError, MessageError
 TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 FALSE = frozenset({"0", "false", "f", "no", "n", "off", ""})
 NOTHING = frozenset({"", "none", "null"})
+SHORTEST_LEASE = 1.0  # seconds
 LONGEST = 1e9  # seconds: thirty years, and less than what a thread can be told to wait
 
 Parse = Callable[[str, Any], Any]
@@ -172,6 +173,17 @@ def seconds(key: str, value: object) -> float:
         number = 0.0
     if not 0.0 < number <= LONGEST or isinstance(value, bool):
         raise wrong(key, f"a number of seconds above 0, and of {LONGEST:,.0f} at most")
+    return number
+
+
+def lease(key: str, value: object) -> float:
+    """Read a length of time that a worker can keep up with."""
+    number = seconds(key, value)
+    if number < SHORTEST_LEASE:
+        raise ConfigurationError(
+            f"{key} must be {SHORTEST_LEASE:g} second or more: a worker renews its leases four"
+            " times in that time, and where it is late, as on a busy machine, mail is sent twice."
+        )
     return number
 
 
