@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from hostile import Hostile
+
 
 def run(code, *arguments):
     done = subprocess.run(
@@ -45,6 +49,39 @@ heavy = {"sqlalchemy", "alembic", "sqlite3", "asyncio", "email_validator", "idna
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
 
+ALL_OF_IT = """
+import sys, threading
+from flask import Flask
+from flask_outbox import Mail, Message
+_, instance, how, port = sys.argv
+app = Flask("shop", instance_path=instance)
+app.config.update(MAIL_DEFAULT_SENDER="shop@example.com", MAIL_DEBUG=1)
+if how == "by URL":
+    app.config["MAIL_TRANSPORT"] = f"smtp://127.0.0.1:{port}"
+else:
+    app.config["MAIL_PORT"] = port
+mail = Mail(app)
+@mail.before_send
+def mark(message):
+    message.subject += "!"
+@app.get("/")
+def view():
+    with mail.record_messages() as outbox:
+        message = Message("hï", ["ä <a@münchen.example>"], "text", html="<p>HTML</p>")
+        message.attach("ü.txt", "text/plain", "x")
+        mail.send(message)
+        mail.send_message("hi", ["ada@example.org"], "text")
+        with mail.connect() as connection:
+            connection.send(message)
+    assert len(outbox) == 3
+    assert mail.status("x") is None and not mail.cancel("x")
+    return "ok"
+assert app.test_client().get("/").text == "ok"
+assert threading.enumerate() == [threading.main_thread()], threading.enumerate()
+heavy = {"sqlalchemy", "alembic", "sqlite3", "asyncio"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+
 LIGHT = """
 import sys
 import flask_outbox
@@ -77,6 +114,14 @@ assert "sqlalchemy" not in sys.modules
 
 def test_sending_alone_makes_no_file_no_thread_and_loads_no_sqlalchemy(tmp_path):
     run(SEND, str(tmp_path / "instance"))
+    assert not (tmp_path / "instance").exists()
+
+
+@pytest.mark.parametrize("how", ["by keys", "by URL"])
+def test_with_a_relay_in_another_process_there_is_no_thread_at_all(tmp_path, how):
+    with Hostile() as server:
+        run(ALL_OF_IT, str(tmp_path / "instance"), how, str(server.port))
+        assert len(server.accepted) == 3
     assert not (tmp_path / "instance").exists()
 
 
