@@ -179,3 +179,36 @@ def running(kind: type[Server]) -> Iterator[Server]:
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def pooler(server: Server) -> Iterator[int]:
+    """Run PgBouncer before a server, each transaction on another connection; give its port."""
+    folder, port = Path(tempfile.mkdtemp(prefix="outbox-pooler-")), free_port()
+    settings = folder / "pgbouncer.ini"
+    settings.write_text(
+        f"[databases]\n* = host=127.0.0.1 port={server.port} user=outbox\n[pgbouncer]\n"
+        f"listen_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = any\nunix_socket_dir =\n"
+        "pool_mode = transaction\nserver_round_robin = 1\nmin_pool_size = 3\n"
+        "ignore_startup_parameters = extra_float_digits\n"
+    )
+    if os.geteuid() == 0:
+        owner = getpwnam(server.user)
+        for path in (folder, settings):
+            os.chown(path, owner.pw_uid, owner.pw_gid)
+    process = subprocess.Popen(
+        ["/usr/sbin/pgbouncer", settings], stderr=subprocess.DEVNULL, **server.run_as()
+    )
+    try:
+        until = monotonic() + BOUND
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            assert process.poll() is None
+            assert monotonic() < until
+            sleep(0.05)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(BOUND)
+        shutil.rmtree(folder, ignore_errors=True)

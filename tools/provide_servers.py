@@ -21,6 +21,7 @@ NEEDED = {
     "/usr/lib/*/sasl2/libcrammd5.so": "libsasl2-modules",  # by which mechanisms
     "/usr/lib/*/sasl2/libsasldb.so": "libsasl2-modules-db",  # and where that is kept
     "/usr/lib/postgresql/*/bin/postgres": "postgresql",  # an outbox on a server
+    "/usr/sbin/pgbouncer": "pgbouncer",  # what may stand before it
     "/usr/sbin/mariadbd": "mariadb-server",  # another
     "/usr/bin/redis-server": "redis-server",  # a broker of engines, and of a peer in the benches
     "/usr/sbin/rabbitmq-server": "rabbitmq-server",  # the other broker; brings Erlang

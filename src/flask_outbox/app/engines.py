@@ -11,6 +11,7 @@ from flask_outbox.mail.errors import ConfigurationError
 if TYPE_CHECKING:
     from flask_outbox.app.made import Made
     from flask_outbox.app.runtime import Runtime
+    from flask_outbox.outbox.database import Outbox
     from flask_outbox.worker.engine import Engine
 
 NOT_INSTALLED = (
@@ -70,6 +71,13 @@ def of_celery(app: Flask) -> "Engine":
     if celery_app not in registered:
         raise ConfigurationError(NOT_REGISTERED)
     return Hints(celery_app)
+
+
+def of_database(outbox: "Outbox") -> "Engine | None":
+    """Make the engine that tells workers through the database, where it can."""
+    from flask_outbox.outbox.notify import Notifier  # noqa: PLC0415  brings SQLAlchemy
+
+    return Notifier(outbox) if outbox.database.notifies else None
 
 
 class InContext:

@@ -162,6 +162,8 @@ class Made:
         if engine is None and self.settings.worker == "celery":
             engine = engines.of_celery(self.app)
         if engine is None:
+            engine = engines.of_database(self.outbox)
+        if engine is None:
             return None
         from flask_outbox.worker.engine import Wakes  # noqa: PLC0415  made on first use
 

@@ -47,6 +47,11 @@ class Database(Protocol):
         """Who keeps our tables up to date: "" (the first use), or what a person has to run."""
         ...
 
+    @property
+    def notifies(self) -> bool:
+        """Whether words can be sent through it: notify.py."""
+        ...
+
     def make(self) -> bool:
         """Make it, where it is ours to make; tell whether it is new."""
         ...
@@ -64,6 +69,10 @@ class Database(Protocol):
 
     def reading(self, engine: Engine) -> AbstractContextManager[Connection]:
         """Give a connection that sees one state of the database and writes nothing."""
+        ...
+
+    def explained(self) -> AbstractContextManager[None]:
+        """Turn what its driver raises into OutboxUnavailable, where it cannot be used."""
         ...
 
     def now(self, connection: Connection) -> float:

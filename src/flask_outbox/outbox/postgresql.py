@@ -31,6 +31,7 @@ class PostgreSql(Server):
         if apps is None and url.drivername in {"postgresql", "postgres"}:
             url = url.set(drivername="postgresql+psycopg")
         super().__init__(url, busy, apps, SCHEMA)
+        self.notifies = url.get_driver_name() == "psycopg"  # which can wait for words
 
     def connect_args(self) -> dict[str, Any]:
         """Notice a server that is gone; prepare nothing, since poolers forget what was prepared."""

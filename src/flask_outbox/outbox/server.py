@@ -31,6 +31,7 @@ class Server:
 
     file: Path | None = None
     now_sql = ""
+    notifies: bool = False
     package = ""  # what pip installs the driver with
 
     def __init__(self, url: URL, busy: float, apps: Engine | None, schema: str | None) -> None:
@@ -82,7 +83,7 @@ class Server:
     @contextmanager
     def writing(self, engine: Engine) -> Generator[Connection]:
         """Give a connection in a transaction, committed at the end."""
-        with self._explained(), engine.connect() as connection:
+        with self.explained(), engine.connect() as connection:
             transaction = connection.begin()
             try:
                 yield connection
@@ -102,7 +103,7 @@ class Server:
     @contextmanager
     def reading(self, engine: Engine) -> Generator[Connection]:
         """Give a connection for reading."""
-        with self._explained(), engine.connect() as connection:
+        with self.explained(), engine.connect() as connection:
             yield connection
 
     def now(self, connection: Connection) -> float:
@@ -110,7 +111,8 @@ class Server:
         return float(connection.exec_driver_sql(self.now_sql).scalar_one())
 
     @contextmanager
-    def _explained(self) -> Generator[None]:
+    def explained(self) -> Generator[None]:
+        """Say what a person can do, where the server cannot do what it should."""
         try:
             yield
         except PoolTimeout as error:

@@ -97,6 +97,7 @@ class Sqlite:
     """One SQLite database: a file, or the memory of this process for tests."""
 
     schema = None
+    notifies: bool = False
     options: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, url: URL, busy: float, apps: Engine | None = None) -> None:
@@ -250,20 +251,27 @@ class Sqlite:
                 f"{self.busy:g} s."
             )
         try:
-            yield
-        except (DatabaseError, sqlite3.DatabaseError) as error:
-            if (said := self._explained(error)) is None:
-                raise
-            raise OutboxUnavailable(said) from error
+            with self.explained():
+                yield
         finally:
             lock.release()
+
+    @contextmanager
+    def explained(self) -> Generator[None]:
+        """Say what a person can do, where SQLite cannot do what it should."""
+        try:
+            yield
+        except (DatabaseError, sqlite3.DatabaseError) as error:
+            if (said := self._explanation(error)) is None:
+                raise
+            raise OutboxUnavailable(said) from error
 
     def now(self, connection: Connection) -> float:
         """Ask the database for the time; of the driver, since every enqueue does."""
         driver: Any = connection.connection.dbapi_connection
         return float(driver.execute(NOW).fetchone()[0])
 
-    def _explained(self, error: DatabaseError | sqlite3.DatabaseError) -> str | None:
+    def _explanation(self, error: DatabaseError | sqlite3.DatabaseError) -> str | None:
         cause = error.orig if isinstance(error, DatabaseError) else error
         name = _errorname(cause)
         fix = next((fix for prefix, fix in FIXES.items() if name.startswith(prefix)), None)

@@ -24,6 +24,7 @@ from flask_outbox.worker.carriers import choose_carrier
 from flask_outbox.worker.journey import turn
 from flask_outbox.worker.lanes import Lanes, is_ours
 from flask_outbox.worker.leased import Leased
+from flask_outbox.worker.listening import Listening
 from flask_outbox.worker.news import News, Telling
 from flask_outbox.worker.say import say
 from flask_outbox.worker.unexpected import place
@@ -125,7 +126,12 @@ class Worker:
     def run(self, began: Callable[[], None] = _nothing) -> None:
         """Work until stopped; ``began`` is called when its first sign of life is written."""
         self._began = began
-        self._work(lambda: False)
+        listening = Listening(self._plan.outbox, self.wake)
+        listening.begin()
+        try:
+            self._work(lambda: False)
+        finally:
+            listening.end()
 
     def drain(self, seconds: float | None = None, leave: Callable[[], bool] = never) -> int:
         """Work until nothing is due, or for so long; give the number of messages that were tried.
