@@ -344,6 +344,33 @@ def test_an_app_without_mail_has_no_such_commands():
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        *("upgrade", "worker", "drain", "list", "stats", "prune", "show 0", "retry 0", "cancel 0"),
+        "retry --state=failed",
+        "send-test a@example.org --later",
+    ],
+)
+def test_over_an_outbox_that_cannot_be_used_each_says_in_one_line_what_to_do(
+    shop, tmp_path, command
+):
+    (tmp_path / "instance").mkdir()
+    (tmp_path / "instance" / "outbox.sqlite3").write_bytes(b"no database" * 1000)
+    output = shop(*command.split(), status=1)
+    assert re.fullmatch(r"Error: The outbox .* could not be used: .*\n", output)
+
+
+def test_an_id_that_is_no_text_is_the_id_of_no_message(shop):
+    shop.later()
+    odd = os.fsdecode(b"a\xff")
+    for command in ("show", "retry", "cancel"):
+        output = shop(command, odd, status=1)
+        assert "there is no such message" in output.lower()
+        assert len(output.splitlines()) == 1
+    assert shop("list", "--before", odd).startswith("ID ")
+
+
+@pytest.mark.parametrize(
     ("command", "option", "values"),
     [
         ("drain", "--seconds", ["-1", "0", "nan", "inf", "-inf", "1e999", "soon"]),

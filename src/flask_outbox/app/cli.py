@@ -1,6 +1,7 @@
 """``flask outbox``: look at the outbox, work on it, and run its workers.
 
-Exit status 0: done. 1: there is no such message, or it cannot be done with it. 2: called wrongly.
+Exit status 0: done. 1: there is no such message, or it cannot be done with it, or with the outbox.
+2: called wrongly.
 Loaded for every ``--help``, too, so what a command needs is imported when it runs.
 """
 
@@ -43,8 +44,13 @@ class Finite(click.FloatRange):
         return number
 
 
+def an_id(value: str) -> str:
+    """Write bytes that are no text out: then it can be looked for, and is the id of nothing."""
+    return value.encode(errors="backslashreplace").decode()
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
-ids = click.argument("ids", nargs=-1, metavar="ID...")
+ids = click.argument("ids", nargs=-1, type=an_id, metavar="ID...")
 
 
 def _runtime() -> "Runtime":
@@ -121,7 +127,7 @@ def drain(seconds: float | None) -> None:
 @outbox.command("list")
 @click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000))
-@click.option("--before", metavar="ID", help="The last id of the page before this one.")
+@click.option("--before", type=an_id, metavar="ID", help="The last id of the page before this one.")
 @as_json
 def list_(state: str | None, limit: int, before: str | None, as_json: bool) -> None:  # noqa: FBT001  click's
     """List messages, the newest first."""
@@ -154,7 +160,7 @@ def list_(state: str | None, limit: int, before: str | None, as_json: bool) -> N
 
 
 @outbox.command()
-@click.argument("id_", metavar="ID")
+@click.argument("id_", type=an_id, metavar="ID")
 @click.option("--content", is_flag=True, help="Write the mail itself to stdout: an .eml file.")
 @as_json
 def show(id_: str, content: bool, as_json: bool) -> None:  # noqa: FBT001  click's

@@ -17,7 +17,7 @@ from flask_outbox.app.joined import Joined
 from flask_outbox.app.moments import Moment, Span, due, end
 from flask_outbox.app.preparing import BeforeSend, check_kind, is_big
 from flask_outbox.app.runtime import Runtime
-from flask_outbox.mail.errors import MessageError
+from flask_outbox.mail.errors import MessageError, OutboxError
 from flask_outbox.mail.fingerprint import fingerprint
 from flask_outbox.mail.message import Message
 from flask_outbox.mail.submission import Receipt
@@ -232,6 +232,13 @@ class Commands(AppGroup):
         """Find one."""
         import_module("flask_outbox.app.cli")
         return super().get_command(ctx, cmd_name)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run one; of an outbox that cannot be used, or a wrong setting, say what to do."""
+        try:
+            return super().invoke(ctx)
+        except OutboxError as error:
+            raise click.ClickException(str(error)) from None
 
 
 outbox = Commands("outbox", help="Mail that was sent later: look at it, retry it, send it.")
