@@ -178,6 +178,25 @@ def test_a_listener_that_raises_stops_nothing(make_app, caplog):
     assert "A listener of email-dispatched failed" in caplog.text
 
 
+def test_a_teardown_that_raises_stops_nothing(make_app, caplog):
+    with Hostile() as server, Heard(message_sent) as sent:
+        app = make_app(server)
+
+        @app.teardown_appcontext
+        def bad(_error):
+            if threading.current_thread() is not threading.main_thread():
+                raise RuntimeError("a teardown of the test")
+
+        with app.app_context():
+            Mail(app).send_later(note())
+            Mail(app).send_later(note())
+            sent.wait(2)
+        app.extensions["outbox"].close()
+    assert [named["clean"] for _, named in sent.all] == [True, True]
+    assert "A listener of message-sent failed" in caplog.text
+    assert "a teardown of the test" in caplog.text
+
+
 def test_the_first_request_of_a_process_sends_what_waits(make_app):
     with Hostile() as server:
         before = make_app(server, MAIL_WORKER="process")
