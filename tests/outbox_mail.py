@@ -8,6 +8,7 @@ from flask_outbox.mail.outcome import Outcome
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.outbox.claim import claim, start
 from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.encryption import Keyring
 from flask_outbox.outbox.enqueue import Schedule, enqueue
 from flask_outbox.outbox.record import Recorded, record
 from flask_outbox.outbox.status import Status, status
@@ -16,6 +17,9 @@ EPOCH = 1_764_000_000.0
 ADA = "ada@example.org"
 BOB = "bob@example.org"
 CYD = "cyd@example.org"
+OLD_KEY = "b2xkLW9sZC1vbGQtb2xkLW9sZC1vbGQtb2xkLW9sZCE="
+KEY = "bmV3LW5ldy1uZXctbmV3LW5ldy1uZXctbmV3LW5ldyE="
+KEYRING = Keyring([KEY])
 
 MakeOutbox = Callable[..., Outbox]
 

@@ -23,8 +23,9 @@ from flask_outbox.worker.loop import drain
 from hostile import Hostile, hang_up, reset, say
 
 PASSWORD, TOKEN, BODY = "canary-password", "canary-token", "canary-body"
+KEY = "canary-key"
 CANARIES = [
-    *(PASSWORD, TOKEN, BODY),
+    *(PASSWORD, TOKEN, BODY, KEY),
     b64encode(PASSWORD.encode()).decode().rstrip("="),
     b64encode(f"\0ada\0{PASSWORD}".encode()).decode(),
     b64encode(BODY.encode()).decode().rstrip("="),
@@ -83,6 +84,7 @@ def all_that_is_told(server, mechanism, compose, tmp_path):
         MAIL_DEBUG=True,
         MAIL_WORKER="process",
         MAIL_MAX_UNCLEAR=0,
+        SECRET_KEY=KEY,
     )
     if mechanism == "XOAUTH2":
         app.config["MAIL_OAUTH2_TOKEN"] = lambda: TOKEN

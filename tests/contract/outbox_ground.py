@@ -2,7 +2,7 @@
 
 import pytest
 
-from outbox_mail import Clock, MakeOutbox
+from outbox_mail import KEYRING, Clock, MakeOutbox
 
 
 class Ground:
@@ -18,4 +18,4 @@ class Ground:
 
     @pytest.fixture
     def outbox(self, make_outbox, clock):
-        return make_outbox(clock=clock)
+        return make_outbox(clock=clock, keyring=KEYRING)

@@ -10,11 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from sqlalchemy import select
 
 from flask_outbox.mail.errors import ConfigurationError, OutboxUnavailable
 from flask_outbox.mail.outcome import Accepted
 from flask_outbox.outbox.database import Outbox
-from outbox_mail import a_submission, look, one, put, say, take
+from flask_outbox.outbox.tables import content
+from outbox_mail import KEYRING, a_submission, look, one, put, say, take
 from outbox_process import other_process
 
 NOBODY = 65534
@@ -27,7 +29,7 @@ def file(tmp_path):
 
 @pytest.fixture
 def outbox(file):
-    made = Outbox(f"sqlite:///{file}", busy=0.2)
+    made = Outbox(f"sqlite:///{file}", busy=0.2, keyring=KEYRING)
     yield made
     made.close()
 
@@ -194,14 +196,22 @@ def test_an_error_never_quotes_a_mail(outbox):
     assert canary not in repr(caught.value)
 
 
-def test_sensitive_content_leaves_the_disk_when_it_is_accepted(outbox, file):
+def on_disk(file):
+    return b"".join(each.read_bytes() for each in file.parent.glob(f"{file.name}*"))
+
+
+def test_sensitive_content_is_never_on_the_disk_and_leaves_it_encrypted_when_accepted(outbox, file):
     canary = b"c4n4ry-t0ken" * 1000
     id_ = put(outbox, a_submission(content=canary, sensitive=True))
+    with outbox.read() as connection:
+        token = bytes(connection.execute(select(content.c.content)).scalar_one())
+    assert token[-40:] in on_disk(file)
     say(outbox, one(outbox), Accepted("250"))
     with outbox.begin():
         pass
+    assert b"c4n4ry-t0ken" not in on_disk(file)
     outbox.close()  # writes the log into the file
-    assert b"c4n4ry-t0ken" not in file.read_bytes()
+    assert token[-40:] not in on_disk(file)
     assert look(outbox, id_).size == len(canary)
 
 

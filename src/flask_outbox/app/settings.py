@@ -53,12 +53,15 @@ class Settings:
     max_size: int | None
     max_recipients: int | None
     outbox_url: str | None = field(repr=False)
+    outbox_keys: tuple[str, ...] = field(repr=False)
     worker: str
     connections: int
     lease: float
     grace: float
     give_up: float
     max_unclear: int
+    keep_content: float | None
+    keep_rows: float | None
     given: frozenset[str] = frozenset()  # the keys that the app set itself
 
 

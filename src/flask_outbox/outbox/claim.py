@@ -24,19 +24,20 @@ from sqlalchemy import (
 from flask_outbox.mail.errors import InDoubt
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.submission import Submission
+from flask_outbox.outbox.claimed import Claimed, opened, read
 from flask_outbox.outbox.database import Outbox
-from flask_outbox.outbox.reclaim import poisoned, reclaim
+from flask_outbox.outbox.reclaim import reclaim
 from flask_outbox.outbox.routes import Route, open_routes
 from flask_outbox.outbox.schedule import Priority
-from flask_outbox.outbox.settle import ROWS, Held, Kind, hold, settle
-from flask_outbox.outbox.stored import Unreadable, unpack
-from flask_outbox.outbox.tables import FORMAT, content, event, message, recipient
+from flask_outbox.outbox.settle import ROWS, Kind, hold, settle
+from flask_outbox.outbox.tables import FORMAT, event, message, recipient
 from flask_outbox.outbox.waiting import has_open, next_due
 
 __all__ = [
     "claim", "extend", "has_open", "leave", "next_due", "reclaim", "release", "start",
 ]  # fmt: skip
 
+ROUNDS_MOST = 20  # of one claim, while it finds nothing that can be read
 EXPIRED_MOST = 100  # rows that one claim finds too old
 OCTETS_MOST = 32 * 1024 * 1024  # content that one claim brings, or one message if it has more
 
@@ -88,11 +89,6 @@ _LEASE_RECIPIENTS = (
     )
     .values(state=State.SENDING.value)
 )
-_CLAIMED = (
-    select(message, content.c.content)
-    .join(content, content.c.message == _m.id, isouter=True)
-    .where(_m.id.in_(bindparam("ids", expanding=True)), _m.fence == bindparam("b_fence"))
-)
 _NOW: BindParameter[float] = bindparam("now")
 _UNTIL: BindParameter[float] = bindparam("until")
 _OURS = (
@@ -134,8 +130,17 @@ def claim(
     Commits state, lease, fence and route; charges nothing. What is past its expiry ends as expired.
     A transport whose route is paused is not looked at; one that comes back gives one message to try
     it with, and none more while that is under way. A row that was on the line when a worker died
-    comes alone in its list.
+    comes alone in its list. What cannot be decrypted is held back, and does not stand in the way.
     """
+    for _ in range(ROUNDS_MOST):
+        leased = _claim(outbox, transports, limit, worker)
+        readable = opened(outbox, leased)
+        if readable or not leased:
+            return readable
+    return []
+
+
+def _claim(outbox: Outbox, transports: Sequence[str], limit: int, worker: str) -> list[Claimed]:
     ids: list[str] = []
     fence = outbox.random(16).hex()
     try:
@@ -149,11 +154,11 @@ def claim(
             terms = {"ids": ids, "b_fence": fence, "now": now}
             connection.execute(_LEASE, {**terms, "b_worker": worker, "until": now + outbox.lease})
             connection.execute(_LEASE_RECIPIENTS, {"ids": ids, "now": now})
-            return _submissions(connection, terms)
+            return read(connection, terms)
     except InDoubt:  # what has our fence is ours
         with outbox.begin() as connection:
             terms = {"ids": ids, "b_fence": fence, "now": outbox.now(connection)}
-            return _submissions(connection, terms)
+            return read(connection, terms)
 
 
 def _expire(connection: Connection, now: float) -> None:
@@ -208,22 +213,6 @@ def _choose(candidates: Iterator[RowMapping], limit: int, overdue: float) -> lis
         if len(ids) == limit:
             break
     return ids
-
-
-def _submissions(connection: Connection, terms: dict[str, Any]) -> list[Submission]:
-    """Read what was just leased; a row that cannot be read fails, and its neighbours go on."""
-    rows = {row["id"]: row for row in connection.execute(_CLAIMED, terms).mappings()}
-    ours = [rows[each] for each in terms["ids"] if each in rows]
-    claimed: list[Submission] = []
-    broken: list[Held] = []
-    for held in hold(connection, ours, terms["now"]):
-        try:
-            sending = [place.address for place in held.sending()]
-            claimed.append(unpack(held.row, sending))
-        except Unreadable as error:
-            broken.append(poisoned(held, f"its row cannot be read ({error})"))
-    settle(connection, broken)
-    return claimed
 
 
 def start(outbox: Outbox, submissions: Sequence[Submission]) -> list[Submission]:

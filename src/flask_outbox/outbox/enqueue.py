@@ -14,6 +14,7 @@ from flask_outbox.mail.errors import InDoubt, KeyConflict, MissingFieldError
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.encryption import FERNET
 from flask_outbox.outbox.schedule import Priority, Schedule
 from flask_outbox.outbox.stored import pack
 from flask_outbox.outbox.tables import content, message, recipient
@@ -91,10 +92,10 @@ def enqueue(
     A ``key`` that is there already gives the id of the message that has it, or raises KeyConflict
     where the fingerprint is another; neither disturbs the caller's transaction.
     """
-    return _write(connection, outbox, submission, schedule)[0]
+    return write(connection, outbox, submission, schedule)[0]
 
 
-def _write(
+def write(
     connection: Connection, outbox: Outbox, submission: Submission, schedule: Schedule
 ) -> tuple[str, bool]:
     """Do so, and tell besides whether the row is a new one."""
@@ -106,6 +107,11 @@ def _write(
     named = schedule.at is not None and schedule.at > now
     due = schedule.at if named else now
     row = uuid7(now, next(outbox.serial), outbox.random(8))
+    stored: bytes = submission.content
+    cipher, marks = None, [schedule.fingerprint]
+    if submission.sensitive:  # first, so that nothing is written down where it cannot be
+        stored, cipher = outbox.keyring.encrypt(stored, now), FERNET
+        marks = outbox.keyring.marks(schedule.fingerprint)
     values: dict[str, Any] = {
         "id": row,
         "message_id": submission.message_id,
@@ -127,7 +133,7 @@ def _write(
         "size": len(submission.content),
         "extra": pack(submission),
         "key": schedule.key,
-        "fingerprint": schedule.fingerprint,
+        "fingerprint": marks[0],
         "reason": "",
     }
     schema = outbox.database.schema
@@ -136,7 +142,7 @@ def _write(
     else:
         unless = _MESSAGE_UNLESS_KEY[connection.dialect.name]
         connection.execute(unless, values, execution_options=outbox.options)
-        if (holder := _holder(connection, outbox, schedule)) != row:
+        if (holder := _holder(connection, outbox, schedule.key, marks)) != row:
             return holder, False
     _RECIPIENT.run(
         connection,
@@ -156,7 +162,7 @@ def _write(
             for position, address in enumerate(dict.fromkeys(submission.recipients))
         ],
     )
-    _CONTENT.run(connection, schema, [{"message": row, "content": submission.content}])
+    _CONTENT.run(connection, schema, [{"message": row, "content": stored, "cipher": cipher}])
     return row, True
 
 
@@ -165,7 +171,7 @@ def put(outbox: Outbox, submission: Submission, schedule: Schedule = NOW) -> tup
     row, is_new = "", False
     try:
         with outbox.begin() as connection:
-            row, is_new = _write(connection, outbox, submission, schedule)
+            row, is_new = write(connection, outbox, submission, schedule)
     except InDoubt:
         with outbox.read() as connection:
             if connection.execute(_BY_ID, {"id": row}).first() is None:
@@ -173,11 +179,10 @@ def put(outbox: Outbox, submission: Submission, schedule: Schedule = NOW) -> tup
     return row, is_new
 
 
-def _holder(connection: Connection, outbox: Outbox, schedule: Schedule) -> str:
+def _holder(connection: Connection, outbox: Outbox, key: str, marks: Sequence[str]) -> str:
     """Find the message that has the key, and see that it is the same one."""
-    key, options = {"key": schedule.key}, outbox.options
-    there = connection.execute(_BY_KEY, key, execution_options=options).one()
-    if there.fingerprint != schedule.fingerprint:
+    there = connection.execute(_BY_KEY, {"key": key}, execution_options=outbox.options).one()
+    if there.fingerprint not in marks:
         raise KeyConflict(
             "This key= was used before, for a message with other content. Use another key for "
             "another message; the same key only to repeat the same call."

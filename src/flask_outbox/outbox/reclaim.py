@@ -1,5 +1,8 @@
 """What a dead worker, or a clock that was set back, left behind."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from sqlalchemy import (
     BindParameter,
     Connection,
@@ -11,11 +14,12 @@ from sqlalchemy import (
     update,
 )
 
+from flask_outbox.mail.errors import ConfigurationError
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.outcome import Deferred, Outcome, Refused, Unclear
 from flask_outbox.mail.retry import MAX_CRASHES
 from flask_outbox.mail.say import Say
-from flask_outbox.mail.submission import Receipt
+from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.record import Recorded
 from flask_outbox.outbox.settle import Held, Judge, Kind, hold, settle
@@ -30,7 +34,7 @@ POISON = "poison"
 _m = message.c
 _NOT_ACCEPTED = text("outbox_message.state <> 'accepted'")  # said aloud for the partial index
 _LEFT_BEHIND = (
-    select(message, content.c.content)
+    select(message, content.c.content, content.c.cipher)
     .join(content, content.c.message == _m.id, isouter=True)
     .where(
         _m.state == State.SENDING.value,
@@ -103,7 +107,7 @@ def _take_back(outbox: Outbox, held: Held) -> Recorded | None:
         return None
     try:
         addresses = [place.address for place in held.sending()]
-        submission = unpack(held.row, addresses)
+        submission = _opened(outbox, held, addresses)
     except Unreadable as error:
         poisoned(held, f"its row cannot be read ({error})")
         return None
@@ -113,6 +117,14 @@ def _take_back(outbox: Outbox, held: Held) -> Recorded | None:
     receipt = Receipt.same(submission, outcome)
     held.end_attempt(receipt, Judge(outbox.patience, jitter, submission.at_most_once))
     return Recorded(submission=submission, receipt=receipt, state=held.state, reason=held.reason)
+
+
+def _opened(outbox: Outbox, held: Held, addresses: Sequence[str]) -> Submission:
+    submission = unpack(held.row, addresses)
+    try:
+        return outbox.keyring.opened(submission, held.row["cipher"])
+    except ConfigurationError:  # what it came to is news all the same
+        return replace(submission, content=b"")
 
 
 def _outcome(held: Held) -> Outcome:

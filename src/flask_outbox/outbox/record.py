@@ -91,13 +91,5 @@ def _write(
             judge = Judge(outbox.patience, jitter(), submission.at_most_once)
             each.end_attempt(first[each.row["id"]].receipt, judge)
         done.update({each.row["id"]: each for each in held})
-        settle(
-            connection,
-            held,
-            wipe=[
-                each.row["id"]
-                for each in held
-                if each.state is State.ACCEPTED and first[each.row["id"]].submission.sensitive
-            ],
-        )
+        settle(connection, held)
         alerts.update(hear(connection, [first[each] for each in first if each in done], now))

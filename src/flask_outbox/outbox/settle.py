@@ -16,10 +16,12 @@ from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.mail.lifecycle import OPEN, State, may, summary
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Outcome, Refused, Unclear
 from flask_outbox.mail.retry import Patience, next_attempt
+from flask_outbox.outbox.stored import is_sensitive
 from flask_outbox.outbox.tables import content, event, message, recipient
 
 TEXT_MOST = 500
 REFERENCE_MOST = 255
+WIPED = frozenset({State.ACCEPTED, State.CANCELLED, State.EXPIRED})  # of a sensitive message
 NO_REPORT = Unclear("nothing was reported for this recipient")
 
 
@@ -115,6 +117,14 @@ class Held:
         for place in self.sending():
             place.move(State.QUEUED, min(place.due_at or self.now, self.now))
         self.reason = self.row["reason"]
+
+    def hold_back(self, until: float, why: str) -> None:
+        """End a lease that was never started, until it can be: nothing is charged."""
+        for place in self.sending():
+            place.move(State.QUEUED, until)
+        if self.row["reason"] != printable(why):  # told once
+            self.tell(Kind.DEFERRED, why)
+        self.reason = printable(why)
 
     def judge(self, place: Place, outcome: Outcome, judge: "Judge") -> bool:
         """Take in what an attempt came to for one recipient; tell whether it was charged."""
@@ -232,8 +242,8 @@ def hold(connection: Connection, rows: Iterable[RowMapping], now: float) -> list
     return list(held.values())
 
 
-def settle(connection: Connection, held: Sequence[Held], wipe: Sequence[str] = ()) -> None:
-    """Write what became of them; ``wipe``: ids whose content is not to be kept.
+def settle(connection: Connection, held: Sequence[Held]) -> None:
+    """Write what became of them; wipe what is sensitive and will not be sent again.
 
     Raises OutboxUnavailable, and so undoes all of it, where a row has changed since it was read.
     """
@@ -247,8 +257,9 @@ def settle(connection: Connection, held: Sequence[Held], wipe: Sequence[str] = (
         connection.execute(_MOVE_RECIPIENT, places)
     if events := [each for one in held for each in one.events]:
         connection.execute(_EVENT, events)
-    if wipe:
-        connection.execute(_WIPE, {"ids": list(wipe)})
+    over = [each.row for each in held if each.state in WIPED]
+    if wipe := [row["id"] for row in over if is_sensitive(row["extra"])]:
+        connection.execute(_WIPE, {"ids": wipe})
 
 
 def _message(held: Held) -> dict[str, Any]:

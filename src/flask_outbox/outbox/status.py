@@ -82,7 +82,7 @@ _LIST = (
 _LIST_STATE = _LIST.where(_m.state == bindparam("state"))
 _HISTORY = select(event).where(event.c.message == bindparam("id")).order_by(event.c.number)
 _WHOLE = (
-    select(message, content.c.content)
+    select(message, content.c.content, content.c.cipher)
     .join(content, content.c.message == _m.id)
     .where(_m.id == bindparam("id"))
 )
@@ -126,11 +126,15 @@ def history(outbox: Outbox, id: str) -> list[Entry]:  # noqa: A002  the word tha
 
 
 def submission(outbox: Outbox, id: str) -> Submission | None:  # noqa: A002  the word that users see
-    """Read a message back, with all its recipients; None where its content is not kept."""
+    """Read a message back, with all its recipients; None where its content is not kept.
+
+    Raises ConfigurationError where it is encrypted with a key that is not here.
+    """
     with outbox.read() as connection:
         rows: Sequence[RowMapping] = connection.execute(_WHOLE, {"id": id}).mappings().all()
         held = hold(connection, rows, 0.0)
-        return next((unpack(one.row, _addresses(one.places)) for one in held), None)
+    found = [(unpack(one.row, _addresses(one.places)), one.row["cipher"]) for one in held]
+    return next((outbox.keyring.opened(*each) for each in found), None)
 
 
 def cancel(outbox: Outbox, id: str) -> bool:  # noqa: A002  the word that users see

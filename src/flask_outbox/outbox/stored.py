@@ -6,6 +6,7 @@ this version does not know is left alone.
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -36,6 +37,15 @@ def pack(submission: Submission) -> str:
             "envid": dsn.envid,
         }
     return _written(extra)
+
+
+def is_sensitive(extra: str) -> bool:
+    """Tell whether ``pack`` wrote down that a message is sensitive."""
+    if "sensitive" not in extra:
+        return False
+    with suppress(ValueError, AttributeError):
+        return json.loads(extra).get("sensitive") is True
+    return False
 
 
 def unpack(row: RowMapping, recipients: Sequence[str]) -> Submission:

@@ -1,0 +1,225 @@
+"""What is sensitive is encrypted while it rests, and gone when it is of no more use."""
+
+import logging
+
+import pytest
+from sqlalchemy import select, update
+
+from contract.outbox_ground import Ground
+from flask_outbox.mail.errors import ConfigurationError, KeyConflict, MessageError
+from flask_outbox.mail.lifecycle import State
+from flask_outbox.mail.outcome import Accepted, Deferred, Refused, Unclear
+from flask_outbox.outbox.claim import claim, reclaim
+from flask_outbox.outbox.encryption import NO_KEYS, Keyring
+from flask_outbox.outbox.enqueue import enqueue
+from flask_outbox.outbox.status import cancel, history, list_messages, retry, submission
+from flask_outbox.outbox.tables import content, message
+from outbox_mail import (
+    ADA,
+    BOB,
+    EPOCH,
+    KEY,
+    KEYRING,
+    OLD_KEY,
+    a_submission,
+    begin,
+    look,
+    one,
+    put,
+    put_many,
+    say,
+    take,
+)
+
+DAY = 86400.0
+CANARY = b"c4n4ry-t0ken"
+OTHERS = Keyring([OLD_KEY])
+
+
+def a_secret(*recipients, **more):
+    return a_submission(*recipients, content=CANARY * 100, sensitive=True, **more)
+
+
+def stored(outbox, id_):
+    """Give what is in the columns: the content, and how it is encrypted."""
+    with outbox.read() as connection:
+        query = select(content.c.content, content.c.cipher).where(content.c.message == id_)
+        return connection.execute(query).one_or_none()
+
+
+def errors(caplog):
+    return [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
+
+
+class EncryptionContract(Ground):
+    def test_sensitive_content_rests_encrypted_and_leaves_as_it_came(self, outbox):
+        id_ = put(outbox, a_secret())
+        row = stored(outbox, id_)
+        assert row.cipher == "fernet"
+        assert CANARY not in bytes(row.content)
+        assert look(outbox, id_).size == len(CANARY * 100)
+        assert one(outbox).content == CANARY * 100
+        assert submission(outbox, id_).content == CANARY * 100
+
+    def test_other_content_rests_as_it_is(self, outbox):
+        outbox.keyring = NO_KEYS
+        row = stored(outbox, put(outbox))
+        assert (bytes(row.content), row.cipher) == (a_submission().content, None)
+
+    def test_what_was_written_before_there_was_encryption_still_leaves(self, outbox):
+        id_ = put(outbox, a_secret())
+        with outbox.begin() as connection:
+            connection.execute(update(content).values(content=CANARY, cipher=None))
+        assert one(outbox).content == CANARY
+        assert submission(outbox, id_).content == CANARY
+
+    def test_without_a_key_nothing_is_written_down(self, outbox):
+        outbox.keyring = NO_KEYS
+        with outbox.begin() as connection, pytest.raises(ConfigurationError, match="SECRET_KEY"):
+            enqueue(connection, outbox, a_secret())
+        assert list_messages(outbox) == []
+
+    def test_after_a_rotation_the_old_key_still_decrypts(self, outbox):
+        put(outbox, a_secret())
+        outbox.keyring = Keyring([OLD_KEY, KEY])
+        assert one(outbox).content == CANARY * 100
+        newer = put(outbox, a_secret())
+        outbox.keyring = OTHERS
+        assert submission(outbox, newer).content == CANARY * 100
+
+    def test_while_its_key_is_gone_a_mail_waits_uncharged_and_leaves_once_it_is_back(
+        self, outbox, clock, caplog
+    ):
+        id_ = put(outbox, a_secret())
+        outbox.keyring = OTHERS
+        assert take(outbox) == []
+        found = look(outbox, id_)
+        assert (found.state, found.attempts, found.due_at) == (State.QUEUED, 0, EPOCH + 60)
+        assert found.recipients[0].attempts == 0
+        assert "MAIL_OUTBOX_KEYS" in found.reason
+        (said,) = errors(caplog)
+        assert "MAIL_OUTBOX_KEYS" in said
+        assert id_ in said
+        with pytest.raises(ConfigurationError, match="MAIL_OUTBOX_KEYS"):
+            submission(outbox, id_)
+        outbox.keyring = KEYRING
+        clock.now += 59
+        assert take(outbox) == []
+        clock.now += 1
+        submission_ = one(outbox)
+        assert (submission_.content, submission_.attempt) == (CANARY * 100, 1)
+
+    def test_it_is_looked_at_less_and_less_often_and_told_of_once(self, outbox, clock, caplog):
+        id_ = put(outbox, a_secret())
+        outbox.keyring = OTHERS
+        waits = []
+        while clock.now < EPOCH + DAY:
+            assert take(outbox) == []
+            due = look(outbox, id_).due_at
+            waits.append(due - clock.now)
+            clock.now = due
+        assert waits[:6] == [60, 60, 120, 240, 480, 600]
+        assert set(waits[6:]) == {600}
+        assert len(errors(caplog)) == 1
+        assert len(history(outbox, id_)) == 1
+
+    def test_mails_that_cannot_be_decrypted_stand_in_nobodys_way(self, outbox):
+        with outbox.begin() as connection:
+            for _ in range(150):
+                enqueue(connection, outbox, a_secret())
+        others = put_many(outbox, 3)
+        outbox.keyring = OTHERS
+        got = claim(outbox, transports=["default"], limit=10, worker="w1")
+        assert [each.id for each in got] == others
+
+    def test_its_neighbours_in_a_claim_leave(self, outbox):
+        put(outbox, a_secret())
+        other = put(outbox)
+        outbox.keyring = OTHERS
+        assert [each.id for each in begin(outbox)] == [other]
+
+    def test_one_of_an_unknown_cipher_waits_too(self, outbox):
+        id_ = put(outbox, a_secret())
+        with outbox.begin() as connection:
+            connection.execute(update(content).values(cipher="rot13"))
+        assert take(outbox) == []
+        assert look(outbox, id_).state is State.QUEUED
+
+    def test_one_that_is_too_old_expires_though_its_key_is_gone(self, outbox, clock):
+        id_ = put(outbox, a_secret(), expires=EPOCH + 90)
+        outbox.keyring = OTHERS
+        assert take(outbox) == []
+        clock.now += 100
+        assert take(outbox) == []
+        assert look(outbox, id_).state is State.EXPIRED
+        assert stored(outbox, id_) is None
+
+    def test_what_became_of_one_whose_worker_died_is_told_with_its_content(self, outbox, clock):
+        put(outbox, a_secret())
+        one(outbox)
+        clock.now += 31
+        (recorded,) = reclaim(outbox)
+        assert recorded.submission.content == CANARY * 100
+
+    def test_what_became_of_it_is_told_without_its_key_too(self, outbox, clock):
+        id_ = put(outbox, a_secret(at_most_once=True))
+        one(outbox)
+        outbox.keyring = OTHERS
+        clock.now += 31
+        (recorded,) = reclaim(outbox)
+        assert (recorded.state, recorded.submission.content) == (State.UNKNOWN, b"")
+        outbox.keyring = KEYRING
+        assert retry(outbox, id_)
+        assert one(outbox).content == CANARY * 100
+
+    def test_the_same_key_and_content_is_the_same_mail_after_a_rotation_too(self, outbox):
+        terms = {"key": "k", "fingerprint": "f1"}
+        id_ = put(outbox, a_secret(), **terms)
+        assert put(outbox, a_secret(), **terms) == id_
+        outbox.keyring = Keyring([OLD_KEY, KEY])
+        assert put(outbox, a_secret(), **terms) == id_
+        with pytest.raises(KeyConflict):
+            put(outbox, a_secret(), key="k", fingerprint="f2")
+
+    def test_what_was_composed_cannot_be_found_by_trying_hashes(self, outbox):
+        put(outbox, a_secret(), key="k", fingerprint="f1f1f1")
+        with outbox.read() as connection:
+            assert "f1f1f1" not in connection.execute(select(message.c.fingerprint)).scalar_one()
+
+
+class WipeContract(Ground):
+    def test_sensitive_content_is_wiped_when_it_is_accepted(self, outbox):
+        id_ = put(outbox, a_secret())
+        say(outbox, one(outbox), Accepted("250"))
+        assert stored(outbox, id_) is None
+
+    def test_it_is_wiped_when_it_is_cancelled(self, outbox):
+        id_ = put(outbox, a_secret())
+        assert cancel(outbox, id_)
+        assert stored(outbox, id_) is None
+        with pytest.raises(MessageError, match="no longer kept"):
+            retry(outbox, id_)
+
+    def test_it_is_wiped_when_it_expires(self, outbox, clock):
+        id_ = put(outbox, a_secret(), expires=EPOCH + 1)
+        clock.now += 2
+        assert take(outbox) == []
+        assert look(outbox, id_).state is State.EXPIRED
+        assert stored(outbox, id_) is None
+
+    @pytest.mark.parametrize("outcome", [Refused("550"), Unclear("no answer")])
+    def test_it_is_kept_while_a_person_may_retry_it(self, outbox, outcome):
+        id_ = put(outbox, a_secret(at_most_once=True))
+        say(outbox, one(outbox), outcome)
+        assert retry(outbox, id_)
+        assert one(outbox).content == CANARY * 100
+
+    def test_it_is_kept_while_somebody_is_still_to_get_it(self, outbox, clock):
+        id_ = put(outbox, a_secret(ADA, BOB))
+        say(outbox, one(outbox), {ADA: Accepted("250"), BOB: Deferred("451")})
+        assert stored(outbox, id_) is not None
+
+    def test_what_is_not_sensitive_stays_until_it_is_pruned(self, outbox):
+        id_ = put(outbox, a_submission(metadata={"sensitive": "true", "x": '"sensitive":true'}))
+        say(outbox, one(outbox), Accepted("250"))
+        assert stored(outbox, id_) is not None
