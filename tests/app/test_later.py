@@ -281,6 +281,23 @@ def test_a_command_of_the_apps_own_that_is_called_run_starts_no_worker(make_app)
     assert "flask-outbox" not in names
 
 
+def test_where_no_thread_can_be_started_it_is_written_down_for_another_process(make_app, caplog):
+    with Hostile() as server:
+        app = make_app(server)
+        mail = Mail(app)
+        before = threading.stack_size(1 << 46)  # more than there is
+        try:
+            with app.app_context():
+                row = mail.send_later(note())
+        finally:
+            threading.stack_size(before)
+        with app.app_context():
+            assert mail.status(row).state is State.QUEUED
+            assert "`flask outbox worker`" in caplog.text
+            assert mail.drain() == 1
+            assert mail.status(row).state is State.ACCEPTED
+
+
 def test_bad_input_leaves_nothing_written(make_app):
     app = make_app(MAIL_WORKER="process")
     mail = Mail(app)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +29,16 @@ def embedded(plan):
     embedded = Embedded(lambda: plan)
     yield embedded
     embedded.stop()
+
+
+@contextmanager
+def no_more_threads() -> Iterator[None]:
+    """Let every new thread ask for more memory than there is."""
+    before = threading.stack_size(1 << 46)
+    try:
+        yield
+    finally:
+        threading.stack_size(before)
 
 
 def threads() -> list[threading.Thread]:
@@ -72,6 +84,28 @@ def test_stopped_it_does_not_start_again(embedded):
 
 
 def test_stopping_what_never_began_is_no_trouble(embedded):
+    embedded.stop()
+
+
+def test_where_no_thread_can_be_started_it_says_once_what_to_do_and_tries_again(
+    embedded, outbox, eyes, caplog
+):
+    put(outbox, a_submission())
+    with no_more_threads():
+        embedded.ensure()
+        embedded.ensure()
+        embedded.wake()
+    [said] = caplog.records
+    assert said.levelname == "ERROR"
+    assert "`flask outbox worker`" in said.getMessage()
+    assert threads() == []
+    embedded.ensure()
+    wait_for(lambda: eyes.one("state") == "accepted")
+
+
+def test_stopping_what_could_not_begin_is_no_trouble(embedded):
+    with no_more_threads():
+        embedded.ensure()
     embedded.stop()
 
 
@@ -123,6 +157,7 @@ def test_a_setting_that_cannot_work_is_logged_and_not_tried_again(caplog):
 
 
 def test_an_app_that_is_gone_is_not_kept_by_its_embedded_worker(plan):
+    gc.collect()  # of other tests
     embedded = Embedded(lambda: plan)
     count = len(module._all)
     del embedded

@@ -20,6 +20,10 @@ from flask_outbox.worker.unexpected import place
 
 AGAIN_FIRST = 1.0  # seconds until a worker that could not begin, or broke, is made again
 AGAIN_MOST = 60.0
+FIX = (
+    "What it writes down is kept, and sent by another process of this app or by `flask outbox"
+    " worker`: run that, and let this process have more threads or memory."
+)
 
 
 class Embedded:
@@ -38,10 +42,11 @@ class Embedded:
         self._thread: threading.Thread | None = None
         self._worker: Worker | None = None
         self._grace = 0.0
+        self._refused = False
         self._stopped = False
 
     def ensure(self) -> None:
-        """Start the thread of this process if it does not run.
+        """Start the thread of this process if it does not run; if it cannot, try at the next call.
 
         Raises ConfigurationError under a uWSGI that runs no threads.
         """
@@ -53,9 +58,19 @@ class Embedded:
             if self._pid or self._stopped:
                 return
             refuse_without_threads()
-            self._thread = threading.Thread(target=self._run, name="flask-outbox", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="flask-outbox", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # too many of them, or too little memory
+                self._say_once(str(error))
+                return
+            self._thread = thread
             self._pid = os.getpid()
+
+    def _say_once(self, why: str) -> None:
+        if not self._refused:
+            say.error("this process cannot start a thread that sends its mail: %s. %s", why, FIX)
+        self._refused = True
 
     def wake(self, due_at: float = 0.0) -> None:  # noqa: ARG002  an engine's; it asks the outbox
         """Let it look at the outbox at once; one that only begins looks anyway."""
