@@ -1,11 +1,11 @@
 """What somebody should look at: each is a signal and a line at ERROR, told once."""
 
 import logging
-import sqlite3
 import threading
 
 import pytest
 from flask import Flask, current_app
+from sqlalchemy import update
 
 from flask_outbox import (
     Mail,
@@ -16,6 +16,7 @@ from flask_outbox import (
     route_resumed,
     worker_lost,
 )
+from flask_outbox.outbox.tables import worker
 from flask_outbox.outbox.workers import heartbeat
 from hostile import Hostile, say
 
@@ -138,20 +139,17 @@ def test_what_may_have_left_only_once_and_is_unknown_is_a_dead_letter_too(make_a
     assert any(row in line and "unknown" in line for line in errors(caplog))
 
 
-def age(app, name, seconds):
-    """Let a worker have been silent for so long."""
-    with sqlite3.connect(app.extensions["outbox"].where) as connection:
-        connection.execute(
-            "UPDATE outbox_worker SET beat_at = beat_at - ? WHERE name = ?", (seconds, name)
-        )
-    connection.close()
+def age(outbox, seconds):
+    """Let the workers have been silent for so long."""
+    with outbox.begin() as connection:
+        connection.execute(update(worker).values(beat_at=worker.c.beat_at - seconds))
 
 
 def test_a_worker_that_stopped_beating_is_a_signal_and_a_line_at_error(make_app, caplog):
     with Hostile(auth="PLAIN") as server, Heard(worker_lost) as lost:
         app, mail = make_app(server)
         heartbeat(app.extensions["outbox"].outbox, "gone", host="web7", pid=4711)
-        age(app, "gone", 61.0)
+        age(app.extensions["outbox"].outbox, 61.0)
         later(app, mail)
         (fact,) = lost.wait()
         server.wait_until(lambda it: it.accepted)

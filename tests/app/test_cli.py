@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,10 +10,11 @@ from dataclasses import replace
 import click
 import pytest
 from flask import Flask
+from sqlalchemy import update
 
 from flask_outbox import Mail, Message
 from flask_outbox.app.cli import outbox
-from flask_outbox.outbox.tables import REVISION
+from flask_outbox.outbox.tables import REVISION, worker
 from flask_outbox.outbox.workers import heartbeat
 from flask_outbox.version import __version__
 from hostile import Hostile, say
@@ -258,9 +258,8 @@ def test_stats_name_workers_that_run_with_something_else(shop):
 
 def test_stats_say_that_a_worker_stopped_beating(shop):
     beat(shop, "gone")
-    with sqlite3.connect(shop.app.extensions["outbox"].where) as connection:
-        connection.execute("UPDATE outbox_worker SET beat_at = beat_at - 61")
-    connection.close()
+    with shop.app.extensions["outbox"].outbox.begin() as connection:
+        connection.execute(update(worker).values(beat_at=worker.c.beat_at - 61))
     beat(shop, "lives")
     text = shop("stats")
     assert re.search(r"^worker +gone, .*: it stopped beating$", text, re.MULTILINE)

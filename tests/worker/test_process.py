@@ -121,6 +121,22 @@ def test_a_worker_that_dies_is_replaced(file, outbox, eyes):
         assert program.wait(BOUND) == 0
 
 
+def lost(eyes) -> list[int]:
+    return [pid for (pid,) in eyes.rows("SELECT pid FROM outbox_worker WHERE lost_at > 0")]
+
+
+def test_a_worker_that_was_killed_is_found_by_another(file, outbox, eyes):
+    with Hostile() as server, started(file, server.port, "--processes", "2") as program:
+        wait_for(lambda: len(workers(eyes)) == 2)
+        killed, lives_on = workers(eyes)
+        os.kill(killed, signal.SIGKILL)
+        wait_for(lambda: lost(eyes) == [killed])
+        program.terminate()
+        assert program.wait(BOUND) == 0
+    assert workers(eyes) == [killed]
+    assert lives_on not in lost(eyes)
+
+
 def test_workers_whose_parent_is_killed_finish_and_end(file, outbox, eyes, slow):
     put(outbox, a_submission())
     with started(file, slow.port, "--processes", "1") as program:
