@@ -30,9 +30,10 @@ PATIENCE = Patience(give_up=1000.0, max_unclear=2)
 SOON = 0.0005, 0.002  # of the give-up time: an unclear one goes again after 0.5 s, then after 2 s
 
 
-def an_outbox(file: Path | str, *, lease: float = LEASE, busy: float = 10.0) -> Outbox:
-    """Open the outbox that the program works on."""
-    return Outbox(f"sqlite:///{file}", lease=lease, patience=PATIENCE, busy=busy)
+def an_outbox(place: Path | str, *, lease: float = LEASE, busy: float = 10.0) -> Outbox:
+    """Open the outbox that the program works on: by its URL, or by an SQLite file."""
+    url = str(place) if "://" in str(place) else f"sqlite:///{place}"
+    return Outbox(url, lease=lease, patience=PATIENCE, busy=busy)
 
 
 def hurry() -> None:
@@ -74,7 +75,7 @@ TRANSPORTS = {"sound": Smtp, "loses": Loses, "duplicates": Duplicates}
 def main() -> int:
     """Work until told to stop."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("file")
+    parser.add_argument("place")
     parser.add_argument("port", type=int)
     parser.add_argument("--processes", type=int, default=0)
     parser.add_argument("--connections", type=int, default=2)
@@ -89,7 +90,7 @@ def main() -> int:
         kind = TRANSPORTS[asked.transport]
         smtp = kind("127.0.0.1", asked.port, ehlo_name=f"pid-{os.getpid()}.example.com")
         return Plan(
-            outbox=an_outbox(asked.file, lease=asked.lease, busy=asked.busy),
+            outbox=an_outbox(asked.place, lease=asked.lease, busy=asked.busy),
             transports={"default": smtp},
             connections=asked.connections,
             grace=asked.grace,
@@ -106,10 +107,10 @@ def main() -> int:
 
 
 @contextmanager
-def started(file: Path, port: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+def started(place: Path | str, port: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run the program; whatever became of it, it is gone afterwards."""
     program = subprocess.Popen(
-        [sys.executable, __file__, str(file), str(port), *options], start_new_session=True
+        [sys.executable, __file__, str(place), str(port), *options], start_new_session=True
     )
     try:
         yield program

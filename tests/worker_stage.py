@@ -1,12 +1,13 @@
 """A stage for a worker: an outbox in a file, transports that do as they are told, and eyes."""
 
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy import NullPool, create_engine, make_url, text
 
 from flask_outbox.mail.exchange import Conversation, Report, Token
 from flask_outbox.mail.outcome import Accepted, Outcome
@@ -49,15 +50,27 @@ def wait_for(condition: Callable[[], Any], seconds: float = BOUND) -> Any:
 class Eyes:
     """Looks at the database as another program would."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, place: Path | str) -> None:
+        url = make_url(f"sqlite:///{place}" if isinstance(place, Path) else place)
+        options: dict[str, Any] = {"timeout": 30.0}
+        if url.drivername == "postgresql":
+            options = {"options": "-c search_path=flask_outbox"}
+            url = url.set(drivername="postgresql+psycopg")
+        elif url.drivername == "mysql":
+            options = {}
+            url = url.set(drivername="mysql+pymysql")
+        self._engine = create_engine(
+            url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=options
+        )
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        connection = sqlite3.connect(self._file, timeout=30.0, isolation_level=None)
-        try:
-            return connection.execute(query, values).fetchall()
-        finally:
-            connection.close()
+        """Ask; each value stands where ``?`` does."""
+        for number in range(len(values)):
+            query = query.replace("?", f":v{number}", 1)
+        given = {f"v{number}": value for number, value in enumerate(values)}
+        with self._engine.connect() as connection:
+            found = connection.execute(text(query), given)
+            return [tuple(row) for row in found] if found.returns_rows else []
 
     def states(self) -> dict[str, str]:
         """Give message id → state."""
@@ -75,16 +88,29 @@ class Eyes:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the write lock, as another program that does not let go."""
-        connection = sqlite3.connect(
-            self._file, timeout=30.0, isolation_level=None, check_same_thread=False
-        )
-        try:
-            connection.execute("BEGIN IMMEDIATE")
+        """Let nobody write a message, as another program that does not let go."""
+        before, after = _LOCKS[self._engine.dialect.name]
+        with self._engine.connect() as connection:
+            for each in before:
+                connection.exec_driver_sql(each)
             yield
-            connection.execute("ROLLBACK")
-        finally:
-            connection.close()
+            for each in after:
+                connection.exec_driver_sql(each)
+
+    def waiting(self) -> int:
+        """Count who waits for a lock, where the database tells."""
+        return int(self.rows(_WAITING[self._engine.dialect.name])[0][0])
+
+
+_LOCKS = {
+    "sqlite": (["BEGIN IMMEDIATE"], ["ROLLBACK"]),
+    "postgresql": (["BEGIN", "LOCK TABLE outbox_message IN EXCLUSIVE MODE"], ["ROLLBACK"]),
+    "mysql": (["LOCK TABLES outbox_message READ"], ["UNLOCK TABLES"]),
+}
+_WAITING = {
+    "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'",
+    "mysql": "SELECT count(*) FROM information_schema.processlist WHERE state LIKE 'Waiting for%'",
+}
 
 
 class Told:

@@ -13,11 +13,24 @@ from pathlib import Path
 
 import pytest
 
-from faults_worker import kill_speaker, note_pid, pid_of, started
+from faults_worker import an_outbox, kill_speaker, note_pid, pid_of, started
 from hostile import Hostile, after, polite, take, then
-from worker_stage import BOUND, a_submission, put, wait_for
+from worker_stage import BOUND, Eyes, a_submission, put, wait_for
 
 ONE = "<one@example.com>"
+
+
+@pytest.fixture
+def outbox(place):
+    outbox = an_outbox(place)
+    outbox.open()
+    yield outbox
+    outbox.close()
+
+
+@pytest.fixture
+def eyes(place):
+    return Eyes(place)
 
 
 def end(program: subprocess.Popen[bytes]) -> int:
@@ -25,23 +38,26 @@ def end(program: subprocess.Popen[bytes]) -> int:
     return program.wait(BOUND)
 
 
-def test_killed_before_its_claim_is_committed_it_has_done_nothing(file, outbox, eyes):
+def test_killed_before_its_claim_is_committed_it_has_done_nothing(place, outbox, eyes):
     with Hostile() as server:
-        with eyes.lock(), started(file, server.port) as program:
+        with eyes.lock(), started(place, server.port) as program:
             # Its first statement waits for the lock, so a claim cannot have been committed.
-            wait_for(lambda: waits_for_lock(program.pid, file))
+            wait_for(lambda: waits_for_lock(program.pid, place, eyes))
             program.kill()
             program.wait()
         put(outbox, a_submission())
         assert (eyes.one("state"), eyes.one("attempts")) == ("queued", 0)
-        with started(file, server.port) as program:
+        with started(place, server.port) as program:
             wait_for(lambda: eyes.one("state") == "accepted")
             assert end(program) == 0
     assert server.message_ids == [ONE]
 
 
-def waits_for_lock(pid: int, file: Path) -> bool:
-    """Tell whether the process has the database open."""
+def waits_for_lock(pid: int, place: str, eyes: Eyes) -> bool:
+    """Tell whether the process waits, or has at least the file open in which it must."""
+    file = Path(place.removeprefix("sqlite:///"))
+    if "://" in place and not place.startswith("sqlite:"):
+        return eyes.waiting() > 0
     descriptors = Path(f"/proc/{pid}/fd")
     try:
         return any(each.readlink() == file for each in descriptors.iterdir())
@@ -50,19 +66,19 @@ def waits_for_lock(pid: int, file: Path) -> bool:
 
 
 def test_killed_after_its_claim_and_before_it_connects_costs_a_lease_and_no_copy(
-    file, outbox, eyes
+    place, outbox, eyes
 ):
     put(outbox, *(a_submission(f"n{i}") for i in range(60)))
     silent: list[int] = []
     greet = then(lambda _: silent.append(1), stay)
     with Hostile({"EHLO": note_pid, "greet": [greet]}) as server:
-        with started(file, server.port, "--connections", "1") as program:
+        with started(place, server.port, "--connections", "1") as program:
             wait_for(lambda: silent)
             wait_for(lambda: eyes.count("state = 'sending' AND started_at IS NULL"))
             program.kill()
             program.wait()
         unbegun = {row[0] for row in eyes.rows(UNBEGUN)}
-        with started(file, server.port) as program:
+        with started(place, server.port) as program:
             wait_for(lambda: eyes.count("state = 'accepted'") == 60)
             assert end(program) == 0
     assert unbegun
@@ -95,26 +111,26 @@ BEFORE_THE_DOT = {
 
 
 @pytest.mark.parametrize("point", BEFORE_THE_DOT)
-def test_killed_before_the_final_dot_there_is_one_copy(file, outbox, eyes, point):
+def test_killed_before_the_final_dot_there_is_one_copy(place, outbox, eyes, point):
     # More than the kernel's buffers hold, so that the dot cannot be on its way when it dies.
     put(outbox, a_submission(content=b"Message-ID: %s\r\n\r\n" % ONE.encode() + LONG))
     act = BEFORE_THE_DOT[point]
     where = "body" if "body" in point else point
     with Hostile({"EHLO": note_pid, where: [act]}) as server:
-        with started(file, server.port) as program:
+        with started(place, server.port) as program:
             assert program.wait(BOUND) == -signal.SIGKILL
-        with started(file, server.port) as program:
+        with started(place, server.port) as program:
             wait_for(lambda: eyes.one("state") == "accepted")
             assert end(program) == 0
     assert server.message_ids == [ONE]
 
 
-def test_killed_after_the_final_dot_there_is_one_more_copy_of_the_same_message(file, outbox, eyes):
+def test_killed_after_the_final_dot_there_is_one_more_copy_of_the_same_message(place, outbox, eyes):
     put(outbox, a_submission())
     with Hostile({"EHLO": note_pid, "dot": [then(take, kill_speaker())]}) as server:
-        with started(file, server.port) as program:
+        with started(place, server.port) as program:
             assert program.wait(BOUND) == -signal.SIGKILL
-        with started(file, server.port) as program:
+        with started(place, server.port) as program:
             wait_for(lambda: eyes.one("state") == "accepted")
             assert end(program) == 0
     assert server.message_ids == [ONE, ONE]
@@ -123,21 +139,21 @@ def test_killed_after_the_final_dot_there_is_one_more_copy_of_the_same_message(f
 
 
 def test_killed_after_each_final_dot_there_are_no_more_copies_than_it_may_be_unclear(
-    file, outbox, eyes
+    place, outbox, eyes
 ):
     put(outbox, a_submission())
     dots = [then(take, kill_speaker())] * 10
     with Hostile({"EHLO": note_pid, "dot": dots}) as server:
         for _ in range(3):
-            with started(file, server.port) as program:
+            with started(place, server.port) as program:
                 assert program.wait(BOUND) == -signal.SIGKILL
-        with started(file, server.port) as program:
+        with started(place, server.port) as program:
             wait_for(lambda: eyes.one("state") == "unknown")
             assert end(program) == 0
     assert server.message_ids == [ONE] * 3
 
 
-def test_killed_after_the_answer_and_before_it_is_recorded_is_the_same(file, outbox, eyes):
+def test_killed_after_the_answer_and_before_it_is_recorded_is_the_same(place, outbox, eyes):
     put(outbox, a_submission())
     held = ExitStack()
 
@@ -146,39 +162,39 @@ def test_killed_after_the_answer_and_before_it_is_recorded_is_the_same(file, out
         session.polite()
 
     with Hostile({"dot": [lock]}) as server:
-        with held, started(file, server.port) as program:
+        with held, started(place, server.port) as program:
             # The answer is out, and the record cannot be: the test holds the lock.
             server.wait_until(lambda server: server.accepted)
             program.kill()
             program.wait()
         assert eyes.one("state") == "sending"
-        with started(file, server.port) as program:
+        with started(place, server.port) as program:
             wait_for(lambda: eyes.one("state") == "accepted")
             assert end(program) == 0
     assert server.message_ids == [ONE, ONE]
 
 
-def test_killed_after_the_record_there_is_one_copy(file, outbox, eyes):
+def test_killed_after_the_record_there_is_one_copy(place, outbox, eyes):
     put(outbox, a_submission())
     with Hostile() as server:
-        with started(file, server.port) as program:
+        with started(place, server.port) as program:
             wait_for(lambda: eyes.one("state") == "accepted")
             program.kill()
             program.wait()
         assert "QUIT" not in server.verbs()
-        with started(file, server.port) as program:
+        with started(place, server.port) as program:
             wait_for(lambda: eyes.rows("SELECT name FROM outbox_worker WHERE pid = ?", program.pid))
             assert end(program) == 0
     assert server.message_ids == [ONE]
 
 
 def test_a_mail_that_crashes_the_interpreter_ends_as_poison_and_its_neighbours_lose_nothing(
-    file, outbox, eyes
+    place, outbox, eyes
 ):
     poison = a_submission("bad", content=b"Message-ID: <bad@example.com>\r\nX-Poison: 1\r\n\r\n")
     put(outbox, *(a_submission(f"n{i}") for i in range(50)), poison)
     put(outbox, *(a_submission(f"m{i}") for i in range(49)))
-    with Hostile() as server, started(file, server.port, "--processes", "1") as program:
+    with Hostile() as server, started(place, server.port, "--processes", "1") as program:
         wait_for(lambda: eyes.one("state", "bad") == "failed", 40.0)
         wait_for(lambda: eyes.count("state = 'accepted'") == 99, 40.0)
         assert end(program) == 0
@@ -192,7 +208,7 @@ def test_a_mail_that_crashes_the_interpreter_ends_as_poison_and_its_neighbours_l
     assert eyes.one("crashes", "bad") == 3
 
 
-def test_a_worker_that_slept_through_its_lease_changes_nothing_when_it_wakes(file, outbox, eyes):
+def test_a_worker_that_slept_through_its_lease_changes_nothing_when_it_wakes(place, outbox, eyes):
     put(outbox, a_submission())
     sleepers: list[int] = []
 
@@ -203,7 +219,7 @@ def test_a_worker_that_slept_through_its_lease_changes_nothing_when_it_wakes(fil
         polite(session)
 
     with Hostile({"EHLO": note_pid, "dot": put_to_sleep}) as server:
-        with started(file, server.port) as zombie, started(file, server.port) as other:
+        with started(place, server.port) as zombie, started(place, server.port) as other:
             wait_for(lambda: eyes.one("state") == "accepted")
             # Whichever of the two began first sleeps; the other has taken over and recorded.
             events = eyes.rows("SELECT kind FROM outbox_event ORDER BY number")

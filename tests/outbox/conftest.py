@@ -2,20 +2,8 @@
 
 import pytest
 
-import databases
+from database_fixtures import mariadb, postgresql
+
+__all__ = ["mariadb", "postgresql"]
 
 pytest.register_assert_rewrite("contract", "outbox_mail")
-
-
-@pytest.fixture(scope="session")
-def postgresql():
-    """A server of our own; kept for the session."""
-    with databases.running(databases.PostgreSql) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def mariadb():
-    """The same."""
-    with databases.running(databases.MariaDb) as server:
-        yield server
