@@ -8,7 +8,7 @@ from contract.outbox_claims import ClaimContract
 from contract.outbox_crashes import CrashContract
 from contract.outbox_enqueue import EnqueueContract
 from contract.outbox_people import PeopleContract
-from contract.outbox_privacy import EncryptionContract, WipeContract
+from contract.outbox_privacy import EncryptionContract, RetentionContract, WipeContract
 from contract.outbox_records import RecordContract
 from contract.outbox_routes import RouteContract
 from contract.outbox_walks import WalkContract
@@ -24,6 +24,7 @@ class OutboxContract(
     PeopleContract,
     EncryptionContract,
     WipeContract,
+    RetentionContract,
     WorkerContract,
     WalkContract,
 ):

@@ -1,9 +1,10 @@
-"""What is sensitive is encrypted while it rests, and gone when it is of no more use."""
+"""What is sensitive is encrypted while it rests; what is of no more use is forgotten."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from contract.outbox_ground import Ground
 from flask_outbox.mail.errors import ConfigurationError, KeyConflict, MessageError
@@ -12,8 +13,9 @@ from flask_outbox.mail.outcome import Accepted, Deferred, Refused, Unclear
 from flask_outbox.outbox.claim import claim, reclaim
 from flask_outbox.outbox.encryption import NO_KEYS, Keyring
 from flask_outbox.outbox.enqueue import enqueue
+from flask_outbox.outbox.prune import OCTETS_MOST, Keep, Pruned, pieces, prune
 from flask_outbox.outbox.status import cancel, history, list_messages, retry, submission
-from flask_outbox.outbox.tables import content, message
+from flask_outbox.outbox.tables import content, event, message, recipient
 from outbox_mail import (
     ADA,
     BOB,
@@ -33,6 +35,7 @@ from outbox_mail import (
 
 DAY = 86400.0
 CANARY = b"c4n4ry-t0ken"
+TABLES = (content, message, recipient, event)
 OTHERS = Keyring([OLD_KEY])
 
 
@@ -223,3 +226,112 @@ class WipeContract(Ground):
         id_ = put(outbox, a_submission(metadata={"sensitive": "true", "x": '"sensitive":true'}))
         say(outbox, one(outbox), Accepted("250"))
         assert stored(outbox, id_) is not None
+
+
+def finished(outbox, outcome=None, many=1):
+    ids = put_many(outbox, many)
+    for each in begin(outbox, many):
+        say(outbox, each, outcome or Accepted("250"))
+    return ids
+
+
+def counted(outbox):
+    """Count contents, messages, recipients, events."""
+    with outbox.read() as connection:
+        counts = (select(func.count()).select_from(each) for each in TABLES)
+        return tuple(connection.execute(each).scalar_one() for each in counts)
+
+
+class RetentionContract(Ground):
+    def test_content_goes_first_and_the_row_with_its_history_later(self, outbox, clock):
+        finished(outbox)
+        keep = Keep(content=DAY, rows=2 * DAY)
+        clock.now += DAY + 1
+        assert list(pieces(outbox, keep)) == [Pruned(contents=1)]
+        assert counted(outbox) == (0, 1, 1, 2)
+        clock.now += DAY
+        assert list(pieces(outbox, keep)) == [Pruned(messages=1)]
+        assert counted(outbox) == (0, 0, 0, 0)
+
+    def test_what_was_cancelled_or_expired_loses_its_content_too(self, outbox, clock):
+        cancel(outbox, put(outbox))
+        put(outbox, expires=EPOCH + 1)
+        clock.now += 2
+        assert take(outbox) == []
+        clock.now += DAY
+        assert list(pieces(outbox, Keep(content=DAY))) == [Pruned(contents=2)]
+
+    @pytest.mark.parametrize("outcome", [Refused("550"), Unclear("no answer")])
+    def test_what_a_person_may_retry_keeps_its_content_as_long_as_its_row(
+        self, outbox, clock, outcome
+    ):
+        id_ = put(outbox, a_submission(at_most_once=True))
+        say(outbox, one(outbox), outcome)
+        clock.now += 5 * DAY
+        assert list(pieces(outbox, Keep(content=DAY, rows=9 * DAY))) == []
+        assert submission(outbox, id_) is not None
+        clock.now += 5 * DAY
+        assert list(pieces(outbox, Keep(content=DAY, rows=9 * DAY))) == [Pruned(messages=1)]
+
+    def test_what_is_open_is_never_touched(self, outbox, clock):
+        put_many(outbox, 2)
+        take(outbox, 1)
+        clock.now += 999 * DAY
+        assert list(pieces(outbox, Keep(content=1, rows=1))) == []
+        assert counted(outbox)[:2] == (2, 2)
+
+    def test_without_a_limit_all_is_kept(self, outbox, clock):
+        finished(outbox)
+        clock.now += 999 * DAY
+        assert Keep().everything
+        assert list(pieces(outbox, Keep())) == []
+
+    def test_a_piece_is_bounded_and_others_write_between_two(self, outbox, clock, caplog):
+        caplog.set_level(logging.INFO)
+        for _ in range(3):
+            finished(outbox, many=75)
+        clock.now += 2 * DAY
+        gone = []
+        for piece in pieces(outbox, Keep(content=DAY, rows=DAY)):
+            gone.append((piece.contents, piece.messages))
+            finished(outbox)
+        assert gone == [(100, 0), (100, 0), (25, 0), (0, 100), (0, 100), (0, 25)]
+        assert counted(outbox)[:2] == (6, 6)
+        assert "content of 225 messages, and 225 messages" in caplog.text
+
+    def test_large_contents_make_small_pieces(self, outbox, clock):
+        finished(outbox, many=4)
+        with outbox.begin() as connection:
+            connection.execute(update(message).values(size=OCTETS_MOST // 2))
+        clock.now += 2 * DAY
+        gone = list(pieces(outbox, Keep(content=DAY, rows=DAY)))
+        assert gone == [Pruned(contents=2), Pruned(contents=2), Pruned(messages=4)]
+
+    def test_what_is_retried_between_looking_and_forgetting_is_kept(
+        self, outbox, clock, monkeypatch
+    ):
+        id_ = put(outbox)
+        say(outbox, one(outbox), Refused("550"))
+        clock.now += 2 * DAY
+        begin_, hands = outbox.begin, []
+
+        def retried_first():
+            if not hands:
+                hands.append(True)
+                assert retry(outbox, id_)
+            return begin_()
+
+        monkeypatch.setattr(outbox, "begin", retried_first)
+        assert list(pieces(outbox, Keep(rows=DAY))) == [Pruned()]
+        assert look(outbox, id_).state is State.QUEUED
+
+    def test_two_workers_that_forget_at_once_do_not_disturb_each_other(self, outbox, clock):
+        finished(outbox, many=250)
+        clock.now += 2 * DAY
+        with ThreadPoolExecutor(2) as threads:
+            runs = [
+                threads.submit(prune, outbox, content_after=DAY, rows_after=DAY) for _ in range(2)
+            ]
+        both = sum((each.result() for each in runs), Pruned())
+        assert both.messages == 250
+        assert counted(outbox) == (0, 0, 0, 0)

@@ -9,6 +9,7 @@ from flask_outbox.app.settings import Settings
 
 if TYPE_CHECKING:
     from flask_outbox.outbox.encryption import Keyring
+    from flask_outbox.worker.retention import Retention
 
 
 def keyring(app: Flask, settings: Settings) -> "Keyring":
@@ -16,6 +17,14 @@ def keyring(app: Flask, settings: Settings) -> "Keyring":
     from flask_outbox.outbox.encryption import Keyring  # noqa: PLC0415  made on first use
 
     return Keyring(settings.outbox_keys, lambda: _secrets(app))
+
+
+def retention(settings: Settings) -> "Retention":
+    """Say what workers forget in passing."""
+    from flask_outbox.outbox.prune import Keep  # noqa: PLC0415  in workers only
+    from flask_outbox.worker.retention import Retention  # noqa: PLC0415  in workers only
+
+    return Retention(Keep(settings.keep_content, settings.keep_rows))
 
 
 def _secrets(app: Flask) -> Iterator[bytes]:

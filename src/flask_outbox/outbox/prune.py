@@ -1,74 +1,160 @@
-"""Forget what nobody needs any more, a little at a time, so that no writer waits long."""
+"""Forget what nobody needs any more, a piece at a time, so that no writer waits long.
 
+The content of what was accepted, was cancelled or expired goes first, whole messages later, their
+history with them. What failed or is unknown keeps its content as long as its row, to be retried by
+hand. What is queued or under way is never touched.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Delete,
+    Executable,
+    bindparam,
+    case,
+    delete,
+    select,
+)
 
 from flask_outbox.mail.lifecycle import State
+from flask_outbox.mail.say import Say
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.enqueue import uuid7
 from flask_outbox.outbox.tables import content, event, message, recipient
 
-BATCH = 500
+log = Say("flask_outbox.outbox")
+
+PIECE = 100  # messages of one transaction
+OCTETS_MOST = 8 * 1024 * 1024  # content of one, or one message if it has more
 
 _m = message.c
-# Ids begin with their time, so the oldest are found from the front of the primary key.
-_OLD_CONTENT = (
-    select(content.c.message)
-    .join(message, _m.id == content.c.message)
-    .where(
-        content.c.message < bindparam("id"),
-        _m.state == State.ACCEPTED.value,
-        _m.ended_at <= bindparam("before"),
-    )
-    .limit(BATCH)
-)
-_OLD_ROWS = (
-    select(_m.id).where(_m.id < bindparam("id"), _m.ended_at <= bindparam("before")).limit(BATCH)
-)
-_WIPE = delete(content).where(content.c.message.in_(bindparam("ids", expanding=True)))
-_FORGET = (  # all by name: with the app's own engine SQLite may not follow foreign keys
-    delete(recipient).where(recipient.c.message.in_(bindparam("ids", expanding=True))),
-    delete(content).where(content.c.message.in_(bindparam("ids", expanding=True))),
-    delete(event).where(event.c.message.in_(bindparam("ids", expanding=True))),
-    delete(message).where(_m.id.in_(bindparam("ids", expanding=True))),
-)
+_IDS: BindParameter[list[str]] = bindparam("ids", expanding=True)
+_DONE_WITH = (State.ACCEPTED.value, State.CANCELLED.value, State.EXPIRED.value)
+_OF_CONTENT = (_m.state.in_(_DONE_WITH), _m.ended_at <= bindparam("before"))
+_OF_ROWS = (_m.ended_at <= bindparam("before"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How long, in seconds after its end, what is kept; None: as long as its row, for ever."""
+
+    content: float | None = None
+    rows: float | None = None
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing is ever forgotten."""
+        return self.content is None and self.rows is None
 
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
     """How many contents, and how many whole messages, are gone."""
 
-    contents: int
-    messages: int
+    contents: int = 0
+    messages: int = 0
+
+    def __add__(self, other: "Pruned") -> "Pruned":
+        return Pruned(self.contents + other.contents, self.messages + other.messages)
 
 
-def prune(outbox: Outbox, *, content_after: float, rows_after: float) -> Pruned:
-    """Forget the content of what was accepted, and the rows of what has ended, that long ago.
+def prune(outbox: Outbox, *, content_after: float | None, rows_after: float | None) -> Pruned:
+    """Forget all that ended so many seconds ago."""
+    return sum(pieces(outbox, Keep(content_after, rows_after)), Pruned())
 
-    In seconds. What failed or is unknown keeps its content as long as its row, to be retried by
-    hand. What is queued or under way is never touched.
+
+def pieces(outbox: Outbox, keep: Keep) -> Iterator[Pruned]:
+    """Forget it piece by piece: each step is one short transaction, and may be the last.
+
+    Several workers may do so at once.
     """
-    contents = messages = 0
-    while found := _batch(outbox, content_after, contents_only=True):
-        contents += found
-    while found := _batch(outbox, rows_after, contents_only=False):
-        messages += found
-    return Pruned(contents, messages)
-
-
-def _batch(outbox: Outbox, age: float, *, contents_only: bool) -> int:
-    with outbox.begin() as connection:
-        before = outbox.now(connection) - age
-        terms = {"id": uuid7(max(before, 0.0), 0, bytes(8)), "before": before}
-        ids = list(
-            connection.execute(_OLD_CONTENT if contents_only else _OLD_ROWS, terms).scalars()
+    total = Pruned()
+    if keep.content is not None:
+        for gone in _walk(outbox, keep.content, _OLD_CONTENT, _LOCK_FOR_CONTENT, _WIPE):
+            total += Pruned(contents=gone)
+            yield Pruned(contents=gone)
+    if keep.rows is not None:
+        for gone in _walk(outbox, keep.rows, _OLD_ROWS, _LOCK_ROWS, _FORGET):
+            total += Pruned(messages=gone)
+            yield Pruned(messages=gone)
+    if total != Pruned():
+        log.info(
+            "Forgot the content of %d messages, and %d messages.", total.contents, total.messages
         )
-        if ids:
-            _forget(connection, ids, contents_only=contents_only)
-    return len(ids)
 
 
-def _forget(connection: Connection, ids: list[str], *, contents_only: bool) -> None:
-    for statement in (_WIPE,) if contents_only else _FORGET:
-        connection.execute(statement, {"ids": ids})
+# Ids begin with their time, so the oldest are found from the front of the primary key.
+_OLD_ROWS = (
+    select(_m.id, case((content.c.message.is_(None), 0), else_=_m.size).label("octets"))
+    .join(content, content.c.message == _m.id, isouter=True)
+    .where(_m.id > bindparam("after"), _m.id < bindparam("until"), *_OF_ROWS)
+    .order_by(_m.id)
+    .limit(bindparam("most"))
+)
+_OLD_CONTENT = (
+    select(content.c.message.label("id"), _m.size.label("octets"))
+    .join(message, _m.id == content.c.message)
+    .where(
+        content.c.message > bindparam("after"), content.c.message < bindparam("until"), *_OF_CONTENT
+    )
+    .order_by(content.c.message)
+    .limit(bindparam("most"))
+)
+_LOCK = select(_m.id).where(_m.id.in_(_IDS)).order_by(_m.id).with_for_update(skip_locked=True)
+_LOCK_FOR_CONTENT, _LOCK_ROWS = _LOCK.where(*_OF_CONTENT), _LOCK.where(*_OF_ROWS)
+_WIPE = (delete(content).where(content.c.message.in_(_IDS)),)
+_FORGET = (  # all by name: with the app's own engine SQLite may not follow foreign keys
+    delete(recipient).where(recipient.c.message.in_(_IDS)),
+    *_WIPE,
+    delete(event).where(event.c.message.in_(_IDS)),
+    delete(message).where(_m.id.in_(_IDS)),
+)
+
+
+def _walk(
+    outbox: Outbox, age: float, find: Executable, lock: Executable, forget: Sequence[Delete]
+) -> Iterator[int]:
+    """Go through what is that old, and tell after each piece how many are gone."""
+    after = ""
+    while True:
+        with outbox.read() as connection:  # however long it looks, nobody waits for that
+            before = outbox.now(connection) - age
+            terms = {"before": before, "until": uuid7(max(before, 0.0), 0, bytes(8)), "most": PIECE}
+            rows = connection.execute(find, {**terms, "after": after}).all()
+        ids = _as_many_as_fit(rows)
+        if not ids:
+            return
+        after = ids[-1]
+        with outbox.begin() as connection:
+            gone = _forget(connection, ids, before, lock, forget)
+        yield gone
+
+
+def _as_many_as_fit(rows: Sequence[Any]) -> list[str]:
+    ids: list[str] = []
+    octets = 0
+    for row in rows:
+        octets += row.octets
+        if ids and octets > OCTETS_MOST:
+            break
+        ids.append(row.id)
+    return ids
+
+
+def _forget(
+    connection: Connection,
+    ids: Sequence[str],
+    before: float,
+    lock: Executable,
+    statements: Sequence[Delete],
+) -> int:
+    """Delete those of them that still are that old; what somebody else holds is left alone."""
+    ours = connection.execute(lock, {"ids": ids, "before": before}).scalars().all()
+    if ours:
+        for statement in statements:
+            connection.execute(statement, {"ids": ours})
+    return len(ours)

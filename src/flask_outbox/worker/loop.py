@@ -5,7 +5,7 @@ import platform
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from random import random
 
@@ -15,6 +15,7 @@ from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.claim import next_due, release
 from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.prune import Keep
 from flask_outbox.outbox.record import Recorded, record
 from flask_outbox.outbox.routes import RouteNews
 from flask_outbox.outbox.workers import UNKNOWN, Badge, WorkerLost
@@ -26,6 +27,7 @@ from flask_outbox.worker.lanes import Lanes, is_ours
 from flask_outbox.worker.leased import Leased
 from flask_outbox.worker.listening import Listening
 from flask_outbox.worker.news import News, Telling
+from flask_outbox.worker.retention import Retention
 from flask_outbox.worker.say import say
 from flask_outbox.worker.unexpected import place
 from flask_outbox.worker.upkeep import Upkeep
@@ -65,7 +67,8 @@ class Plan:
     ``connections`` are per transport, ``timeout`` bounds one message on the wire, ``grace`` what
     is under way when the worker is told to stop. ``observe`` hears what became of each message,
     in a thread of its own and in order, after it was committed, and ``alert`` what somebody should
-    look at; what they raise is logged and forgotten. ``badge`` says what this worker runs with.
+    look at; what they raise is logged and forgotten. ``badge`` says what this worker runs with,
+    ``retention`` what it forgets in passing.
     """
 
     outbox: Outbox
@@ -77,6 +80,7 @@ class Plan:
     observe: Callable[[Recorded], None] = _nobody
     alert: Callable[[Alert], None] = _nobody
     badge: Badge = UNKNOWN
+    retention: Retention = field(default_factory=lambda: Retention(Keep()))
     sign: Callable[[Submission], Submission] = _as_it_is
 
 
@@ -98,7 +102,7 @@ class Worker:
         self._carrier = choose_carrier(plan.timeout)
         self._lanes = Lanes(self._carrier, plan.transports, plan.connections, self._bell.ring)
         self._leased = Leased(self.name, plan.transports)
-        self._upkeep = Upkeep(plan.outbox, self._leased, self._lanes, plan.badge)
+        self._upkeep = Upkeep(plan.outbox, self._leased, self._lanes, plan.badge, plan.retention)
         self._news = News(self._bell.ring)
         self._look_at = 0.0  # when to ask the outbox again, after it had nothing
         self._pause = plan.poll / POLL_STEPS

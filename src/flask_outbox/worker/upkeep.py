@@ -1,4 +1,4 @@
-"""What a worker does besides: keep its leases, show that it lives, take over from the dead."""
+"""What a worker does besides: keep leases, show that it lives, take over from the dead, forget."""
 
 import os
 import platform
@@ -12,6 +12,7 @@ from flask_outbox.outbox.record import Recorded
 from flask_outbox.outbox.workers import Badge, WorkerLost, goodbye, heartbeat
 from flask_outbox.worker.lanes import Lanes
 from flask_outbox.worker.leased import Leased
+from flask_outbox.worker.retention import Retention
 
 OFTEN = 4  # times in one lease
 BEAT_WITHIN = 7.5  # seconds: whose lease is longer is not lost to others, whose lease is shorter
@@ -20,17 +21,26 @@ BEAT_WITHIN = 7.5  # seconds: whose lease is longer is not lost to others, whose
 class Upkeep:
     """Done by the worker's own thread, between two turns; ``at`` is monotonic time."""
 
-    def __init__(self, outbox: Outbox, leased: Leased, lanes: Lanes, badge: Badge) -> None:
-        self.at = 0.0
+    def __init__(
+        self, outbox: Outbox, leased: Leased, lanes: Lanes, badge: Badge, retention: Retention
+    ) -> None:
+        self._beat_at = 0.0
+        self._retention = retention
         self._outbox = outbox
         self._leased = leased
         self._lanes = lanes
         self._badge = badge
         self._news: list[Recorded | WorkerLost] = []
 
+    @property
+    def at(self) -> float:
+        """When there is something to do."""
+        return min(self._beat_at, self._retention.at)
+
     def mind(self) -> list[Recorded | WorkerLost]:
         """Do it if it is time; give what became of the mail of workers that died, and who did."""
-        if (now := time.monotonic()) < self.at:
+        if (now := time.monotonic()) < self._beat_at:
+            self._retention.mind(self._outbox)
             return []
         outbox, name = self._outbox, self._leased.worker
         # However long a send takes, its lease does not run out.
@@ -39,7 +49,7 @@ class Upkeep:
         self._news += heartbeat(
             outbox, name, host=platform.node(), pid=os.getpid(), badge=self._badge
         )
-        self.at = now + min(outbox.lease / OFTEN, BEAT_WITHIN)
+        self._beat_at = now + min(outbox.lease / OFTEN, BEAT_WITHIN)
         news, self._news = self._news, []
         return news
 
