@@ -233,6 +233,7 @@ class Made:
             observe=self.observe,
             alert=lambda alert: tell_alert(self.app, alert),
             badge=self.badge(),
+            retention=self._once("retention", lambda: privacy.retention(self.settings)),
         )
 
     def badge(self) -> "Badge":
