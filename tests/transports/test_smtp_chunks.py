@@ -12,6 +12,10 @@ ADA, BOB, CYD, DAN, EVE, PIA = (
 OFFERS = ("PIPELINING", "CHUNKING")
 MAIL = (b"MAIL FROM:<shop@example.com>", "250 2.1.0 ok")
 RSET = (b"RSET", "250 2.0.0 ok")
+DATA = (b"DATA", "354 go on")
+NO_DATA = (DATA[0], "503 5.5.1 no recipients")
+TEXT = (b"Subject: hi\r\n\r\nhello\r\n.", "250 2.0.0 Ok: queued as 7F3")
+LONE_DOT = (b".", "554 5.5.1 no recipients")
 BDAT = (b"BDAT 22 LAST\r\nSubject: hi\r\n\r\nhello", "250 2.0.0 Ok: queued as 7F3")
 NO_BDAT = (BDAT[0], "503 5.5.1 no recipients")
 QUEUED = Accepted("250 2.0.0 Ok: queued as 7F3", "7F3")
@@ -42,7 +46,7 @@ def size(group):
 
 
 def careful(whom):
-    return [[MAIL, to(whom)], BDAT]
+    return [[MAIL, to(whom), DATA], TEXT]
 
 
 def chunked(script, *mails, window=4, rested=False):
@@ -89,7 +93,7 @@ def test_a_window_of_one_has_one_in_doubt_and_needs_no_rset():
     assert letters(told) == "AA"
 
 
-def test_an_at_most_once_message_flies_alone_and_behind_its_envelope():
+def test_an_at_most_once_message_flies_alone_and_behind_its_354():
     told = chunked(
         [first(ADA), later(BOB), *careful(CYD), first(DAN), later(EVE)],
         mail(ADA),
@@ -201,15 +205,73 @@ def test_the_first_message_on_a_line_is_heard_to_its_end_before_others_follow():
 
 
 @pytest.mark.parametrize(
-    ("state", "letter"), [(MAIL, "O"), (to(ADA), "T")], ids=["at MAIL", "at RCPT"]
+    ("state", "letter"), [(0, "O"), (1, "T"), (2, "T")], ids=["MAIL", "RCPT", "DATA"]
 )
 def test_a_break_before_the_content_of_the_first_message_leaves_no_doubt(state, letter):
-    behind = [] if state is not MAIL else silent([to(ADA)])
-    before = [] if state is MAIL else [MAIL]
-    told = fresh([[*before, answers(state, GONE), *behind]], mail(ADA), mail(BOB))
+    steps = [MAIL, to(ADA), DATA]
+    before, behind = steps[:state], silent(steps[state + 1 :])
+    told = fresh([[*before, answers(steps[state], GONE), *behind]], mail(ADA), mail(BOB))
     assert letters(told) == "TN"
-    told = fresh([[*before, answers(state, "421 bye"), *behind]], mail(ADA), mail(BOB))
+    told = fresh([[*before, answers(steps[state], "421 bye"), *behind]], mail(ADA), mail(BOB))
     assert letters(told) == f"{letter}N"
+
+
+@pytest.mark.parametrize(
+    ("cut", "outcomes"), [(0, "TN"), (len(TEXT[0]) + 1, "TN"), (len(TEXT[0]) + 2, "UN")]
+)
+def test_the_content_of_the_first_message_is_in_doubt_once_its_last_dot_is_out(cut, outcomes):
+    told = fresh([[MAIL, to(ADA), DATA], Cut(cut, TEXT)], mail(ADA), mail(BOB))
+    assert letters(told) == outcomes
+
+
+def test_one_reply_too_many_in_the_first_envelope_is_not_the_answer_to_its_content():
+    """The true reply to RCPT comes late, where the 354 is awaited: no content is sent after it."""
+    off_by_one = [MAIL, to(ADA, "250 one too many"), answers(DATA, "250 2.1.5 ok")]
+    told = fresh([off_by_one], mail(ADA), mail(BOB))
+    assert letters(told) == "TN"
+    assert told.ends == ["closed"]
+    assert told.in_the_air == 0
+
+
+def test_the_first_content_travels_with_its_dots_doubled():
+    told = fresh([[MAIL, to(ADA), DATA], (b"..\r\n.", "250 ok")], mail(ADA, content=b".\r\n"))
+    assert letters(told) == "A"
+
+
+def test_a_first_message_that_nobody_takes_gets_no_content_and_teaches_nothing():
+    told = fresh(
+        [[MAIL, to(ADA, "550 no"), NO_DATA], [RSET, MAIL, to(BOB), DATA], TEXT, first(CYD)],
+        *map(mail, (ADA, BOB, CYD)),
+    )
+    assert letters(told) == "RAA"
+
+
+def test_an_unwanted_354_is_ended_with_a_lone_dot_whose_reply_is_ignored_and_teaches_nothing():
+    for reply in ("554 no recipients", "250 2.0.0 ok"):
+        unwanted = [[MAIL, to(ADA, "550 no"), DATA], answers(LONE_DOT, reply)]
+        told = fresh(
+            [*unwanted, [RSET, MAIL, to(BOB), DATA], TEXT, first(CYD)],
+            *map(mail, (ADA, BOB, CYD)),
+        )
+        assert letters(told) == "RAA"
+        told = fresh(unwanted)
+        assert told.ends == ["kept"]
+        assert told.session.dirty
+        assert not told.session.tells
+
+
+@pytest.mark.parametrize("gone", [GONE, "421 bye"])
+def test_a_line_that_goes_at_a_lone_dot_is_gone(gone):
+    told = fresh([[MAIL, to(ADA, "550 no"), DATA], answers(LONE_DOT, gone)], mail(ADA), mail(BOB))
+    assert letters(told) == "RN"
+    assert told.ends == ["closed"]
+
+
+def test_recipients_too_many_for_the_first_transaction_go_in_a_further_one():
+    told = fresh(
+        [[MAIL, to(ADA), to(BOB, "452 4.5.3 too many"), DATA], TEXT, first(BOB)], mail(ADA, BOB)
+    )
+    assert told.receipt == {ADA: QUEUED, BOB: QUEUED}
 
 
 @pytest.mark.parametrize(
@@ -227,12 +289,9 @@ def test_behind_replies_that_do_not_tell_what_they_answer_one_content_goes_at_a_
     at_mail, at_rcpt, at_content
 ):
     def steps(whom):
-        return [[answers(MAIL, at_mail), to(whom, at_rcpt)], answers(BDAT, at_content)]
+        return [[answers(MAIL, at_mail), to(whom, at_rcpt), DATA], answers(TEXT, at_content)]
 
-    bob = steps(BOB)
-    if at_content.startswith("5"):
-        bob[0].insert(0, RSET)
-    told = fresh([*steps(ADA), *bob], mail(ADA), mail(BOB))
+    told = fresh([*steps(ADA), *steps(BOB)], mail(ADA), mail(BOB))
     assert told.in_the_air == 1
     assert not told.session.tells
     assert letters(told) == ("RR" if at_content.startswith("5") else "AA")
@@ -267,22 +326,42 @@ def test_what_had_arrived_before_a_write_broke_is_still_read_and_the_rest_gets_a
 
 
 def test_a_reply_before_the_break_decides_over_the_break():
-    told = chunked([[MAIL, to(ADA)], Cut(9, BDAT, "552 5.3.4 too big")], rested=True)
+    told = chunked([[MAIL, to(ADA), DATA], Cut(9, TEXT, "552 5.3.4 too big")], rested=True)
     assert told.outcomes == [Refused("552 5.3.4 too big")]
+
+
+@pytest.mark.parametrize(
+    ("cut", "answer", "outcome"),
+    [(60, "552 5.3.4 too big", "R"), (size(first(ADA)), "250 2.0.0 ok", "A")],
+)
+def test_after_a_broken_write_that_was_answered_to_its_end_the_rest_gets_another_line(
+    cut, answer, outcome
+):
+    told = chunked(
+        [
+            Cut(cut, first(ADA), heard=["250 2.1.0 ok", "250 2.1.5 ok", answer]),
+            Fresh(OFFERS),
+            *careful(BOB),
+        ],
+        mail(ADA),
+        mail(BOB),
+    )
+    assert letters(told) == f"{outcome}A"
 
 
 def test_a_rested_line_is_tried_with_an_envelope_before_a_content_is_at_stake():
     told = chunked(
-        [[MAIL, to(ADA)], BDAT, later(BOB), later(CYD)], *map(mail, (ADA, BOB, CYD)), rested=True
+        [*careful(ADA), first(BOB), later(CYD)], *map(mail, (ADA, BOB, CYD)), rested=True
     )
     assert letters(told) == "AAA"
+    assert told.flights == [1, 2, 1]
 
 
 @pytest.mark.parametrize("gone", [GONE, "421 4.4.2 idle"])
 def test_a_rested_line_that_is_gone_costs_nothing_but_a_new_line(gone):
     told = chunked(
         [
-            [answers(MAIL, gone), answers(to(ADA), None)],
+            [answers(MAIL, gone), *silent([to(ADA), DATA])],
             Fresh(OFFERS),
             *careful(ADA),
             first(BOB),
@@ -295,8 +374,12 @@ def test_a_rested_line_that_is_gone_costs_nothing_but_a_new_line(gone):
 
 
 def test_a_rested_line_whose_first_message_has_no_recipients_left_goes_on_with_rset():
-    told = chunked([[MAIL, to(ADA, "550 no")], later(BOB)], mail(ADA), mail(BOB), rested=True)
-    assert letters(told) == "RA"
+    for group in (
+        [[MAIL, to(ADA, "550 no"), NO_DATA]],
+        [[MAIL, to(ADA, "550 no"), DATA], LONE_DOT],
+    ):
+        told = chunked([*group, later(BOB)], mail(ADA), mail(BOB), rested=True)
+        assert letters(told) == "RA"
 
 
 def test_421_after_some_were_taken_sends_the_others_over_another_line():
@@ -319,7 +402,7 @@ def test_a_crowd_of_recipients_goes_out_in_groups_before_the_content():
     crowd = [f"r{number}@example.org" for number in range(MOST_AT_ONCE + 1)]
     steps = [to(each) for each in crowd]
     told = chunked(
-        [first(ADA), [MAIL, *steps[:-1]], [steps[-1]], BDAT, first(BOB)],
+        [first(ADA), [MAIL, *steps[:-1]], [steps[-1], DATA], TEXT, first(BOB)],
         mail(ADA),
         mail(*crowd),
         mail(BOB),

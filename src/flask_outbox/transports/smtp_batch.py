@@ -201,6 +201,8 @@ class Batch:
                 # It answers for less than we sent: nothing that can be built on.
                 raise OutOfStep("half the content", reply)
             mail.give(mail.taken, accepted(reply))
+            if mail.watch is Watch.LEARN:
+                self.session.tells = True
         else:
             mail.give(mail.taken, verdict(CONTENT, reply))
         if code == CLOSING:

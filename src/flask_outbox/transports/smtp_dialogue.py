@@ -5,7 +5,8 @@
                  with the group of the next (RFC 2920): one round trip a message. The group of
                  n+1 leaves only with the content of n, so only after n's 354.
 ``in_chunks``    BDAT (RFC 3030): up to ``window`` messages on their way, unanswered, once a first
-                 one has shown that this server's replies cannot be mistaken for one another.
+                 one, with DATA, has shown that this server's replies cannot be mistaken for one
+                 another.
 
 An unwanted 354 is ended with a lone dot whose reply is ignored, and RSET leads the next group.
 When a Write breaks, the replies that came before the break are still read.
@@ -26,6 +27,7 @@ Talk = Generator[Question, Answer, None]
 Hearing = Generator[Question, Answer, SmtpReply]
 Group = tuple[bytes, int]  # commands, and how many replies they draw
 Knowing = Generator[Question, Answer, bool]
+Giving = Generator[Question, Answer, Transaction | None]
 
 RSET = b"RSET\r\n"
 DATA = b"DATA\r\n"
@@ -93,43 +95,52 @@ class Dialogue:
 
     def in_groups(self) -> Talk:
         """Send the content of one message with the envelope of the next."""
-        batch, session = self._batch, self._batch.session
-        ready: Transaction | None = None  # it has its 354
-        unwanted = False  # a 354, and nobody to send to
+        batch = self._batch
+        given: Transaction | None = None
         while True:
             upcoming = batch.take()
             yield from batch.reports()
-            if ready is None and upcoming is None and not unwanted:
+            if given is None and upcoming is None:
                 return
-            groups: Sequence[Group] = ((b"", 0),)
-            if upcoming is not None:
-                upcoming.reset = session.dirty and ready is None
-                groups = self._groups(upcoming, DATA)
-                batch.current = upcoming
-            lead, owed = groups[0]
-            if ready is not None:
-                content, end = ready.content()
-                ends_at = len(content) + len(end)
-                yield from self._write(ready, (content, end + lead), ends_at, owed + 1)
-                batch.heard_content(ready, (yield self._dot))
-                batch.flying.clear()
-                batch.settle(ready)
-                yield from batch.reports()
-            elif unwanted:
-                yield from self._write(None, (DOT + lead,), 0, owed + 1)
-                self._heard_lone_dot((yield self._dot))
-            else:
-                yield from self._write(None, (lead,), 0, owed)
-            ready, unwanted = None, False
-            if upcoming is not None:
-                yield from self._hear_envelope(upcoming, groups)
-                if batch.heard_data(upcoming, (yield self._reply)):
-                    ready = upcoming if upcoming.taken else None
-                    unwanted = ready is None
-                    session.dirty = True
-                if ready is None:
-                    batch.settle(upcoming)
-                batch.current = ready
+            given = yield from self._next_group(given, upcoming)
+
+    def _next_group(self, given: Transaction | None, upcoming: Transaction | None) -> Giving:
+        """Send the content of the one that has its 354, and the envelope of the next.
+
+        Give back the next if it got its own 354. One that nobody takes is settled by then, and a
+        lone dot stands in for its content.
+        """
+        batch, session = self._batch, self._batch.session
+        ready = given is not None and bool(given.taken)
+        groups: Sequence[Group] = ((b"", 0),)
+        if upcoming is not None:
+            upcoming.reset = session.dirty and not ready
+            groups = self._groups(upcoming, DATA)
+            batch.current = upcoming
+        lead, owed = groups[0]
+        if given is None:
+            yield from self._write(None, (lead,), 0, owed)
+        elif ready:
+            content, end = given.content()
+            ends_at = len(content) + len(end)
+            yield from self._write(given, (content, end + lead), ends_at, owed + 1)
+            batch.heard_content(given, (yield self._dot))
+            batch.flying.clear()
+            batch.settle(given)
+            yield from batch.reports()
+        else:
+            yield from self._write(None, (DOT + lead,), 0, owed + 1)
+            self._heard_lone_dot((yield self._dot))
+        if upcoming is None:
+            return None
+        yield from self._hear_envelope(upcoming, groups)
+        asked = batch.heard_data(upcoming, (yield self._reply))
+        if asked:
+            session.dirty = True
+        batch.current = upcoming if asked and upcoming.taken else None
+        if batch.current is None:
+            batch.settle(upcoming)
+        return upcoming if asked else None
 
     def _groups(self, mail: Transaction, last: bytes) -> Sequence[Group]:
         """Build the envelope in groups of bounded size; ``last`` ends the last one."""
@@ -140,7 +151,7 @@ class Dialogue:
         owed = 1 + mail.reset
         if len(recipients) == 1:
             rcpt = rcpt_command(recipients[0], submission, session)
-            return ((lead + rcpt + last, owed + 1 + bool(last)),)
+            return ((lead + rcpt + last, owed + 2),)
         groups: list[Group] = []
         for start in range(0, len(recipients), MOST_AT_ONCE):
             some = recipients[start : start + MOST_AT_ONCE]
@@ -148,7 +159,7 @@ class Dialogue:
             groups.append((lead + commands, owed + len(some)))
             lead, owed = b"", 0
         commands, owed = groups[-1]
-        groups[-1] = (commands + last, owed + bool(last))
+        groups[-1] = (commands + last, owed + 1)
         return groups
 
     def _hear_envelope(self, mail: Transaction, groups: Sequence[Group]) -> Talk:
@@ -172,63 +183,55 @@ class Dialogue:
         while True:
             upcoming = batch.peek() if len(flying) < self._window else None
             yield from batch.reports()
-            if upcoming is None and not flying:
-                return
-            if (
-                upcoming is None
-                or batch.wound is not None
-                or (flying and (self._alone(upcoming) or self._alone(flying[0])))
-                or (flying and not batch.session.tells)
-            ):
+            if flying and (upcoming is None or batch.wound is not None or self._careful(upcoming)):
                 yield from self._land()
+            elif upcoming is None:
+                return
             else:
                 batch.take()
                 yield from self._launch(upcoming)
 
-    def _alone(self, mail: Transaction) -> bool:
-        """Tell whether nothing else may be in doubt or unread while this one is on its way."""
-        return mail.submission.at_most_once or len(mail.recipients) > MOST_AT_ONCE
+    def _careful(self, mail: Transaction) -> bool:
+        """Tell whether its content has to wait for a 354, which is no answer to anything else.
+
+        A server that was not heard yet may hang up at MAIL, or give one reply too many, and the
+        250 of RCPT would be the content's. A line that has rested may be dead and not know it.
+        What must not be repeated must not be in doubt for little. A crowd goes in groups.
+        """
+        batch, submission = self._batch, mail.submission
+        return (
+            not batch.session.tells
+            or batch.untried
+            or submission.at_most_once
+            or len(mail.recipients) > MOST_AT_ONCE
+        )
 
     def _launch(self, mail: Transaction) -> Talk:
-        """Write it whole; but its envelope first where much would be in doubt for little.
-
-        A line that has rested may be dead and not know it; a server that was not heard yet may
-        hang up at MAIL, or give one reply too many, and the 250 of RCPT would be the content's.
-        """
+        """Write it whole, as a chunk; where care is due, with DATA, and hear it to its end."""
         batch, content = self._batch, mail.submission.content
+        mail.watch = Watch.HOLD if batch.session.tells else Watch.LEARN
+        if self._careful(mail):
+            batch.untried = False
+            given = yield from self._next_group(None, mail)
+            if given is not None:
+                yield from self._next_group(given, None)
+            return
         mail.reset = bool(batch.flying) or batch.session.dirty
         bdat = b"BDAT %d LAST\r\n" % len(content)
-        mail.watch = Watch.HOLD if batch.session.tells else Watch.LEARN
-        if batch.session.tells and not (batch.untried or self._alone(mail)):
-            ((group, owed),) = self._groups(mail, bdat)
-            yield from self._write(mail, (group, content), len(group) + len(content), owed)
-            return
-        batch.current = mail
-        batch.untried = False
-        groups = self._groups(mail, b"")
-        commands, owed = groups[0]
-        yield from self._write(None, (commands,), 0, owed)
-        yield from self._hear_envelope(mail, groups)
-        if mail.taken:
-            yield from self._write(mail, (bdat, content), len(bdat) + len(content), 1)
-        else:
-            batch.current = None
-            batch.settle(mail)
+        ((group, owed),) = self._groups(mail, bdat)
+        yield from self._write(mail, (group, content), len(group) + len(content), owed)
 
     def _land(self) -> Talk:
         """Hear what became of the one that has been on its way the longest."""
         batch = self._batch
         mail = batch.flying[0]
-        if not mail.begun:
-            yield from self._hear_envelope(mail, ())
+        yield from self._hear_envelope(mail, ())
         reply: SmtpReply = yield self._dot
         if mail.taken:
             batch.heard_content(mail, reply)
         elif reply.code == CLOSING:
             raise Closing(batch.told(reply))
         batch.session.dirty = not 200 <= reply.code < 300  # noqa: PLR2004  a class of replies
-        if mail.watch is Watch.LEARN and mail.taken and not batch.session.dirty:
-            batch.session.tells = True
         batch.flying.popleft()
         batch.settle(mail)
 
