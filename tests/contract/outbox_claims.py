@@ -299,8 +299,7 @@ class ClaimContract(Ground):
         assert reclaim(outbox) == []
         assert look(outbox, id_).state is State.SENDING
 
-    def test_a_row_that_cannot_be_read_fails_and_its_neighbours_go_on(self, outbox):
-
+    def test_a_row_that_cannot_be_read_fails_and_its_neighbours_go_on(self, outbox, caplog):
         good, bad, bare = put_many(outbox, 3)
         with outbox.begin() as connection:
             connection.execute(update(message).where(message.c.id == bad).values(extra="{"))
@@ -309,4 +308,5 @@ class ClaimContract(Ground):
         for id_ in (bad, bare):
             assert look(outbox, id_).state is State.FAILED
             assert look(outbox, id_).reason.startswith("poison")
+            assert f"Message {id_} is failed: its row cannot be read" in caplog.text
         assert {each.state for each in list_messages(outbox)} == {State.SENDING, State.FAILED}

@@ -137,7 +137,8 @@ def _outcome(held: Held) -> Outcome:
 
 
 def poisoned(held: Held, why: str) -> Held:
-    """Fail a row that nobody can send."""
+    """Fail a row that nobody can send; there is no mail to tell listeners of, so the log does."""
+    log.error("Message %s is failed: %s", held.row["id"], why)
     held.move(State.SENDING, State.FAILED, Kind.FAILED, f"{POISON}: {why}")
     return held
 
