@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from flask_outbox.mail.message import Attachment, Invitation
     from flask_outbox.mail.outcome import Accepted, Deferred, Refused, Unclear
     from flask_outbox.mail.submission import Dsn, Receipt, Submission
+    from flask_outbox.outbox import migrations
     from flask_outbox.outbox.joined import include_object
     from flask_outbox.outbox.schedule import Priority
     from flask_outbox.outbox.status import Status
@@ -99,14 +100,17 @@ _PLACES = {
     "outbox.status": ("Status",),
     "version": ("__version__",),
 }
-_PLACE = {name: place for place, names in _PLACES.items() for name in names}
+_MODULES = {"outbox.migrations": ("migrations",)}  # which are asked for as they are
+_PLACE = {name: place for place, names in (_PLACES | _MODULES).items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     place = _PLACE.get(name)
     if place is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
-    value = getattr(import_module(f"flask_outbox.{place}"), name)
+    value = import_module(f"flask_outbox.{place}")
+    if place not in _MODULES:
+        value = getattr(value, name)
     globals()[name] = value
     return value
 
@@ -124,8 +128,7 @@ __all__ = [
     "Priority", "Receipt", "Refused", "SendError", "State", "Status",
     "Submission", "TooLargeError", "Unclear", "UnsupportedFeature", "_Mail", "_MailMixin",
     "__version__", "_has_newline", "email_dispatched", "force_text", "include_object",
-    "install_as_flask_mail",
-    "message_deferred", "message_failed", "message_queued", "message_sent", "route_paused",
-    "route_resumed", "sanitize_address", "sanitize_addresses", "sanitize_subject", "signals",
-    "worker_lost",
+    "install_as_flask_mail", "message_deferred", "message_failed", "message_queued",
+    "message_sent", "migrations", "route_paused", "route_resumed", "sanitize_address",
+    "sanitize_addresses", "sanitize_subject", "signals", "worker_lost",
 ]  # fmt: skip

@@ -13,11 +13,11 @@ from flask.cli import AppGroup
 from flask_outbox.app import engines
 from flask_outbox.app import settings as configuration
 from flask_outbox.app.flask_mail import _Mail, _MailMixin, runtime_of, state_of
-from flask_outbox.app.joined import Joined
+from flask_outbox.app.joined import BIND_OF_NOTHING, Joined
 from flask_outbox.app.moments import Moment, Span, due, end
 from flask_outbox.app.preparing import BeforeSend, check_kind, is_big
 from flask_outbox.app.runtime import Runtime
-from flask_outbox.mail.errors import MessageError, OutboxError
+from flask_outbox.mail.errors import ConfigurationError, MessageError, OutboxError
 from flask_outbox.mail.fingerprint import fingerprint
 from flask_outbox.mail.message import Message
 from flask_outbox.mail.submission import Receipt
@@ -56,6 +56,8 @@ class Mail(_MailMixin):
     ) -> None:
         self._functions: list[BeforeSend] = []
         self._engine = engine
+        if db is None and bind is not None:
+            raise ConfigurationError(BIND_OF_NOTHING)
         self._joined = None if db is None else Joined(db, bind)
         self.app = app
         self.state: _Mail | None = None if app is None else self.init_app(app)
@@ -83,6 +85,8 @@ class Mail(_MailMixin):
         )
         if not runtime.suppressed:
             runtime.check()
+        if self._joined is not None:
+            self._joined.start(app, settings, suppressed=runtime.suppressed)
         engines.make_known(runtime)
         before = app.extensions.get("outbox")
         if isinstance(before, Runtime):

@@ -19,11 +19,23 @@ TWO_DATABASES = (
     "Mail(db=...) keeps mail in the app's database, and MAIL_OUTBOX_URL names one, too: an order"
     " and its mail would not be committed as one. Leave one of them out."
 )
+BIND_OF_NOTHING = "Mail(bind=...) is one of the databases of db: give db=, too."
 NO_SUCH_BIND = 'Mail(bind="{bind}") must be a key of SQLALCHEMY_BINDS.'
+NO_DEFAULT = (
+    "Mail(db=...) keeps mail in SQLALCHEMY_DATABASE_URI, which is not set: set it, or choose one of"
+    " SQLALCHEMY_BINDS with Mail(bind=...)."
+)
 ANOTHER_BIND = (
     'Mail is kept in the bind "%s" by the same session: it is committed by a commit of its own,'
     " and a crash between two commits may keep an order and lose its mail."
 )
+
+
+IN_MEMORY = (
+    "The app's database is in memory: mail that waits there would be lost with the process. Set"
+    " {key} to a file or a server, or TESTING."
+)
+URI, BINDS = "SQLALCHEMY_DATABASE_URI", "SQLALCHEMY_BINDS"
 
 
 class Joined:
@@ -36,8 +48,11 @@ class Joined:
 
         self.db = db
         self.bind = bind
-        if bind not in db.metadatas:
-            db.metadatas[bind] = type(db.metadata)(info={"bind_key": bind})  # as db itself does
+        if bind not in db.metadatas:  # as db itself does for a model
+            convention = db.metadata.naming_convention
+            db.metadatas[bind] = type(db.metadata)(
+                naming_convention=convention, info={"bind_key": bind}
+            )
         join(db.metadatas[bind])
 
     @property
@@ -45,7 +60,7 @@ class Joined:
         """The session that an app writes by."""
         return self.db.session
 
-    def start(self, app: Flask, settings: Settings) -> None:
+    def start(self, app: Flask, settings: Settings, *, suppressed: bool) -> None:
         """See at start-up whether it can work; put a real BEGIN on an SQLite engine."""
         if "MAIL_OUTBOX_URL" in settings.given:
             raise ConfigurationError(TWO_DATABASES)
@@ -53,20 +68,30 @@ class Joined:
             raise ConfigurationError(TOO_EARLY)
         if self.bind is not None:
             log.warning(ANOTHER_BIND, self.bind)
-        self.engine(app)
+        engine = self.engine(app)
+        if not suppressed and _is_in_memory(engine):
+            key = URI if self.bind is None else f'{BINDS}["{self.bind}"]'
+            raise ConfigurationError(IN_MEMORY.format(key=key))
 
     def engine(self, app: Flask) -> Any:
         """Give the engine of our tables' bind, as it has to be."""
-        from flask_outbox.outbox.sqlite import begin_for_real  # noqa: PLC0415  brings SQLAlchemy
+        from flask_outbox.outbox.begin import begin_for_real  # noqa: PLC0415  brings SQLAlchemy
+        from flask_outbox.outbox.joined import REAL_BEGIN  # noqa: PLC0415  the same
 
         with app.app_context():
             found = self.db.engines.get(self.bind)
         if found is None:
-            raise ConfigurationError(NO_SUCH_BIND.format(bind=self.bind))
+            raise ConfigurationError(
+                NO_DEFAULT if self.bind is None else NO_SUCH_BIND.format(bind=self.bind)
+            )
         if found.dialect.name == "sqlite" and begin_for_real(found):
-            log.info("Transactions of %s begin with a real BEGIN from now on.", found.url.database)
+            log.info(REAL_BEGIN, found.url.database)
         return found
 
     def table(self) -> Any:
         """Give our table among the app's, by which its session finds the bind."""
         return self.db.metadatas[self.bind].tables["outbox_message"]
+
+
+def _is_in_memory(engine: Any) -> bool:
+    return engine.dialect.name == "sqlite" and engine.url.database in {None, "", ":memory:"}

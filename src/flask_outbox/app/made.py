@@ -213,8 +213,6 @@ class Made:
         if self.engine is None and self.settings.worker == "celery":
             engines.celery_is_installed()
         ways_out.check_tls_files(self.settings)
-        if self.joined is not None:
-            self.joined.start(self.app, self.settings)
 
     def plan(self) -> "Plan":
         """Say what a worker works with."""

@@ -41,6 +41,7 @@ class Rehearsed:
     created_at: float
     state: State = State.QUEUED
     ended_at: float | None = None
+    held: bool = False  # until the session that it was written by is committed
 
     @property
     def due_at(self) -> float:
@@ -55,8 +56,13 @@ class Rehearsal:
         self._lock = threading.Lock()
         self._rows: dict[str, Rehearsed] = {}
 
-    def add(self, message: Message, submission: Submission, schedule: Schedule) -> tuple[str, bool]:
-        """Keep it and give its id, and whether it is new; a ``key`` works as in the outbox."""
+    def add(
+        self, message: Message, submission: Submission, schedule: Schedule, *, held: bool = False
+    ) -> tuple[str, bool]:
+        """Keep it and give its id, and whether it is new; a ``key`` works as in the outbox.
+
+        ``held``: nobody sees it, until ``keep`` or ``forget`` is called.
+        """
         with self._lock:
             for row in self._rows.values():
                 if schedule.key is not None and row.schedule.key == schedule.key:
@@ -71,9 +77,21 @@ class Rehearsal:
                 submission=replace(submission, id=number),
                 schedule=schedule,
                 created_at=now,
+                held=held,
             )
             self._trim()
             return number, True
+
+    def keep(self, row: str) -> None:
+        """Let be seen what was held."""
+        with self._lock:
+            if (found := self._rows.get(row)) is not None:
+                self._rows[row] = replace(found, held=False)
+
+    def forget(self, row: str) -> None:
+        """Undo it."""
+        with self._lock:
+            self._rows.pop(row, None)
 
     def trim(self) -> None:
         """Forget the oldest beyond the number that is kept; nothing while the fixture is in use."""
@@ -88,18 +106,19 @@ class Rehearsal:
     def rows(self) -> list[Rehearsed]:
         """List what is kept, the oldest first."""
         with self._lock:
-            return list(self._rows.values())
+            return [row for row in self._rows.values() if not row.held]
 
     def get(self, row: str) -> Rehearsed | None:
         """Look one up."""
         with self._lock:
-            return self._rows.get(row)
+            found = self._rows.get(row)
+            return None if found is None or found.held else found
 
     def cancel(self, row: str) -> bool:
         """Take back what is still queued."""
         with self._lock:
             found = self._rows.get(row)
-            if found is None or found.state is not State.QUEUED:
+            if found is None or found.held or found.state is not State.QUEUED:
                 return False
             self._rows[row] = replace(found, state=State.CANCELLED)
             return True
@@ -108,7 +127,7 @@ class Rehearsal:
         """Let happen what would have happened by then, in order; tell how many went out."""
         with self._lock:
             due = sorted(
-                (row for row in self._rows.values() if row.state is State.QUEUED),
+                (row for row in self._rows.values() if row.state is State.QUEUED and not row.held),
                 key=lambda row: row.due_at,
             )
             went: list[Rehearsed] = []

@@ -147,15 +147,15 @@ class Runtime(Made):
         submission = prepared.submission
         if submission is None:
             return ""
+        if session is None and self.joined is not None:
+            session = self.joined.session
+        if session is not None:
+            return self._enqueue_within(session, prepared.message, submission, schedule)
         if self.suppressed:
             row, is_new = self.rehearsal.add(prepared.message, submission, schedule)
             if is_new:
                 tell_queued(self.app, prepared.message, row, rehearsed=True)
             return row
-        if session is None and self.joined is not None:
-            session = self.joined.session
-        if session is not None:
-            return self._enqueue_within(session, prepared.message, submission, schedule)
         from flask_outbox.outbox.enqueue import put  # noqa: PLC0415  brings SQLAlchemy
 
         engine = self.ready()  # first, so that what it refuses is not written down
@@ -167,25 +167,27 @@ class Runtime(Made):
         return row
 
     def _enqueue_within(
-        self, session: Any, message: core.Message, submission: Submission, schedule: Schedule
+        self, given: Any, message: core.Message, submission: Submission, schedule: Schedule
     ) -> str:
         from flask_outbox.outbox import joined  # noqa: PLC0415  brings SQLAlchemy
-        from flask_outbox.outbox.enqueue import write  # noqa: PLC0415  the same
 
-        engine = self.ready()
-        own = joined.session_of(session)
-        table = self.joined.table() if self.joined is not None else None
-        connection = joined.connection_of(self.outbox, own, table)
-        row, is_new = write(connection, self.outbox, submission, schedule)
+        session, rehearsed = joined.session_of(given), self.suppressed
+        engine = None if rehearsed else self.ready()
+        if rehearsed:
+            row, is_new = self.rehearsal.add(message, submission, schedule, held=True)
+        else:
+            table = self.joined.table() if self.joined is not None else None
+            row, is_new = joined.put_within(self.outbox, session, table, submission, schedule)
 
-        def told() -> None:
-            if engine is not None:
+        def kept() -> None:
+            if rehearsed:
+                self.rehearsal.keep(row)
+            elif engine is not None:
                 engine.wake(time.time() if schedule.at is None else schedule.at)
-            with starting.context(self.app):
-                tell_queued(self.app, message, row, rehearsed=False)
+            tell_queued(self.app, message, row, rehearsed=rehearsed)
 
         if is_new:
-            joined.after_commit(own, told)
+            joined.follow(session, kept, lambda: self.rehearsal.forget(row))
         return row
 
     def drain_rehearsal(self, at: float) -> int:

@@ -1,34 +1,53 @@
 """The outbox within an app's own transaction: its tables among the app's, its rows by its session.
 
 What is told when the transaction is over (a worker is woken, a signal is sent) waits for the
-outermost commit, and is forgotten at its rollback. What was said within a savepoint that is rolled
-back alone is forgotten with it.
+outermost commit. What was said within a savepoint that is rolled back alone is undone with it.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, MetaData, Table, event
+from sqlalchemy import Engine, MetaData, String, Table, event
+from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.sql.schema import BLANK_SCHEMA
 
 from flask_outbox.mail.errors import ConfigurationError, MessageError
 from flask_outbox.mail.say import Say
+from flask_outbox.mail.submission import Submission
+from flask_outbox.outbox.begin import about_to_write, begin_for_real
 from flask_outbox.outbox.database import Outbox, place
-from flask_outbox.outbox.sqlite import WRITING
-from flask_outbox.outbox.tables import VERSION_TABLE, message, metadata
+from flask_outbox.outbox.enqueue import write
+from flask_outbox.outbox.schedule import Schedule
+from flask_outbox.outbox.tables import VERSION_TABLE, Exact, message, metadata
 
 log = Say("flask_outbox.outbox")
 
-WAITING = "flask_outbox_waiting"  # in a session's info: what is told after its commit
 OURS = frozenset(metadata.tables)
+# What an app's migrations say of a key: a type of their own dialects, which needs no import of us.
+KEY = String(255).with_variant(mysql.VARBINARY(1020), "mysql", "mariadb")
+REAL_BEGIN = (
+    "Transactions of %s begin with a real BEGIN from now on, so that a savepoint's RELEASE does not"
+    " commit."
+)
+
+_WAITING = "flask_outbox_waiting"  # in a session's info: what hangs on its transaction
+_COMMITTED = "flask_outbox_committed"  # the same: the transaction that was committed just now
+
+
+# The tables
 
 
 def join(theirs: MetaData) -> None:
     """Put our tables among the app's, for its migrations and ``create_all``."""
     for table in metadata.sorted_tables:
         if table.name not in theirs.tables and table.name != VERSION_TABLE:
-            table.to_metadata(theirs)
+            theirs_now = table.to_metadata(theirs, schema=BLANK_SCHEMA)  # type: ignore[arg-type]
+            for column in theirs_now.columns:
+                if isinstance(column.type, Exact):
+                    column.type = KEY
 
 
 def include_object(
@@ -47,6 +66,9 @@ def include_object(
     return not (is_table_of_ours and reflected and compared_with is None)
 
 
+# The rows
+
+
 def session_of(given: Any) -> Session:
     """Find the session itself behind what an app calls its session."""
     if hasattr(given, "sync_session"):
@@ -60,55 +82,89 @@ def session_of(given: Any) -> Session:
     return own
 
 
-def connection_of(outbox: Outbox, session: Session, table: Table | None) -> Connection:
-    """Give the session's connection to where the outbox is.
+def put_within(
+    outbox: Outbox,
+    session: Session,
+    table: Table | None,
+    submission: Submission,
+    schedule: Schedule,
+) -> tuple[str, bool]:
+    """Write it down in the session's transaction; return the id of its row, and if that is new.
 
     ``table``: ours among the app's, by which its session finds the bind.
     """
-    outbox.open()  # sees to it that our tables are there
-    terms: dict[str, Any] = {"bind_arguments": {"clause": message if table is None else table}}
-    if not session.in_transaction():  # what begins with us is about to write
-        terms["execution_options"] = WRITING
+    engine = outbox.open()  # sees to it that our tables are there
+    _same_database(outbox, engine, session, message if table is None else table)
+    with outbox.database.explained():
+        with about_to_write():  # what begins with us
+            connection = session.connection(
+                bind_arguments={"clause": message if table is None else table}
+            )
+        return write(connection, outbox, submission, schedule)
+
+
+def _same_database(outbox: Outbox, ours: Engine, session: Session, table: Table) -> None:
     try:
-        connection = session.connection(**terms)
+        theirs = session.get_bind(clause=table).engine
     except UnboundExecutionError:
         raise MessageError("session is bound to no database.") from None
-    if place(connection.engine.url) != place(outbox.open().url):
+    if place(theirs.url) != place(ours.url):
         raise ConfigurationError(
             f"The session is bound to another database than the outbox, {outbox.database}: what is"
             " written to two databases is not committed as one. Set MAIL_OUTBOX_URL to the database"
             " of the session, or leave session= out."
         )
-    return connection
+    if theirs.dialect.name == "sqlite" and begin_for_real(theirs):
+        log.info(REAL_BEGIN, theirs.url.database)
 
 
-def after_commit(session: Session, told: Callable[[], None]) -> None:
-    """Have something told when the session's transaction is committed, and not if it is undone."""
-    session.info.setdefault(WAITING, []).append((_within(session), told))
+# What waits for the commit
 
 
-def _within(session: Session) -> list[SessionTransaction]:
-    """List the transaction that is open, and those around it."""
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    within: tuple[SessionTransaction, ...]
+    kept: Callable[[], None]
+    undone: Callable[[], None]
+
+
+def follow(
+    session: Session, kept: Callable[[], None], undone: Callable[[], None] = lambda: None
+) -> None:
+    """Have one called once the session's outermost transaction is committed, or else the other."""
+    if not session.in_transaction():
+        session.begin()
     open_ = session.get_nested_transaction() or session.get_transaction()
-    found: list[SessionTransaction] = []
+    within: list[SessionTransaction] = []
     while open_ is not None:
-        found.append(open_)
+        within.append(open_)
         open_ = open_.parent
-    return found
+    session.info.setdefault(_WAITING, []).append(_Waiting(tuple(within), kept, undone))
 
 
 @event.listens_for(Session, "after_commit")
 def _committed(session: Session) -> None:
-    if WAITING not in session.info or session.in_nested_transaction():
+    if _WAITING in session.info:
+        session.info[_COMMITTED] = session.get_nested_transaction() or session.get_transaction()
+
+
+@event.listens_for(Session, "after_transaction_end")
+def _ended(session: Session, transaction: SessionTransaction) -> None:
+    waiting: list[_Waiting] | None = session.info.get(_WAITING)
+    if waiting is None:
         return
-    for _, told in session.info.pop(WAITING):
+    is_outermost = transaction.parent is None
+    kept = session.info.get(_COMMITTED) is transaction
+    if kept:
+        del session.info[_COMMITTED]
+    if kept and not is_outermost:
+        return  # released: it hangs on what is around it
+    over = [each for each in waiting if transaction in each.within]
+    waiting[:] = [each for each in waiting if transaction not in each.within]
+    if not waiting:
+        del session.info[_WAITING]
+    for each in over:
         try:
-            told()
+            (each.kept if kept else each.undone)()
         except Exception as error:  # noqa: BLE001  what is committed stays so
             log.error("What follows a commit failed: %s", type(error).__name__)  # noqa: TRY400  quotes nothing
-
-
-@event.listens_for(Session, "after_soft_rollback")
-def _rolled_back(session: Session, undone: SessionTransaction) -> None:
-    if waiting := session.info.get(WAITING):
-        waiting[:] = [each for each in waiting if undone not in each[0]]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = Say("flask_outbox.outbox")
 
 UPGRADE = "flask outbox upgrade"
+APPS = "flask db upgrade"  # who keeps our tables among its own
 
 
 def version(connection: Connection, schema: str | None = None) -> str | None:
@@ -32,9 +33,17 @@ def version(connection: Connection, schema: str | None = None) -> str | None:
 
 
 def is_current(connection: Connection, database: "Database") -> bool:
-    """Tell whether this code can work with it; raises OutboxUnavailable where it is too new."""
-    if database.keeper not in {"", UPGRADE}:
-        return not missing(connection)
+    """Tell whether this code can work with it.
+
+    Raises OutboxUnavailable where it is too new, or the app's own migrations have to come first.
+    """
+    if database.keeper == APPS:
+        if lacking := missing(connection):
+            raise OutboxUnavailable(
+                f"The outbox {database} has no {', '.join(lacking)}, and its tables are kept by the"
+                f" migrations of your app: make one with `flask db migrate`, and run `{APPS}`."
+            )
+        return True
     found = version(connection, database.schema)
     if found is not None and found > _next(REVISION):
         raise OutboxUnavailable(
@@ -65,7 +74,7 @@ def missing(connection: Connection) -> list[str]:
 
 
 def must_be_current(database: "Database") -> None:
-    """Stop the start where the schema is kept by somebody: a server, or the app's migrations."""
+    """Stop the start where the schema is changed by a command alone."""
     if database.keeper:
         raise OutboxUnavailable(
             f"The outbox {database} is not at schema {REVISION}: run `{database.keeper}`."
@@ -78,6 +87,8 @@ def brought_up_to_date(connection: Connection, database: "Database") -> None:
     Looks again first: another process may have done it while this one waited for the lock.
     """
     schema = database.schema
+    if database.keeper == APPS and is_current(connection, database):
+        return
     if schema is not None and not inspect(connection).has_schema(schema):
         connection.execute(CreateSchema(schema, if_not_exists=True))
     found = version(connection, schema)

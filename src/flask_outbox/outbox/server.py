@@ -16,7 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from flask_outbox.mail.errors import ConfigurationError, InDoubt, OutboxUnavailable
 from flask_outbox.mail.say import Say
-from flask_outbox.outbox.schema import UPGRADE
+from flask_outbox.outbox.schema import APPS, UPGRADE
 
 log = Say("flask_outbox.outbox")
 
@@ -37,7 +37,7 @@ class Server:
     def __init__(self, url: URL, busy: float, apps: Engine | None, schema: str | None) -> None:
         self.url = url
         self.busy = busy
-        self.keeper = UPGRADE if apps is None else "the migrations of your app"
+        self.keeper = UPGRADE if apps is None else APPS
         self.schema = schema if apps is None else None
         self._apps = apps
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from time import monotonic, sleep
 from types import MappingProxyType
 from typing import Any
-from weakref import WeakSet
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
@@ -26,6 +25,8 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from flask_outbox.mail.errors import ConfigurationError, OutboxUnavailable
 from flask_outbox.mail.say import Say
+from flask_outbox.outbox.begin import about_to_write, begin_for_real
+from flask_outbox.outbox.schema import APPS
 
 log = Say("flask_outbox.outbox")
 
@@ -33,8 +34,8 @@ OLDEST = (3, 35, 0)  # the first with RETURNING and DROP COLUMN, which migration
 NAP_LEAST, NAP_MOST = 0.0002, 0.002  # seconds between two looks at a lock
 FORK_WAITS = 5.0  # seconds for a transaction under way to end before a fork
 READING = {"outbox_reads": True}
-WRITING = {"outbox_writes": True}
 WAITS = "outbox_waits"
+WIPES = "outbox_wipes"
 
 FULL = 2  # of PRAGMA synchronous
 
@@ -63,36 +64,6 @@ FIXES = {
 }
 
 
-def begin_for_real(engine: Engine) -> bool:
-    """Put a real BEGIN on an app's own engine; tell whether it had none. Its PRAGMAs stay its own.
-
-    Python's driver begins by itself, and late: a savepoint that is released before the first write
-    then commits, and what a request wrote stays there though it was rolled back.
-    """
-    if engine in _REAL:
-        return False
-    _REAL.add(engine)
-    event.listen(engine, "connect", _leave_it_to_us)
-    event.listen(engine, "checkout", _leave_it_to_us)
-    event.listen(engine, "begin", _begin)
-    return True
-
-
-_REAL: WeakSet[Engine] = WeakSet()
-
-
-def _leave_it_to_us(connection: Any, *_: object) -> None:
-    connection.isolation_level = None
-
-
-def _begin(connection: Connection) -> None:
-    driver: Any = connection.connection.dbapi_connection
-    if not driver.in_transaction:  # an app may have such a BEGIN of its own
-        options = connection.get_execution_options()
-        writes = "outbox_writes" in options and "outbox_reads" not in options
-        driver.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
 class Sqlite:
     """One SQLite database: a file, or the memory of this process for tests."""
 
@@ -113,7 +84,7 @@ class Sqlite:
             )
         self.url = url
         self.busy = busy
-        self.keeper = "the migrations of your app" if apps else ""
+        self.keeper = "" if apps is None else APPS
         self._apps = apps
         self._writer: Connection | None = None  # kept: who writes has the turn, so one is enough
         self.file = None if name == ":memory:" else Path(name).absolute()
@@ -171,7 +142,7 @@ class Sqlite:
                     " process. Set SQLALCHEMY_DATABASE_URI to a file or a server, or TESTING."
                 )
             begin_for_real(self._apps)
-            ours = self._apps.execution_options(**WRITING)
+            ours = self._apps.execution_options()
             ours.hide_parameters = True  # an error must not quote a mail
             return ours
         pool: dict[str, Any] = {"poolclass": StaticPool}
@@ -208,8 +179,12 @@ class Sqlite:
         """Give a connection in a write transaction, committed at the end."""
         with self._turn(self._writing):
             if self._apps is not None:  # whose pool may be small
-                with engine.begin() as connection:
-                    yield connection
+                with engine.connect() as connection:
+                    self._let_wipe(connection)
+                    with about_to_write():
+                        transaction = connection.begin()
+                    with transaction:
+                        yield connection
                 return
             writer = self._writer
             if writer is None or writer.engine is not engine or writer.invalidated:
@@ -244,7 +219,7 @@ class Sqlite:
 
     @contextmanager
     def _turn(self, lock: threading.Lock) -> Generator[None]:
-        """Let one thread at a time; where SQLite fails, say what a person can do about it."""
+        """Let one thread at a time."""
         if not lock.acquire(timeout=self.busy):
             raise OutboxUnavailable(
                 f"The outbox {self} could not be used: this process kept a transaction open for "
@@ -269,7 +244,12 @@ class Sqlite:
     def now(self, connection: Connection) -> float:
         """Ask the database for the time; of the driver, since every enqueue does."""
         driver: Any = connection.connection.dbapi_connection
-        return float(driver.execute(NOW).fetchone()[0])
+        cursor = driver.cursor()  # an app's may be aiosqlite's, which has no execute() of its own
+        try:
+            cursor.execute(NOW)
+            return float(cursor.fetchone()[0])
+        finally:
+            cursor.close()
 
     def _explanation(self, error: DatabaseError | sqlite3.DatabaseError) -> str | None:
         cause = error.orig if isinstance(error, DatabaseError) else error
@@ -295,6 +275,14 @@ class Sqlite:
             driver: Any = connection.connection.dbapi_connection
             driver.execute(f"PRAGMA busy_timeout = {milliseconds}")
             connection.info[WAITS] = milliseconds
+
+    @staticmethod
+    def _let_wipe(connection: Connection) -> None:
+        """Have what is wiped overwritten, in an app's database, too."""
+        if not connection.info.get(WIPES):
+            driver: Any = connection.connection.dbapi_connection
+            driver.execute("PRAGMA secure_delete = ON").close()
+            connection.info[WIPES] = True
 
     def _begin_immediate(self, driver: Any) -> None:
         """Wait for the write lock, with shorter naps than SQLite's own.

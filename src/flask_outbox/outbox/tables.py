@@ -180,12 +180,13 @@ event = Table(
     "outbox_event",
     metadata,
     Column("number", _NUMBER, primary_key=True),
-    Column("message", String(32), nullable=False, index=True),
+    Column("message", String(32), nullable=False),
     Column("recipient", String(320)),  # NULL: all of them
     Column("kind", String(16), nullable=False),
     Column("at", Double, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("text", Text, nullable=False),
+    Index("ix_outbox_event_message", "message"),  # by name, whatever an app's convention is
     **_TABLE,
 )
 

@@ -1,0 +1,64 @@
+"""A real BEGIN on an app's own SQLite engine, which Python's driver has not.
+
+It begins by itself, and late: before the first INSERT, not before a SAVEPOINT. So a savepoint that
+is released before the first write commits, and what a request wrote stays there though it was
+rolled back.
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+from weakref import WeakSet
+
+from sqlalchemy import Connection, Dialect, Engine, event
+from sqlalchemy.pool import PoolProxiedConnection
+
+_REAL: WeakSet[Dialect] = WeakSet()
+_WRITES: ContextVar[bool] = ContextVar("flask_outbox_writes", default=False)
+_AUTOCOMMIT = "outbox_autocommit"
+
+
+def begin_for_real(engine: Engine) -> bool:
+    """Put a real BEGIN on an app's own engine; tell whether it had none. Its PRAGMAs stay its own.
+
+    It comes after all listeners of "begin": an app may have one of its own, whenever it put it on.
+    """
+    if engine.dialect in _REAL:
+        return False
+    _REAL.add(engine.dialect)
+    event.listen(engine, "connect", _leave_it_to_us)
+    event.listen(engine, "checkout", _leave_it_to_us)
+    event.listen(engine, "begin", _note)
+    setattr(engine.dialect, "do_begin", _begin)  # noqa: B010  a method, as no type checker wants it
+    return True
+
+
+@contextmanager
+def about_to_write() -> Generator[None]:
+    """Let a transaction that begins meanwhile, on an app's engine, take the write lock at once."""
+    token = _WRITES.set(True)
+    try:
+        yield
+    finally:
+        _WRITES.reset(token)
+
+
+def _leave_it_to_us(connection: Any, record: Any, *_: object) -> None:
+    # A pool of one connection gives it away again in the middle of a transaction, which changing
+    # this would commit.
+    if connection.isolation_level is not None and not record.driver_connection.in_transaction:
+        connection.isolation_level = None
+
+
+def _note(connection: Connection) -> None:
+    level = connection.get_execution_options().get("isolation_level")
+    connection.info[_AUTOCOMMIT] = level == "AUTOCOMMIT"
+
+
+def _begin(connection: PoolProxiedConnection) -> None:
+    driver: Any = connection.driver_connection
+    if not driver.in_transaction and not connection.info.get(_AUTOCOMMIT):
+        cursor = connection.cursor()
+        cursor.execute("BEGIN IMMEDIATE" if _WRITES.get() else "BEGIN")
+        cursor.close()
