@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flask import Flask
 
-from flask_outbox.app import engines, fingerprints, privacy, ways_out
+from flask_outbox.app import engines, fingerprints, privacy, starting, ways_out
 from flask_outbox.app.flask_mail import Message, _Mail
 from flask_outbox.app.settings import Settings
 from flask_outbox.app.telling import tell_alert, tell_recorded
@@ -142,7 +142,7 @@ class Made:
     def _make_embedded(self) -> "Embedded":
         from flask_outbox.worker.embedded import Embedded  # noqa: PLC0415  made on first use
 
-        return Embedded(self.plan)
+        return Embedded(self.plan, starting.must_leave)
 
     @property
     def is_embedded(self) -> bool:

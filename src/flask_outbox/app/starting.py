@@ -2,6 +2,8 @@
 
 import logging
 import os
+import sys
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -10,6 +12,8 @@ from flask import Flask, has_app_context, has_request_context
 from flask.cli import FlaskGroup, ScriptInfo
 
 log = logging.getLogger("flask_outbox")
+
+RELOADER = "werkzeug._reloader"
 
 requests_seen: set[int] = set()  # the processes that have served a request
 
@@ -33,7 +37,34 @@ def may_start(app: Flask) -> bool:
     if has_request_context() or os.getpid() in requests_seen:
         return True
     # With the reloader, the parent runs the same code as its child, and serves nothing.
-    return not app.debug or os.environ.get("WERKZEUG_RUN_MAIN") == "true"
+    return _is_reloaders_child() or not (app.debug or _reloads(command))
+
+
+def must_leave() -> bool:
+    """Tell whether this process turned out to be a reloader's parent.
+
+    Before ``app.run(debug=True)`` is called, nobody knows. From then on the main thread waits for
+    its child, which has a worker of its own.
+    """
+    if os.getpid() in requests_seen or _is_reloaders_child() or RELOADER not in sys.modules:
+        return False
+    frames = sys._current_frames()  # noqa: SLF001  CPython's and PyPy's  # pyright: ignore[reportPrivateUsage]
+    frame = frames.get(threading.main_thread().ident or 0)
+    while frame is not None:
+        inside = frame.f_code.co_name == "restart_with_reloader"
+        if inside and frame.f_globals.get("__name__") == RELOADER:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _is_reloaders_child() -> bool:
+    return os.environ.get("WERKZEUG_RUN_MAIN") == "true"
+
+
+def _reloads(command: click.Context | None) -> bool:
+    """Tell whether ``flask run`` was told to; by default it does so in debug mode."""
+    return bool(command and command.params.get("reload"))
 
 
 def _is_server(command: click.Context) -> bool:

@@ -14,7 +14,7 @@ from weakref import WeakSet
 
 from flask_outbox.mail.errors import ConfigurationError
 from flask_outbox.worker.bell import Bell
-from flask_outbox.worker.loop import LAST_WORDS, Plan, Worker
+from flask_outbox.worker.loop import LAST_WORDS, Plan, Worker, never
 from flask_outbox.worker.say import say
 from flask_outbox.worker.unexpected import place
 
@@ -27,10 +27,14 @@ FIX = (
 
 
 class Embedded:
-    """``make_plan`` is called in the worker's thread, in each process that starts one."""
+    """``make_plan`` is called in the worker's thread, in each process that starts one.
 
-    def __init__(self, make_plan: Callable[[], Plan]) -> None:
+    ``leave`` is asked at least once a poll, and ends the worker of this process for good.
+    """
+
+    def __init__(self, make_plan: Callable[[], Plan], leave: Callable[[], bool] = never) -> None:
         self._make_plan = make_plan
+        self._leave = leave
         self.forget()
         _all.add(self)
 
@@ -95,13 +99,13 @@ class Embedded:
     def _run(self) -> None:
         """Work; should that break, begin again after a while."""
         pause = AGAIN_FIRST
-        while not self._stopped:
+        while not (self._stopped or self._leave()):
             try:
                 plan = self._make_plan()
                 self._grace = plan.grace
                 self._worker = worker = Worker(plan)
                 if not self._stopped:
-                    worker.run()
+                    worker.run(leave=self._leave)
             except ConfigurationError as error:
                 say.error("no mail leaves the outbox: %s", error)
                 return

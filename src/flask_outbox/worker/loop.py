@@ -127,9 +127,13 @@ class Worker:
         self._abandoned = True
         self.stop()
 
-    def run(self, began: Callable[[], None] = _nothing) -> None:
-        """Work until stopped; ``began`` is called when its first sign of life is written."""
+    def run(self, began: Callable[[], None] = _nothing, leave: Callable[[], bool] = never) -> None:
+        """Work until stopped; ``began`` is called when its first sign of life is written.
+
+        ``leave`` is asked at least once a poll, and stops it.
+        """
         self._began = began
+        self._leave = leave
         listening = Listening(self._plan.outbox, self.wake)
         listening.begin()
         try:
