@@ -107,10 +107,14 @@ def main() -> int:
 
 
 @contextmanager
-def started(place: Path | str, port: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+def started(
+    place: Path | str, port: int, *options: str, quiet: bool = False
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run the program; whatever became of it, it is gone afterwards."""
     program = subprocess.Popen(
-        [sys.executable, __file__, str(place), str(port), *options], start_new_session=True
+        [sys.executable, __file__, str(place), str(port), *options],
+        start_new_session=True,
+        stderr=subprocess.DEVNULL if quiet else None,
     )
     try:
         yield program

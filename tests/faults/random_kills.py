@@ -2,7 +2,8 @@
 
 ::
 
-    python tests/faults/random_kills.py --seed 7 --kills 200 --messages 10000 --workers 3
+    python tests/faults/random_kills.py --seed 7 --kills 500 --messages 20000
+    python tests/faults/random_kills.py --seed 7 --database mariadb --workers 3
 
 Two thirds of the kills are the server's own: it kills whoever speaks at a point of the dialogue
 that chance chose, from MAIL to just after its answer. The rest come from outside, whatever the
@@ -17,13 +18,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' modules are
 
+import databases
 from faults_worker import PATIENCE, an_outbox, note_pid, pid_of, started
 from hostile import Act, Hostile, Session
 from kill_verdict import Kill, Row, Verdict, judge
@@ -31,10 +34,11 @@ from worker_stage import Eyes, a_submission, put
 
 POINTS = ("MAIL", "RCPT", "DATA", "body", "dot", "answered")
 FROM_OUTSIDE = 1 / 3  # of the kills
+TELL_EVERY = 10.0
 DEAD_WITHIN = 5.0  # seconds from the signal to the end of the process
 IN_FLIGHT = (
     "SELECT message_id FROM outbox_message"
-    " WHERE state = 'sending' AND started_at IS NOT NULL AND worker LIKE '%:' || ? || ':%'"
+    " WHERE state = 'sending' AND started_at IS NOT NULL AND worker LIKE ?"
 )
 WORKERS = "SELECT DISTINCT worker FROM outbox_message WHERE state = 'sending'"
 ROWS = (
@@ -84,7 +88,7 @@ class Killer:
         end = time.monotonic() + DEAD_WITHIN
         while _lives(pid) and time.monotonic() < end:
             time.sleep(0.001)
-        in_flight = frozenset(str(name) for (name,) in self.eyes.rows(IN_FLIGHT, str(pid)))
+        in_flight = frozenset(str(name) for (name,) in self.eyes.rows(IN_FLIGHT, f"%:{pid}:%"))
         self.kills.append(Kill(point, in_flight))
         self.left = self._next()
 
@@ -108,7 +112,7 @@ def act(point: str, killer: Killer) -> Act:
 
 
 def run(  # noqa: PLR0913  what a run is made of
-    folder: Path,
+    place: Path | str,
     *,
     seed: int,
     kills: int,
@@ -119,10 +123,9 @@ def run(  # noqa: PLR0913  what a run is made of
     tell: Callable[[str], object] = lambda _: None,
 ) -> Verdict:
     """Enqueue, send, kill, wait for the end, judge."""
-    file = folder / "outbox.sqlite3"
-    eyes = Eyes(file)
+    eyes = Eyes(place)
     chance = random.Random(seed)  # noqa: S311  to be repeated
-    outbox = an_outbox(file)
+    outbox = an_outbox(place)
     for start in range(0, messages, 1000):
         names = (f"n{i}" for i in range(start, min(start + 1000, messages)))
         put(outbox, *(a_submission(name) for name in names))
@@ -133,7 +136,16 @@ def run(  # noqa: PLR0913  what a run is made of
     with ExitStack() as stack:
         server = stack.enter_context(Hostile({"EHLO": note_pid, **script}))
         program = stack.enter_context(
-            started(file, server.port, "--processes", str(workers), "--connections", "3", *options)
+            started(
+                place,
+                server.port,
+                "--processes",
+                str(workers),
+                "--connections",
+                "3",
+                *options,
+                quiet=True,
+            )
         )
         end = time.monotonic() + seconds
         while (open_ := _open(eyes)) and time.monotonic() < end:
@@ -158,30 +170,77 @@ def _print(line: str) -> None:
 
 
 def main() -> int:
-    """Run once, and say how it went."""
+    """Run on each database, and say how it went."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4)))
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--messages", type=int, default=10_000)
-    parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--kills", type=int, default=500)
+    parser.add_argument("--messages", type=int, default=20_000)
+    parser.add_argument("--workers", type=int, help="always so many, instead of 1, 2, 3 and 4")
+    parser.add_argument("--database", choices=[*DATABASES, "all"], default="all")
     parser.add_argument("--seconds", type=float, default=900.0, help="give up after so long")
     asked = parser.parse_args()
-    _print(f"seed {asked.seed}: {asked.kills} kills, {asked.messages} messages")
-    said = [time.monotonic()]
+    _print(f"seed {asked.seed}: {asked.kills} kills, {asked.messages} messages on each database")
+    names = list(DATABASES) if asked.database == "all" else [asked.database]
+    verdicts = [_judged(name, asked) for name in names]
+    word = "holds" if all(verdicts) else "DOES NOT HOLD"
+    _print(f"the promise {word} (seed {asked.seed})")
+    return 0 if all(verdicts) else 1
 
-    def tell(text: str) -> None:
-        if time.monotonic() - said[0] > 10.0:
-            said[0] = time.monotonic()
-            _print(f"  {text}")
 
-    before = time.monotonic()
+def _judged(name: str, asked: argparse.Namespace) -> bool:
+    """Run on one database, by one to four workers, and print the verdicts."""
+    crews = [asked.workers] if asked.workers else [1, 2, 3, 4]
+    holds = True
+    with DATABASES[name]() as new:
+        for workers in crews:
+            said = [time.monotonic()]
+
+            def tell(text: str, said: list[float] = said) -> None:
+                if time.monotonic() - said[0] > TELL_EVERY:
+                    said[0] = time.monotonic()
+                    _print(f"  {text}")
+
+            before = time.monotonic()
+            verdict = run(
+                new(),
+                seed=asked.seed + workers,
+                kills=asked.kills // len(crews),
+                messages=asked.messages // len(crews),
+                workers=workers,
+                seconds=asked.seconds,
+                tell=tell,
+            )
+            _print(f"{name}, {workers} workers, {time.monotonic() - before:.0f} s")
+            for line in verdict.lines():
+                _print(f"  {line}")
+            holds = holds and verdict.holds
+    return holds
+
+
+@contextmanager
+def _files() -> Iterator[Callable[[], str]]:
     with tempfile.TemporaryDirectory() as folder:
-        verdict = run(Path(folder), tell=tell, **vars(asked))
-    for line in verdict.lines():
-        _print(line)
-    word = "holds" if verdict.holds else "DOES NOT HOLD"
-    _print(f"the promise {word} (seed {asked.seed}, {time.monotonic() - before:.0f} s)")
-    return 0 if verdict.holds else 1
+        numbers = count()
+        yield lambda: f"sqlite:///{folder}/{next(numbers)}.sqlite3"
+
+
+@contextmanager
+def _server(kind: type[databases.Server]) -> Iterator[Callable[[], str]]:
+    with databases.running(kind) as server:
+
+        def new() -> str:
+            url = server.new()
+            an_outbox(url).upgrade()
+            return url
+
+        yield new
+
+
+DATABASES: dict[str, Callable[[], AbstractContextManager[Callable[[], str]]]] = {
+    "sqlite": _files,
+    "postgresql": lambda: _server(databases.PostgreSql),
+    "mariadb": lambda: _server(databases.MariaDb),
+}
 
 
 if __name__ == "__main__":

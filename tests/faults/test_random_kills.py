@@ -22,21 +22,25 @@ def verdict(rows=None, accepted=None, kills=None, **more):
 
 
 @pytest.mark.timeout(100)
-def test_random_kills_lose_nothing_and_copy_only_what_was_in_flight(tmp_path: Path):
-    judged = run(tmp_path, seed=20, kills=12, messages=300, workers=2, seconds=60.0)
+def test_random_kills_lose_nothing_and_copy_only_what_was_in_flight(place: str):
+    judged = run(place, seed=20, kills=12, messages=300, workers=2, seconds=60.0)
     assert judged.holds, "\n".join(judged.lines())
     assert judged.kills == 12
 
 
 def test_a_worker_that_loses_mail_and_says_nothing_does_not_pass(tmp_path: Path):
     more = {"options": ["--transport", "loses"]}
-    judged = run(tmp_path, seed=1, kills=1, messages=60, workers=1, seconds=30.0, **more)
+    judged = run(
+        tmp_path / "outbox.sqlite3", seed=1, kills=1, messages=60, workers=1, seconds=30.0, **more
+    )
     assert sorted(judged.lost) == sorted(f"<n{i}@example.com>" for i in range(7, 60, 10))
 
 
 def test_a_worker_that_sends_twice_does_not_pass(tmp_path: Path):
     more = {"options": ["--transport", "duplicates"]}
-    judged = run(tmp_path, seed=1, kills=0, messages=60, workers=1, seconds=30.0, **more)
+    judged = run(
+        tmp_path / "outbox.sqlite3", seed=1, kills=0, messages=60, workers=1, seconds=30.0, **more
+    )
     assert not judged.lost
     assert sum("accepted 2 times" in each for each in judged.wrong) == 6
 
