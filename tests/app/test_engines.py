@@ -192,7 +192,8 @@ def test_a_request_that_finds_mail_waiting_and_no_celery_says_so_and_goes_on(mak
 def test_the_task_may_be_registered_before_the_app_of_celery_is_configured():
     app = Celery("shop", set_as_current=False)
     register(app, sweep=7.0)
-    app.config_from_object({**NOWHERE, "beat_schedule": {"mine": {"task": "x", "schedule": 1}}})
+    mine = {"mine": {"task": "x", "schedule": 1}}
+    app.config_from_object({"broker_url": "memory://", "beat_schedule": mine})
     assert app.conf.broker_url == "memory://"
     assert app.conf.beat_schedule["flask_outbox.sweep"]["schedule"] == 7.0
     assert app.conf.beat_schedule["flask_outbox.sweep"]["task"] == TASK

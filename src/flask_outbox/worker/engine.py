@@ -66,7 +66,7 @@ class Wakes:
 
     def wake(self, due_at: float) -> None:
         """Note it and return at once."""
-        if self._pid != os.getpid():  # uWSGI forks without telling Python
+        if self._pid != os.getpid():  # rather than a hook: uWSGI forks without telling Python
             self.forget()
         with self._changed:
             self._due = due_at if self._due is None else min(self._due, due_at)
@@ -135,19 +135,10 @@ def _nothing() -> None:
 _all: WeakSet[Wakes] = WeakSet()
 
 
-def _forget_all() -> None:
-    for wakes in list(_all):
-        wakes.forget()
-
-
 @atexit.register
 def _stop_all() -> None:
     for wakes in list(_all):
         wakes.stop()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
 
 
 # --- what an engine starts ---
