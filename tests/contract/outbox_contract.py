@@ -7,6 +7,7 @@ all of them.
 from contract.outbox_claims import ClaimContract
 from contract.outbox_crashes import CrashContract
 from contract.outbox_enqueue import EnqueueContract
+from contract.outbox_erase import EraseContract
 from contract.outbox_people import PeopleContract
 from contract.outbox_privacy import EncryptionContract, RetentionContract, WipeContract
 from contract.outbox_records import RecordContract
@@ -25,6 +26,7 @@ class OutboxContract(
     EncryptionContract,
     WipeContract,
     RetentionContract,
+    EraseContract,
     WorkerContract,
     WalkContract,
 ):

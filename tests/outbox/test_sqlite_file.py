@@ -13,10 +13,11 @@ import pytest
 from sqlalchemy import select
 
 from flask_outbox.mail.errors import ConfigurationError, OutboxUnavailable
-from flask_outbox.mail.outcome import Accepted
+from flask_outbox.mail.outcome import Accepted, Refused
 from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.erase import erase
 from flask_outbox.outbox.tables import content
-from outbox_mail import KEYRING, a_submission, look, one, put, say, take
+from outbox_mail import ADA, KEYRING, a_submission, look, one, put, say, take
 from outbox_process import other_process
 
 NOBODY = 65534
@@ -276,3 +277,14 @@ def test_the_time_is_the_databases_and_not_that_of_the_program(outbox, monkeypat
     with outbox.read() as connection:
         (made,) = connection.exec_driver_sql("SELECT created_at FROM outbox_message").scalars()
     assert made > 0.0
+
+
+def test_an_erased_address_is_nowhere_on_the_disk(outbox, file):
+    address = b"ada@example.org"
+    for outcome in (Accepted(f"250 for {ADA}"), Refused(f"550 {ADA}?")):
+        put(outbox, a_submission(content=b"To: " + address + b"\r\n\r\nhello\r\n"))
+        say(outbox, one(outbox), outcome)
+    put(outbox)
+    assert address in on_disk(file)
+    assert erase(outbox, ADA).left == []
+    assert address not in on_disk(file)

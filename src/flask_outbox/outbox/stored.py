@@ -5,10 +5,10 @@ this version does not know is left alone.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import RowMapping
 
@@ -46,6 +46,29 @@ def is_sensitive(extra: str) -> bool:
     with suppress(ValueError, AttributeError):
         return json.loads(extra).get("sensitive") is True
     return False
+
+
+def rewritten(extra: str, change: Callable[[str], str]) -> str:
+    """Change every text in what ``pack`` wrote, names included."""
+    try:
+        before = json.loads(extra)
+    except ValueError:
+        return change(extra)
+    after = _changed(before, change)
+    return extra if after == before else _written(after)
+
+
+def _changed(value: object, change: Callable[[str], str]) -> object:
+    match value:
+        case str():
+            return change(value)
+        case list():
+            return [_changed(each, change) for each in cast("list[object]", value)]
+        case dict():
+            pairs = cast("dict[str, object]", value)
+            return {change(name): _changed(each, change) for name, each in pairs.items()}
+        case _:
+            return value
 
 
 def unpack(row: RowMapping, recipients: Sequence[str]) -> Submission:
