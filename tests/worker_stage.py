@@ -51,7 +51,7 @@ class Eyes:
     """Looks at the database as another program would."""
 
     def __init__(self, place: Path | str) -> None:
-        url = make_url(f"sqlite:///{place}" if isinstance(place, Path) else place)
+        url = make_url(str(place) if "://" in str(place) else f"sqlite:///{place}")
         options: dict[str, Any] = {"timeout": 30.0}
         if url.drivername == "postgresql":
             options = {"options": "-c search_path=flask_outbox"}

@@ -1,23 +1,22 @@
 """A submission becomes rows, in the transaction of the caller: no commit, no mail.
 
-A request waits for this. So SQLAlchemy compiles each INSERT once, and its driver is given the text
-and the values from then on: the same statement, without what ``Connection.execute`` does around it
-each time (docs/decisions/0209).
+A request waits for this: see inserts.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Insert, bindparam, insert, select, text
+from sqlalchemy import Connection, bindparam, select, text
 
 from flask_outbox.mail.errors import InDoubt, KeyConflict, MissingFieldError
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.encryption import FERNET
+from flask_outbox.outbox.inserts import insert_parts, insert_whole
 from flask_outbox.outbox.schedule import Priority, Schedule
 from flask_outbox.outbox.stored import pack
-from flask_outbox.outbox.tables import content, message, recipient
+from flask_outbox.outbox.tables import message
 from flask_outbox.outbox.unless import insert_unless
 
 __all__ = ["Priority", "Schedule", "enqueue", "put", "uuid7"]
@@ -33,45 +32,6 @@ _BY_KEY = (
     .where(message.c.key == bindparam("key"))
     .with_for_update(read=True)  # what another has committed since this transaction began, too
 )
-
-
-class _Written:
-    """An INSERT of whole rows, compiled once for each dialect and run by the driver itself."""
-
-    def __init__(self, statement: Insert) -> None:
-        self._statement = statement
-        self._texts: dict[tuple[str, str, str | None], tuple[str, Sequence[str] | None]] = {}
-
-    def run(
-        self, connection: Connection, schema: str | None, rows: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """Insert the rows in the transaction of the connection."""
-        dialect = connection.dialect
-        which = (dialect.name, dialect.driver, schema)
-        if (found := self._texts.get(which)) is None:
-            compiled = self._statement.compile(
-                dialect=dialect,
-                column_keys=list(rows[0]),
-                schema_translate_map={None: schema} if schema else None,
-                render_schema_translate=schema is not None,
-            )
-            found = self._texts[which] = (str(compiled), compiled.positiontup)
-        sql, names = found
-        values = rows if names is None else [[row[name] for name in names] for row in rows]
-        driver: Any = connection.connection.dbapi_connection
-        cursor = driver.cursor()
-        try:
-            if len(values) == 1:
-                cursor.execute(sql, values[0])
-            else:
-                cursor.executemany(sql, values)
-        finally:
-            cursor.close()
-
-
-_MESSAGE = _Written(insert(message))
-_RECIPIENT = _Written(insert(recipient))
-_CONTENT = _Written(insert(content))
 
 
 def uuid7(now: float, serial: int, random: bytes) -> str:
@@ -103,7 +63,7 @@ def write(
         raise MissingFieldError("A message needs at least one recipient.")
     if not connection.in_transaction():
         connection.begin()  # as its own execute() would, which the driver's does not
-    now = outbox.now(connection)
+    now = outbox.about_now(connection)
     named = schedule.at is not None and schedule.at > now
     due = schedule.at if named else now
     row = uuid7(now, next(outbox.serial), outbox.random(8))
@@ -136,33 +96,30 @@ def write(
         "fingerprint": marks[0],
         "reason": "",
     }
+    recipients = [
+        {
+            "message": row,
+            "position": position,
+            "address": address,
+            "state": State.QUEUED.value,
+            "due_at": due,
+            "attempts": 0,
+            "unclear": 0,
+            "reply": "",
+            "reference": "",
+        }
+        for position, address in enumerate(dict.fromkeys(submission.recipients))
+    ]
+    kept = {"message": row, "content": stored, "cipher": cipher}
     schema = outbox.database.schema
     if schedule.key is None:
-        _MESSAGE.run(connection, schema, [values])
-    else:
-        unless = _MESSAGE_UNLESS_KEY[connection.dialect.name]
-        connection.execute(unless, values, execution_options=outbox.options)
-        if (holder := _holder(connection, outbox, schedule.key, marks)) != row:
-            return holder, False
-    _RECIPIENT.run(
-        connection,
-        schema,
-        [
-            {
-                "message": row,
-                "position": position,
-                "address": address,
-                "state": State.QUEUED.value,
-                "due_at": due,
-                "attempts": 0,
-                "unclear": 0,
-                "reply": "",
-                "reference": "",
-            }
-            for position, address in enumerate(dict.fromkeys(submission.recipients))
-        ],
-    )
-    _CONTENT.run(connection, schema, [{"message": row, "content": stored, "cipher": cipher}])
+        insert_whole(connection, schema, values, recipients, kept)
+        return row, True
+    unless = _MESSAGE_UNLESS_KEY[connection.dialect.name]
+    connection.execute(unless, values, execution_options=outbox.options)
+    if (holder := _holder(connection, outbox, schedule.key, marks)) != row:
+        return holder, False
+    insert_parts(connection, schema, recipients, kept)
     return row, True
 
 

@@ -1,0 +1,268 @@
+"""What the outbox costs, beside Celery with Redis, in one run.
+
+Within the app's own transaction: an order alone, committed, and an order with its mail, committed;
+the difference is what send_later adds (composing, sealing and checking included). Celery's is
+``.delay`` of the same arguments, to a Redis that keeps nothing on disk.
+
+The worker's side: claim, start and record, a hundred at a time, bodies read, against the jobs that
+Celery's prefork pool gets through when each does nothing at all.
+
+    python bench/outbox.py [--rounds 8] [--calls 100] [--jobs 6000]
+
+PostgreSQL is one of our own with its default settings, so that a commit is on the disk.
+"""
+
+import argparse
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the servers of our own
+
+import databases
+from compose import SENDER, SUBJECT, bodies
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from send_later import durations, make_celery, redis
+
+from flask_outbox import Mail, Message
+from flask_outbox.mail.exchange import Report
+from flask_outbox.mail.outcome import Accepted
+from flask_outbox.mail.submission import Receipt, Submission
+from flask_outbox.outbox.claim import claim, start
+from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.enqueue import enqueue
+from flask_outbox.outbox.record import record
+
+BATCH = 100
+ADDS = {"SQLite": (0.30, 0.15), "PostgreSQL": (0.50, 0.30)}  # of .delay: target, stretch
+JOBS = {"SQLite": (15.0, 40.0), "PostgreSQL": (8.0, 15.0)}  # times Celery prefork's
+
+
+# --- within the app's own transaction ---
+
+
+def make_shop(uri: str) -> tuple[Flask, Callable[[int], object], Callable[[int], object]]:
+    """Give an app, an order, and an order with its mail; each is a transaction."""
+    app = Flask("shop", instance_path=tempfile.gettempdir())
+    app.config.update(
+        SQLALCHEMY_DATABASE_URI=uri,
+        MAIL_SERVER="127.0.0.1",
+        MAIL_DEFAULT_SENDER=SENDER,
+        MAIL_WORKER="process",  # so that no worker runs in here
+        MAIL_TRANSPORT="null://",
+    )
+    db: Any = SQLAlchemy(app)
+    mail = Mail(app, db=db)
+
+    class Order(db.Model):
+        id = db.Column(db.Integer, primary_key=True)
+        what = db.Column(db.String(80))
+
+    def order(number: int) -> None:
+        db.session.add(Order(what=f"book {number}"))
+        db.session.commit()
+
+    def order_and_mail(number: int) -> None:
+        db.session.add(Order(what=f"book {number}"))
+        mail.send_later(
+            Message(
+                subject=SUBJECT,
+                recipients=[f"person{number}@example.org"],
+                body=bodies.text,
+                html=bodies.html,
+            )
+        )
+        db.session.commit()
+
+    with app.app_context():
+        db.create_all()
+    return app, order, order_and_mail
+
+
+# --- the worker's side ---
+
+
+def a_mail(number: int) -> Submission:
+    """Give a sealed mail of the typical size."""
+    content = f"Message-ID: <{number}@example.com>\r\n\r\n".encode() + b"x" * 78 + b"\r\n"
+    return Submission(
+        sender="shop@example.com",
+        recipients=(f"person{number}@example.org",),
+        content=content + (b"x" * 76 + b"\r\n") * 85,
+        message_id=f"<{number}@example.com>",
+        date=0.0,
+    )
+
+
+def jobs_a_second(url: str, count: int) -> float:
+    """Claim, start and record so many."""
+    outbox = Outbox(url)
+    if not url.startswith("sqlite"):
+        outbox.upgrade()
+    for first in range(0, count, 1000):
+        with outbox.begin() as connection:
+            for number in range(first, min(first + 1000, count)):
+                enqueue(connection, outbox, a_mail(number))
+    began, done = time.perf_counter(), 0
+    while claimed := claim(outbox, transports=["default"], limit=BATCH, worker="bench"):
+        begun = start(outbox, claimed)
+        reports = [Report(each, Receipt.same(each, Accepted("250 ok"))) for each in begun]
+        done += len(record(outbox, reports, lambda: 0.5))
+    seconds = time.perf_counter() - began
+    assert done == count, (done, count)
+    outbox.close()
+    return count / seconds
+
+
+TASKS = """
+import os
+from celery import Celery
+
+app = Celery("jobs", broker=os.environ["BENCH_BROKER"])
+app.conf.task_ignore_result = True
+done = os.open(os.environ["BENCH_DONE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+
+@app.task(name="nothing")
+def nothing():
+    os.write(done, b".")
+"""
+
+
+def celery_jobs_a_second(folder: Path, port: int, count: int) -> float:
+    """Let a prefork pool of two, one for each core here, do nothing so often."""
+    (folder / "jobs.py").write_text(TASKS)
+    done = folder / "done"
+    done.write_bytes(b"")
+    environment = {
+        **os.environ,
+        "BENCH_BROKER": f"redis://127.0.0.1:{port}/1",
+        "BENCH_DONE": str(done),
+        "PYTHONPATH": str(folder),
+    }
+    send = (
+        "import jobs, sys\n"
+        "with jobs.app.connection_for_write() as connection:\n"
+        "    for _ in range(int(sys.argv[1])): jobs.nothing.apply_async(connection=connection)\n"
+    )
+    command = [sys.executable, "-c", send, str(count)]
+    subprocess.run(command, env=environment, check=True)
+    pool = ["worker", "--pool", "prefork", "--concurrency", "2", "--loglevel", "ERROR"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "celery", "-A", "jobs", *pool, "--without-gossip", "--without-mingle"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as worker:
+        try:
+            first = count // 10  # from here on it is at its speed
+            began = wait(done, first)
+            ended = wait(done, count)
+        finally:
+            worker.terminate()
+    return (count - first) / (ended - began)
+
+
+def wait(done: Path, count: int) -> float:
+    """Wait until so many are done; tell when that was."""
+    end = time.monotonic() + 300.0
+    while done.stat().st_size < count:
+        assert time.monotonic() < end, "Celery did not do it"
+        time.sleep(0.002)
+    return time.perf_counter()
+
+
+# --- the tables ---
+
+
+@contextlib.contextmanager
+def places(folder: str) -> Iterator[dict[str, Callable[[], str]]]:
+    """Give a way to a new database of each kind."""
+    with databases.running(databases.PostgreSql) as server:
+        files = iter(range(1000))
+        yield {
+            "SQLite": lambda: f"sqlite:///{folder}/{next(files)}.sqlite3",
+            "PostgreSQL": server.new,
+        }
+
+
+def main() -> int:
+    """Measure in interleaved rounds, print the tables, and fail where a target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--calls", type=int, default=100)
+    parser.add_argument("--jobs", type=int, default=6000)
+    asked = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        redis(folder) as port,
+        places(folder) as new,
+    ):
+        holds = requests(new, port, asked)
+        return 0 if workers(new, Path(folder), port, asked) and holds else 1
+
+
+def requests(new: dict[str, Callable[[], str]], port: int, asked: argparse.Namespace) -> bool:
+    """Measure what a request pays."""
+    delay = make_celery(port)
+    shops = {
+        name: make_shop(place().replace("postgresql:", "postgresql+psycopg:"))
+        for name, place in new.items()
+    }
+    found: dict[str, list[float]] = {"Celery .delay": []}
+    for number in range(asked.rounds + 1):  # the first warms up
+        numbers = range(number * asked.calls, (number + 1) * asked.calls)
+        found.setdefault("Celery .delay", []).extend(durations(delay, numbers))
+        for name, (app, order, order_and_mail) in shops.items():
+            with app.app_context():
+                found.setdefault(f"{name}, order", []).extend(durations(order, numbers))
+                found.setdefault(f"{name}, order and mail", []).extend(
+                    durations(order_and_mail, numbers)
+                )
+        if number == 0:
+            found = {}
+    p50 = {name: statistics.median(each) for name, each in found.items()}
+    print(f"{'p50 of a request':34}{'µs':>8}{'adds':>8}{'of .delay':>11}{'wanted':>9}{'stretch':>9}")
+    base = p50["Celery .delay"]
+    print(f"{'Celery .delay, Redis':34}{base:>8.0f}")
+    holds = True
+    for name, (target, stretch) in ADDS.items():
+        alone, both = p50[f"{name}, order"], p50[f"{name}, order and mail"]
+        share = (both - alone) / base
+        holds = holds and share <= target
+        print(f"{name + ', an order':34}{alone:>8.0f}")
+        print(
+            f"{name + ', an order and its mail':34}{both:>8.0f}{both - alone:>8.0f}{share:>11.2f}"
+            f"{target:>9.2f}{stretch:>9.2f}"
+        )
+    return holds
+
+
+def workers(
+    new: dict[str, Callable[[], str]], folder: Path, port: int, asked: argparse.Namespace
+) -> bool:
+    """Measure what a worker gets through."""
+    theirs = statistics.median(celery_jobs_a_second(folder, port, asked.jobs) for _ in range(3))
+    print(f"\n{'jobs':34}{'a second':>10}{'times':>8}{'wanted':>9}{'stretch':>9}")
+    print(f"{'Celery prefork × 2, nothing to do':34}{theirs:>10.0f}")
+    holds = True
+    for name, (target, stretch) in JOBS.items():
+        ours = statistics.median(jobs_a_second(new[name](), asked.jobs) for _ in range(3))
+        holds = holds and ours / theirs >= target
+        print(
+            f"{name + ', claim, start and record':34}{ours:>10.0f}{ours / theirs:>8.1f}"
+            f"{target:>9.1f}{stretch:>9.1f}"
+        )
+    return holds
+
+
+if __name__ == "__main__":
+    sys.exit(main())
