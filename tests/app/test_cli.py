@@ -31,7 +31,7 @@ with app.app_context():
 """
 COMMANDS = [
     *("upgrade", "worker", "drain", "list", "show", "retry", "cancel", "stats", "prune"),
-    "send-test",
+    *("erase", "send-test"),
 ]
 
 RUNNER = """
@@ -211,6 +211,59 @@ def test_prune_forgets_what_has_ended_and_nothing_that_waits(shop):
     assert json.loads(shop("show", waits, "--json"))["state"] == "queued"
 
 
+def test_prune_keeps_as_long_as_the_settings_say_where_it_is_not_told_otherwise(shop, server):
+    shop.later()
+    shop("cancel", shop.later())
+    runtime = shop.app.extensions["outbox"]
+    assert "content of 0 messages, and 0 messages" in shop("prune")
+    runtime.settings = replace(runtime.settings, keep_content=1e-9, keep_rows=None)
+    assert "content of 1 messages, and 0 messages" in shop("prune")
+    runtime.settings = replace(runtime.settings, keep_rows=1e-9)
+    assert "content of 0 messages, and 1 messages" in shop("prune")
+
+
+def test_erase_forgets_an_address_and_says_what_it_did(shop, server):
+    shop.later(fields={"recipients": ["Ada@example.org"]})
+    shop("drain")
+    waits = shop.later(delay=60)
+    shop.later(delay=60, fields={"recipients": ["bob@example.org"]})
+    assert re.fullmatch(
+        r"cancelled +1\nerased +2, with 2 contents and 2 lines of history\nleft +0\n",
+        shop("erase", "ada@EXAMPLE.org"),
+    )
+    assert json.loads(shop("show", waits, "--json"))["state"] == "cancelled"
+    printed = shop("list") + shop("list", "--json")
+    assert "ada" not in printed.lower()
+    assert "bob@example.org" in printed
+    assert re.match(r"cancelled +0\nerased +0,", shop("erase", "ada@example.org"))
+
+
+def test_erase_ends_with_status_1_while_something_is_left(shop):
+    row = shop.later(delay=60, fields={"cc": ["bob@example.org"]})
+    for cancelled in (1, 0):
+        output = shop("erase", "ada@example.org", status=1)
+        assert re.match(rf"cancelled +{cancelled}\nerased +0,.*\nleft +1\n +{row}\n", output)
+        assert "run this again" in output
+    assert "address is not an e-mail address" in shop("erase", "nobody", status=1)
+
+
+def test_of_a_sensitive_mail_nothing_that_is_in_it_is_shown_but_by_content(shop):
+    row = shop.later(fields={"sensitive": True, "subject": "4711 is your code", "body": "hello"})
+    for output in (shop("show", row), shop("show", row, "--json")):
+        assert "ada@example.org" in output
+        assert "4711" not in output
+    assert "Subject: 4711" in shop("show", row, "--content")
+
+
+def test_one_whose_key_is_gone_is_shown_as_far_as_it_can_be(shop):
+    row = shop.later(fields={"sensitive": True, "body": "hello"})
+    shop.app.secret_key = "another"
+    assert "queued" in shop("show", row)
+    assert "MAIL_OUTBOX_KEYS" in shop("show", row, "--content", status=1)
+    shop.app.config["SECRET_KEY_FALLBACKS"] = ["canary-key"]
+    assert "Subject: hi" in shop("show", row, "--content")
+
+
 def test_stats_count_by_state(shop):
     shop.later()
     shop.later(delay=3600)
@@ -346,6 +399,7 @@ def test_an_app_without_mail_has_no_such_commands():
     "command",
     [
         *("upgrade", "worker", "drain", "list", "stats", "prune", "show 0", "retry 0", "cancel 0"),
+        "erase a@example.org",
         "retry --state=failed",
         "send-test a@example.org --later",
     ],

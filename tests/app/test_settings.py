@@ -12,6 +12,9 @@ from flask import Flask
 from flask_outbox import ConfigurationError, Mail, Message
 from flask_outbox.app.settings import KEYS, Settings, read
 from flask_outbox.transports.local import Memory
+from outbox_mail import KEY, OLD_KEY
+
+NO_KEYS = [4711, {KEY: 1}, "s3cret", [KEY, KEY[:-4]], KEY.replace("b", "!"), [KEY, b"\xff"], [7]]
 
 
 def test_settings_are_frozen():
@@ -52,6 +55,15 @@ def test_every_key_has_a_field():
         ("MAIL_TRANSPORTS", '{"bulk": "memory:"}', {"bulk": "memory:"}),
         ("MAIL_OUTBOX_URL", "sqlite:///other.db", "sqlite:///other.db"),
         ("MAIL_WORKER", "process", "process"),
+        ("MAIL_KEEP_CONTENT", timedelta(days=7), 7 * 86400.0),
+        ("MAIL_KEEP_CONTENT", None, None),
+        ("MAIL_KEEP_ROWS", "none", None),
+        ("MAIL_OUTBOX_KEYS", None, ()),
+        ("MAIL_OUTBOX_KEYS", "", ()),
+        ("MAIL_OUTBOX_KEYS", KEY.encode(), (KEY,)),
+        ("MAIL_OUTBOX_KEYS", [KEY, OLD_KEY.encode()], (KEY, OLD_KEY)),
+        ("MAIL_OUTBOX_KEYS", f" {KEY}, {OLD_KEY}\n", (KEY, OLD_KEY)),
+        ("MAIL_OUTBOX_KEYS", f'["{KEY}"]', (KEY,)),
         ("MAIL_TLS_FINGERPRINT", "AB:" * 31 + "CD", "ab" * 31 + "cd"),
     ],
 )
@@ -79,6 +91,9 @@ NO_NAMES = ("a\0b", "\ud800")
         ("MAIL_TIMEOUT", 0),
         ("MAIL_TIMEOUT", "soon"),
         ("MAIL_LEASE", "inf"),
+        ("MAIL_KEEP_ROWS", -1),
+        ("MAIL_KEEP_CONTENT", "soon"),
+        *(("MAIL_OUTBOX_KEYS", value) for value in NO_KEYS),
         ("MAIL_GRACE", 1e300),
         ("MAIL_GRACE", timedelta.max),
         ("MAIL_TIMEOUT", "1e10"),
@@ -212,6 +227,8 @@ def test_a_secret_may_stand_in_a_file(tmp_path):
     (tmp_path / "password").write_text("s3cret\n")
     assert read({"MAIL_PASSWORD_FILE": str(tmp_path / "password")}).password == "s3cret"
     (tmp_path / "url").write_text("smtps://a:b@mail.example.com\n")
+    (tmp_path / "keys").write_text(f"{KEY}\n{OLD_KEY}\n")
+    assert read({"MAIL_OUTBOX_KEYS_FILE": str(tmp_path / "keys")}).outbox_keys == (KEY, OLD_KEY)
     assert read({"MAIL_TRANSPORT_FILE": str(tmp_path / "url")}).transport.startswith("smtps:")
 
 

@@ -225,16 +225,16 @@ class Mail(_MailMixin):
 
 
 class Commands(AppGroup):
-    """``flask outbox``: its commands are in cli.py, which is imported once one is looked for."""
+    """``flask outbox``: cli.py and cli_mail.py, which have the commands, are imported late."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name them."""
-        import_module("flask_outbox.app.cli")
+        import_module("flask_outbox.app.cli_mail")
         return super().list_commands(ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Find one."""
-        import_module("flask_outbox.app.cli")
+        import_module("flask_outbox.app.cli_mail")
         return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:

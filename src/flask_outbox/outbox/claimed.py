@@ -68,7 +68,7 @@ def opened(outbox: Outbox, leased: Sequence[Claimed]) -> list[Submission]:
             locked.append(submission)
             why = str(error)
     if locked:
-        _hold_back(outbox, locked, f"cannot be decrypted: {why}")
+        _hold_back(outbox, locked, why)
     return readable
 
 
@@ -86,7 +86,7 @@ def _hold_back(outbox: Outbox, locked: Sequence[Submission], why: str) -> None:
     if held:
         say = log.error if any(each.events for each in held) else log.warning
         say(
-            "%d sensitive messages are held back (%s, …): their content %s",
+            "Held back: %d sensitive messages, %s among them. %s",
             len(held),
             held[0].row["id"],
             why,

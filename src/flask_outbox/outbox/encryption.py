@@ -28,8 +28,8 @@ NOT_INSTALLED = (
     "A sensitive mail is kept encrypted, which takes a package: pip install 'flask-outbox[crypto]'"
 )
 KEY_IS_GONE = (
-    "it is encrypted with a key that is not here: put it back into MAIL_OUTBOX_KEYS (or into"
-    " SECRET_KEY_FALLBACKS, if it was derived from SECRET_KEY)"
+    "Its content is encrypted with a key that is not here: put it back into MAIL_OUTBOX_KEYS (or"
+    " into SECRET_KEY_FALLBACKS, if it was derived from SECRET_KEY)."
 )
 
 

@@ -132,6 +132,8 @@ def _walk(
         with outbox.begin() as connection:
             gone = _forget(connection, ids, before, lock, forget)
         yield gone
+        if gone < len(ids):  # somebody else is at it; two at once would wait for each other's locks
+            return
 
 
 def _as_many_as_fit(rows: Sequence[Any]) -> list[str]:
