@@ -86,7 +86,8 @@ class Message:
     ``tags``, ``metadata``
         for providers and for finding it again; not in the mail.
     ``sensitive``
-        its content is to be forgotten as soon as it can be.
+        worth a password: encrypted while it waits (``flask-outbox[crypto]``), and wiped when it was
+        accepted.
     ``at_most_once``
         rather lose it than send it twice.
     """
