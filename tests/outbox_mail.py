@@ -10,6 +10,7 @@ from flask_outbox.outbox.claim import claim, start
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.encryption import Keyring
 from flask_outbox.outbox.enqueue import Schedule, enqueue
+from flask_outbox.outbox.expire import expire
 from flask_outbox.outbox.record import Recorded, record
 from flask_outbox.outbox.status import Status, status
 
@@ -58,6 +59,7 @@ def put_many(outbox: Outbox, count: int, **schedule) -> list[str]:
 
 
 def take(outbox: Outbox, limit: int = 100, transports=("default",)) -> list[Submission]:
+    expire(outbox)
     return claim(outbox, transports=list(transports), limit=limit, worker="w1")
 
 

@@ -11,6 +11,7 @@ from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.outcome import Accepted, Deferred
 from flask_outbox.outbox import claim as claims
 from flask_outbox.outbox.claim import (
+    claim,
     extend,
     has_open,
     leave,
@@ -20,6 +21,7 @@ from flask_outbox.outbox.claim import (
     start,
 )
 from flask_outbox.outbox.enqueue import Priority
+from flask_outbox.outbox.expire import EXPIRED_MOST, expire
 from flask_outbox.outbox.status import history, list_messages
 from flask_outbox.outbox.tables import content, message
 from outbox_mail import (
@@ -189,6 +191,16 @@ class ClaimContract(Ground):
         assert "expired" in found.reason
         assert [each.kind.value for each in history(outbox, id_)] == ["expired"]
         assert not has_open(outbox)
+
+    def test_what_is_too_old_is_never_claimed_however_much_of_it_there_is(self, outbox, clock):
+        put_many(outbox, EXPIRED_MOST + 50, expires=clock.now + 1.0)
+        clock.now += 1.0
+        ended = expire(outbox)
+        assert claim(outbox, transports=["default"], limit=1000, worker="w1") == []
+        assert len(ended) == EXPIRED_MOST
+        assert {each.state for each in ended} == {State.EXPIRED}
+        assert len(expire(outbox)) == 50
+        assert expire(outbox) == []
 
     def test_what_is_not_yet_too_old_is_claimed(self, outbox, clock):
         id_ = put(outbox, expires=EPOCH + 60)

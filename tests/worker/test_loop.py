@@ -468,3 +468,14 @@ def test_a_log_that_raises_fails_no_send_when_a_route_pauses_and_works_again(
         logger.setLevel(level)
     assert len(transport.sent) == 2
     assert eyes.one("attempts") == 1
+
+
+def test_what_came_too_late_is_told_like_any_other_that_ended(outbox, plan, transport):
+    heard = []
+    put(outbox, a_submission("late"), schedule=Schedule(expires=1.0))
+    plan = replace(plan, observe=heard.append)
+    assert drain(plan) == 0
+    assert [(each.submission.message_id, each.state) for each in heard] == [
+        ("<late@example.com>", State.EXPIRED)
+    ]
+    assert transport.sent == []

@@ -17,6 +17,7 @@ from sqlalchemy import (
     case,
     func,
     insert,
+    or_,
     select,
     update,
 )
@@ -38,7 +39,6 @@ __all__ = [
 ]  # fmt: skip
 
 ROUNDS_MOST = 20  # of one claim, while it finds nothing that can be read
-EXPIRED_MOST = 100  # rows that one claim finds too old
 OCTETS_MOST = 32 * 1024 * 1024  # content that one claim brings, or one message if it has more
 
 _m = message.c
@@ -49,23 +49,13 @@ _DUE = (
         _m.priority == bindparam("priority"),
         _m.due_at <= bindparam("now"),
         _m.format <= FORMAT,
+        or_(_m.expires_at.is_(None), _m.expires_at > bindparam("now")),
     )
     .order_by(_m.due_at, _m.id)
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
 )
 _SURELY_NOT_SENT = _DUE.where(_m.unclear.is_(False))
-_TOO_OLD = (
-    select(message)
-    .where(
-        _m.state == State.QUEUED.value,
-        _m.expires_at <= bindparam("now"),
-        _m.due_at.is_not(None),
-    )
-    .order_by(_m.expires_at)
-    .limit(EXPIRED_MOST)
-    .with_for_update(skip_locked=True)
-)
 _LEASE = (
     update(message)
     .where(_m.id.in_(bindparam("ids", expanding=True)), _m.due_at.is_not(None))
@@ -127,8 +117,8 @@ def claim(
 ) -> list[Submission]:
     """Take what is due, most urgent first, and of equal urgency by turns of the transports.
 
-    Commits state, lease, fence and route; charges nothing. What is past its expiry ends as expired.
-    A transport whose route is paused is not looked at; one that comes back gives one message to try
+    Commits state, lease, fence and route; charges nothing. What is past its expiry is left alone. A
+    transport whose route is paused is not looked at; one that comes back gives one message to try
     it with, and none more while that is under way. A row that was on the line when a worker died
     comes alone in its list. What cannot be decrypted is held back, and does not stand in the way.
     """
@@ -146,7 +136,6 @@ def _claim(outbox: Outbox, transports: Sequence[str], limit: int, worker: str) -
     try:
         with outbox.begin() as connection:
             now = outbox.now(connection)
-            _expire(connection, now)
             open_ = open_routes(connection, transports, now)
             ids += _choose(_candidates(connection, open_, now, limit), limit, now - outbox.lease)
             if not ids:
@@ -159,13 +148,6 @@ def _claim(outbox: Outbox, transports: Sequence[str], limit: int, worker: str) -
         with outbox.begin() as connection:
             terms = {"ids": ids, "b_fence": fence, "now": outbox.now(connection)}
             return read(connection, terms)
-
-
-def _expire(connection: Connection, now: float) -> None:
-    old = hold(connection, connection.execute(_TOO_OLD, {"now": now}).mappings().all(), now)
-    for each in old:
-        each.move(State.QUEUED, State.EXPIRED, Kind.EXPIRED, "expired before it could be sent")
-    settle(connection, old)
 
 
 def _candidates(

@@ -5,7 +5,7 @@ each time; and on PostgreSQL all of a message in one, since there each costs a r
 (docs/decisions/0209).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Insert, Table, bindparam, insert
@@ -56,17 +56,15 @@ def _together(
     parts = (
         insert(message).values(_named(message, "", row)),
         insert(recipient).values(their),
-        insert(content).values(_named(content, "c_", content.c)),
+        insert(content).values(_named(content, "c_", content.c.keys())),
     )
     said = [_text(connection, schema, each) for each in parts]
     return f"WITH m AS ({said[0]}), r AS ({said[1]}) {said[2]}"
 
 
-def _named(table: Table, prefix: str, names: Any) -> dict[str, Any]:
-    return {
-        name: bindparam(f"{prefix}{name}", type_=table.c[name].type)
-        for name in (names.keys() if hasattr(names, "keys") else names)
-    }
+def _named(table: Table, prefix: str, names: Iterable[str]) -> dict[str, Any]:
+    kinds: Any = table.c
+    return {name: bindparam(f"{prefix}{name}", type_=kinds[name].type) for name in names}
 
 
 def _insert(connection: Connection, schema: str | None, table: Table, rows: Sequence[Row]) -> None:

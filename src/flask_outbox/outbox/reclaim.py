@@ -107,7 +107,7 @@ def _take_back(outbox: Outbox, held: Held) -> Recorded | None:
         return None
     try:
         addresses = [place.address for place in held.sending()]
-        submission = _opened(outbox, held, addresses)
+        submission = read_back(outbox, held, addresses)
     except Unreadable as error:
         poisoned(held, f"its row cannot be read ({error})")
         return None
@@ -119,7 +119,8 @@ def _take_back(outbox: Outbox, held: Held) -> Recorded | None:
     return Recorded(submission=submission, receipt=receipt, state=held.state, reason=held.reason)
 
 
-def _opened(outbox: Outbox, held: Held, addresses: Sequence[str]) -> Submission:
+def read_back(outbox: Outbox, held: Held, addresses: Sequence[str]) -> Submission:
+    """Make the submission of a row that is held; without content where that cannot be decrypted."""
     submission = unpack(held.row, addresses)
     try:
         return outbox.keyring.opened(submission, held.row["cipher"])

@@ -12,6 +12,7 @@ from random import random
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.claim import claim, leave, start
 from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.expire import expire
 from flask_outbox.outbox.record import Recorded, record
 from flask_outbox.worker.lanes import Lanes
 from flask_outbox.worker.leased import Leased
@@ -21,8 +22,11 @@ def turn(
     outbox: Outbox, leased: Leased, lanes: Lanes, sign: Callable[[Submission], Submission]
 ) -> list[Recorded]:
     """Take each step once; a step that has nothing to do does nothing."""
+    recorded: list[Recorded] = []
+
     # claim: what is due becomes ours until its lease ends. One commit, nothing is charged.
     if hungry := leased.hungry(lanes):
+        recorded += expire(outbox)  # what is too old by now ends instead
         limit = leased.batch(lanes)
         claimed = claim(outbox, transports=hungry, limit=limit, worker=leased.worker)
         leased.put(claimed, dry=len(claimed) < limit)
@@ -39,6 +43,6 @@ def turn(
 
     # record: what the far side said; a row whose fence is no longer ours stays as it is.
     reports = lanes.reports()
-    recorded = record(outbox, reports, random) if reports else []
+    recorded += record(outbox, reports, random) if reports else []
     lanes.forget(reports)
     return recorded

@@ -210,7 +210,7 @@ class Worker:
         self._began()
         self._began = _nothing
         recorded = turn(plan.outbox, leased, self._lanes, plan.sign)
-        self._count += len(recorded)
+        self._count += sum(each.state is not State.EXPIRED for each in recorded)
         self._tell(recorded)
         self._release({each.submission.transport for each in recorded if was_our_fault(each)})
         if leased.dry and not was_dry:
