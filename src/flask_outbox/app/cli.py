@@ -99,16 +99,22 @@ def worker(processes: int) -> None:
 @outbox.command()
 @click.option("--seconds", type=Finite(min=0, min_open=True), help="Stop after so long.")
 def drain(seconds: float | None) -> None:
-    """Send what is due now, and end; status 1 if something due is left."""
+    """Send what is due now, and end; status 1 if something due is left.
+
+    Told to stop (SIGTERM, Ctrl-C) it finishes what it has begun; told so twice it leaves at once.
+    """
     from flask_outbox.outbox.stats import stats as count  # noqa: PLC0415  see above
-    from flask_outbox.worker.loop import drain as work  # noqa: PLC0415  see above
+    from flask_outbox.worker.foreground import Drain  # noqa: PLC0415  see above
 
     runtime = sending()
     if not runtime.exists:
         click.echo("Tried 0 messages.")
         return
-    tried = work(runtime.plan(), seconds=seconds)
+    work = Drain(runtime.plan())
+    tried = work.run(seconds)
     click.echo(f"Tried {tried} message{'' if tried == 1 else 's'}.")
+    if work.told:
+        return
     figures = count(runtime.outbox)
     if figures.oldest_due is not None and figures.oldest_due <= figures.now:
         raise click.ClickException("Something that is due could not be sent yet.")
