@@ -1,3 +1,14 @@
-from app_fixtures import app, live, mail, server
+import pytest
 
-__all__ = ["app", "live", "mail", "server"]
+from app_fixtures import app, live, mail, server
+from database_fixtures import KINDS, mariadb, postgresql
+
+__all__ = ["app", "live", "mail", "mariadb", "postgresql", "server"]
+
+
+@pytest.fixture(params=KINDS)
+def database(request, tmp_path):
+    """An empty database of each kind, as MAIL_OUTBOX_URL would name it."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'shop.sqlite3'}"
+    return request.getfixturevalue(request.param).new()

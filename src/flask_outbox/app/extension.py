@@ -197,31 +197,16 @@ class Mail(_MailMixin):
         """
         return runtime_of(self._app()).drain(seconds, at_once)
 
-    def cancel(self, id: str) -> bool:  # noqa: A002  the word that users see
-        """Take back what send_later wrote down; False where it has left or does not exist."""
-        runtime = runtime_of(self._app())
-        if not _may_exist(id):
-            return False
-        if runtime.rehearsal.get(id) is not None:
-            return runtime.rehearsal.cancel(id)
-        if not runtime.exists:
-            return False
-        from flask_outbox.outbox.status import cancel  # noqa: PLC0415  brings SQLAlchemy
+    def cancel(self, id: str, *, session: Any = None) -> bool:  # noqa: A002  the word that users see
+        """Take back what send_later wrote down; False where it has left or does not exist.
 
-        return cancel(runtime.outbox, id)
+        ``session``: as in send_later; it is taken back once that is committed.
+        """
+        return _may_exist(id) and runtime_of(self._app()).cancel(id, session)
 
     def status(self, id: str) -> "Status | None":  # noqa: A002  the word that users see
         """Tell how far a message came; None where there is none of that id, or none any more."""
-        runtime = runtime_of(self._app())
-        if not _may_exist(id):
-            return None
-        if runtime.rehearsal.get(id) is not None:
-            return runtime.rehearsal.status(id)
-        if not runtime.exists:
-            return None
-        from flask_outbox.outbox.status import status  # noqa: PLC0415  brings SQLAlchemy
-
-        return status(runtime.outbox, id)
+        return runtime_of(self._app()).status(id) if _may_exist(id) else None
 
 
 class Commands(AppGroup):

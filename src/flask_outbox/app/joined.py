@@ -68,8 +68,7 @@ class Joined:
             raise ConfigurationError(TOO_EARLY)
         if self.bind is not None:
             log.warning(ANOTHER_BIND, self.bind)
-        engine = self.engine(app)
-        if not suppressed and _is_in_memory(engine):
+        if self.is_in_memory(app) and not suppressed:
             key = URI if self.bind is None else f'{BINDS}["{self.bind}"]'
             raise ConfigurationError(IN_MEMORY.format(key=key))
 
@@ -88,10 +87,17 @@ class Joined:
             log.info(REAL_BEGIN, found.url.database)
         return found
 
+    def is_in_memory(self, app: Flask) -> bool:
+        """Tell whether the database is gone with this process."""
+        engine = self.engine(app)
+        return engine.dialect.name == "sqlite" and engine.url.database in {None, "", ":memory:"}
+
     def table(self) -> Any:
         """Give our table among the app's, by which its session finds the bind."""
-        return self.db.metadatas[self.bind].tables["outbox_message"]
+        schema = self.metadata.schema
+        return self.metadata.tables[f"{schema}.outbox_message" if schema else "outbox_message"]
 
-
-def _is_in_memory(engine: Any) -> bool:
-    return engine.dialect.name == "sqlite" and engine.url.database in {None, "", ":memory:"}
+    @property
+    def metadata(self) -> Any:
+        """The app's metadata that has our tables."""
+        return self.db.metadatas[self.bind]

@@ -103,7 +103,13 @@ class Made:
         settings = self.settings
         patience = Patience(give_up=settings.give_up, max_unclear=settings.max_unclear)
         keyring = privacy.keyring(self.app, settings)
-        outbox = Outbox(self.where, lease=settings.lease, patience=patience, keyring=keyring)
+        outbox = Outbox(
+            self.where,
+            lease=settings.lease,
+            patience=patience,
+            keyring=keyring,
+            schema=None if self.joined is None else self.joined.metadata.schema,
+        )
         weakref.finalize(self, outbox.close)
         return outbox
 
@@ -124,9 +130,14 @@ class Made:
     def exists(self) -> bool:
         """Whether there may be mail; a file is not made by being asked for."""
         if self.joined is not None:
-            return True
+            return not self.joined.is_in_memory(self.app)
         where = self.where
         return where.exists() if isinstance(where, Path) else True
+
+    @property
+    def table(self) -> Any:
+        """Our table among the app's, if it is there."""
+        return None if self.joined is None else self.joined.table()
 
     @property
     def place(self) -> str:

@@ -114,11 +114,16 @@ class Rehearsal:
             found = self._rows.get(row)
             return None if found is None or found.held else found
 
+    def knows(self, row: str) -> bool:
+        """Tell whether it is kept, also where it is held."""
+        with self._lock:
+            return row in self._rows
+
     def cancel(self, row: str) -> bool:
         """Take back what is still queued."""
         with self._lock:
             found = self._rows.get(row)
-            if found is None or found.held or found.state is not State.QUEUED:
+            if found is None or found.state is not State.QUEUED:
                 return False
             self._rows[row] = replace(found, state=State.CANCELLED)
             return True

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask
+from flask import Flask, has_app_context
 
 from flask_outbox.app import engines, starting
 from flask_outbox.app.flask_mail import _Mail
@@ -17,12 +17,13 @@ from flask_outbox.app.telling import tell_drained, tell_queued, tell_sent, tell_
 from flask_outbox.mail import message as core
 from flask_outbox.mail.errors import ConfigurationError, UnsupportedFeature
 from flask_outbox.mail.outcome import Accepted
-from flask_outbox.mail.submission import Receipt, Submission
+from flask_outbox.mail.submission import Receipt
 from flask_outbox.outbox.schedule import Schedule
 
 if TYPE_CHECKING:
     from flask_outbox.app.joined import Joined
     from flask_outbox.app.sending import Host
+    from flask_outbox.outbox.status import Status
     from flask_outbox.worker.engine import Engine
 
 IN_A_REQUEST = 60.0  # seconds for one message, where somebody waits
@@ -147,10 +148,10 @@ class Runtime(Made):
         submission = prepared.submission
         if submission is None:
             return ""
-        if session is None and self.joined is not None:
-            session = self.joined.session
-        if session is not None:
-            return self._enqueue_within(session, prepared.message, submission, schedule)
+        if (session := self._session(session)) is not None:
+            from flask_outbox.app import within  # noqa: PLC0415  brings SQLAlchemy
+
+            return within.enqueue(self, session, prepared.message, submission, schedule)
         if self.suppressed:
             row, is_new = self.rehearsal.add(prepared.message, submission, schedule)
             if is_new:
@@ -166,29 +167,37 @@ class Runtime(Made):
             tell_queued(self.app, prepared.message, row, rehearsed=False)
         return row
 
-    def _enqueue_within(
-        self, given: Any, message: core.Message, submission: Submission, schedule: Schedule
-    ) -> str:
-        from flask_outbox.outbox import joined  # noqa: PLC0415  brings SQLAlchemy
+    def _session(self, given: Any) -> Any:
+        return self.joined.session if given is None and self.joined is not None else given
 
-        session, rehearsed = joined.session_of(given), self.suppressed
-        engine = None if rehearsed else self.ready()
-        if rehearsed:
-            row, is_new = self.rehearsal.add(message, submission, schedule, held=True)
-        else:
-            table = self.joined.table() if self.joined is not None else None
-            row, is_new = joined.put_within(self.outbox, session, table, submission, schedule)
+    def cancel(self, row: str, session: Any = None) -> bool:
+        """Take back what is queued, in the transaction of a session, where there is one."""
+        if self.rehearsal.knows(row):
+            return self.rehearsal.cancel(row)
+        if not self.exists:
+            return False
+        from flask_outbox.outbox import status  # noqa: PLC0415  brings SQLAlchemy
 
-        def kept() -> None:
-            if rehearsed:
-                self.rehearsal.keep(row)
-            elif engine is not None:
-                engine.wake(time.time() if schedule.at is None else schedule.at)
-            tell_queued(self.app, message, row, rehearsed=rehearsed)
+        if (session := self._session(session)) is None:
+            return status.cancel(self.outbox, row)
+        from flask_outbox.app import within  # noqa: PLC0415  brings SQLAlchemy
 
-        if is_new:
-            joined.follow(session, kept, lambda: self.rehearsal.forget(row))
-        return row
+        return within.cancel(self, session, row)
+
+    def status(self, row: str) -> "Status | None":
+        """Tell how far it came; within the transaction of the app's session, as that sees it."""
+        if self.rehearsal.knows(row):
+            return self.rehearsal.status(row)
+        if not self.exists:
+            return None
+        from flask_outbox.outbox import status  # noqa: PLC0415  brings SQLAlchemy
+
+        session = self.joined.session if self.joined and has_app_context() else None
+        if session is None or not session().in_transaction():
+            return status.status(self.outbox, row)
+        from flask_outbox.app import within  # noqa: PLC0415  brings SQLAlchemy
+
+        return within.status(self, session, row)
 
     def drain_rehearsal(self, at: float) -> int:
         """Let what is kept in memory count as sent, as far as it is due by then."""

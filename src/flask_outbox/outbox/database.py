@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from itertools import count
@@ -23,11 +24,17 @@ log = Say("flask_outbox.outbox")
 
 BUSY = 60.0  # seconds to wait for somebody else's transaction
 PATIENCE = Patience()
+ASK_AGAIN = 10.0  # seconds after which a server is asked for its time again
 SPEAKS = ("sqlite", "postgresql", "mysql", "mariadb")
 
 
 class Database(Protocol):
     """What one kind of database does in its own way: sqlite.py, postgresql.py, mysql.py."""
+
+    @property
+    def url(self) -> URL:
+        """Where it is."""
+        ...
 
     @property
     def file(self) -> Path | None:
@@ -76,7 +83,11 @@ class Database(Protocol):
         ...
 
     def now(self, connection: Connection) -> float:
-        """Tell its time."""
+        """Tell its time, in a transaction of ours."""
+        ...
+
+    def time(self, connection: Connection) -> float:
+        """Tell its time, in anybody's transaction."""
         ...
 
     def close(self, engine: Engine | None) -> None:
@@ -99,6 +110,7 @@ class Outbox:
     engine of an app that keeps our tables among its own. ``lease``: seconds that a worker owns a
     row without a sign of life. ``clock``: in place of the database's own. ``random``: gives that
     many bytes. ``busy``: seconds to wait for a lock. ``keyring``: encrypts what is sensitive.
+    ``schema``: where the app's metadata has its tables, if not where the database looks first.
     Every transaction may raise OutboxUnavailable; nothing is half done then.
     """
 
@@ -112,8 +124,9 @@ class Outbox:
         random: Callable[[int], bytes] = os.urandom,
         busy: float = BUSY,
         keyring: Keyring = NO_KEYS,
+        schema: str | None = None,
     ) -> None:
-        self.database = _database(where, busy)
+        self.database = _database(where, busy, schema)
         self.lease = lease
         self.patience = patience
         self.random = random
@@ -122,6 +135,7 @@ class Outbox:
         self._clock = clock
         self._engine: Engine | None = None
         self._opening = threading.Lock()
+        self._offset = 0.0, -ASK_AGAIN  # from our monotonic clock to the database's, and since when
         _ALL.add(self)
 
     def __repr__(self) -> str:
@@ -146,6 +160,21 @@ class Outbox:
     def now(self, connection: Connection) -> float:
         """Tell the database's time, which every lease is compared with."""
         return self._clock() if self._clock else self.database.now(connection)
+
+    def about_now(self, connection: Connection) -> float:
+        """Tell the time of a database that is asked for it seldom, where asking is a round trip.
+
+        For when mail is due; never for a lease.
+        """
+        if self._clock or self.database.file is not None:
+            return self.now(connection)
+        asked = time.monotonic()
+        offset, at = self._offset
+        if asked - at > ASK_AGAIN:
+            now = self.database.time(connection)
+            self._offset = now - time.monotonic(), asked
+            return now
+        return asked + offset
 
     def open(self) -> Engine:
         """Make the default database, or bring it up to date; several processes may do so at once.
@@ -174,6 +203,15 @@ class Outbox:
             database.close(engine)
             raise
         return engine
+
+    def look_by(self, connection: Connection) -> None:
+        """See by a session's connection, which may hold the only lock, that it can be used."""
+        if self._engine is None:
+            database = self.database
+            database.check(connection)
+            if not is_current(connection, database):
+                must_be_current(database)
+                brought_up_to_date(connection, database)
 
     def upgrade(self) -> None:
         """Bring the schema up to date: what ``flask outbox upgrade`` does."""
@@ -211,7 +249,7 @@ class Outbox:
         self._opening = threading.Lock()
 
 
-def _database(where: str | Path | Engine, busy: float) -> Database:
+def _database(where: str | Path | Engine, busy: float, schema: str | None) -> Database:
     if isinstance(where, Path):
         return Sqlite(URL.create("sqlite", database=str(where)), busy)
     apps = where if isinstance(where, Engine) else None
@@ -228,11 +266,11 @@ def _database(where: str | Path | Engine, busy: float) -> Database:
         case "postgresql" | "postgres":
             from flask_outbox.outbox.postgresql import PostgreSql  # noqa: PLC0415  only where used
 
-            return PostgreSql(url, busy, apps)
+            return PostgreSql(url, busy, apps, schema)
         case "mysql" | "mariadb":
             from flask_outbox.outbox.mysql import MySql  # noqa: PLC0415  only where used
 
-            return MySql(url, busy, apps)
+            return MySql(url, busy, apps, schema)
         case other:
             raise ConfigurationError(
                 f"MAIL_OUTBOX_URL names {other}; the outbox speaks {', '.join(SPEAKS)}"

@@ -4,19 +4,20 @@ What is told when the transaction is over (a worker is woken, a signal is sent) 
 outermost commit. What was said within a savepoint that is rolled back alone is undone with it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, MetaData, String, Table, event
+from sqlalchemy import Connection, MetaData, String, Table, event
 from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
-from sqlalchemy.sql.schema import BLANK_SCHEMA
 
 from flask_outbox.mail.errors import ConfigurationError, MessageError
 from flask_outbox.mail.say import Say
 from flask_outbox.mail.submission import Submission
+from flask_outbox.outbox import status
 from flask_outbox.outbox.begin import about_to_write, begin_for_real
 from flask_outbox.outbox.database import Outbox, place
 from flask_outbox.outbox.enqueue import write
@@ -43,11 +44,15 @@ _COMMITTED = "flask_outbox_committed"  # the same: the transaction that was comm
 def join(theirs: MetaData) -> None:
     """Put our tables among the app's, for its migrations and ``create_all``."""
     for table in metadata.sorted_tables:
-        if table.name not in theirs.tables and table.name != VERSION_TABLE:
-            theirs_now = table.to_metadata(theirs, schema=BLANK_SCHEMA)  # type: ignore[arg-type]
-            for column in theirs_now.columns:
+        if _of(theirs, table) is None and table.name != VERSION_TABLE:
+            for column in table.to_metadata(theirs).columns:
                 if isinstance(column.type, Exact):
                     column.type = KEY
+
+
+def _of(theirs: MetaData, table: Table) -> Table | None:
+    schema = theirs.schema
+    return theirs.tables.get(f"{schema}.{table.name}" if schema else table.name)
 
 
 def include_object(
@@ -93,22 +98,58 @@ def put_within(
 
     ``table``: ours among the app's, by which its session finds the bind.
     """
-    engine = outbox.open()  # sees to it that our tables are there
-    _same_database(outbox, engine, session, message if table is None else table)
-    with outbox.database.explained():
-        with about_to_write():  # what begins with us
-            connection = session.connection(
-                bind_arguments={"clause": message if table is None else table}
-            )
+    with _connection(outbox, session, table) as connection:
         return write(connection, outbox, submission, schedule)
 
 
-def _same_database(outbox: Outbox, ours: Engine, session: Session, table: Table) -> None:
+def cancel_within(outbox: Outbox, session: Session, table: Table | None, row: str) -> bool:
+    """Keep a queued message from being sent, once the session's transaction is committed."""
+    with _connection(outbox, session, table) as connection:
+        return status.cancel_within(connection, outbox, row)
+
+
+def status_within(
+    outbox: Outbox, session: Session, table: Table | None, row: str
+) -> status.Status | None:
+    """Look a message up, as the session's transaction sees it."""
+    with _connection(outbox, session, table) as connection:
+        return status.status_within(connection, row)
+
+
+@contextmanager
+def _connection(outbox: Outbox, session: Session, table: Table | None) -> Generator[Connection]:
+    """Give the session's connection, for that while with what our statements need."""
+    clause = message if table is None else table
+    _same_database(outbox, session, clause)
+    with outbox.database.explained():
+        with about_to_write():  # what begins with us
+            connection = session.connection(bind_arguments={"clause": clause})
+        with _options(connection, outbox.options):
+            outbox.look_by(connection)
+            yield connection
+
+
+@contextmanager
+def _options(connection: Connection, wanted: Mapping[str, Any]) -> Generator[None]:
+    if not wanted:
+        yield
+        return
+    before = connection.get_execution_options()
+    connection.execution_options(**wanted)
+    try:
+        yield
+    finally:
+        connection.execution_options(**{name: before.get(name) for name in wanted})
+
+
+def _same_database(outbox: Outbox, session: Session, table: Table) -> None:
     try:
         theirs = session.get_bind(clause=table).engine
     except UnboundExecutionError:
         raise MessageError("session is bound to no database.") from None
-    if place(theirs.url) != place(ours.url):
+    if theirs.url is outbox.database.url:  # the same engine, as with Mail(db=db)
+        return
+    if place(theirs.url) != place(outbox.database.url):
         raise ConfigurationError(
             f"The session is bound to another database than the outbox, {outbox.database}: what is"
             " written to two databases is not committed as one. Set MAIL_OUTBOX_URL to the database"

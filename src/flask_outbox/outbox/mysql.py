@@ -29,12 +29,14 @@ class MySql(Server):
     """One database of a MariaDB or MySQL server."""
 
     package = "mysql"
-    now_sql = "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6"
+    time_sql = now_sql = "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6"
 
-    def __init__(self, url: URL, busy: float, apps: Engine | None = None) -> None:
+    def __init__(
+        self, url: URL, busy: float, apps: Engine | None = None, schema: str | None = None
+    ) -> None:
         if apps is None and url.drivername in {"mysql", "mariadb"}:
             url = url.set(drivername="mysql+pymysql")
-        super().__init__(url, busy, apps, None)
+        super().__init__(url, busy, apps, schema)
 
     def connect_args(self) -> dict[str, Any]:
         """Notice a server that is gone; let nothing be cut short without an error."""

@@ -38,7 +38,7 @@ def is_current(connection: Connection, database: "Database") -> bool:
     Raises OutboxUnavailable where it is too new, or the app's own migrations have to come first.
     """
     if database.keeper == APPS:
-        if lacking := missing(connection):
+        if lacking := missing(connection, database.schema):
             raise OutboxUnavailable(
                 f"The outbox {database} has no {', '.join(lacking)}, and its tables are kept by the"
                 f" migrations of your app: make one with `flask db migrate`, and run `{APPS}`."
@@ -57,10 +57,10 @@ def _next(revision: str) -> str:
     return f"{int(revision) + 1:04}"
 
 
-def missing(connection: Connection) -> list[str]:
+def missing(connection: Connection, schema: str | None = None) -> list[str]:
     """List the tables and columns that are not there, among those of the app."""
     inspector = inspect(connection)
-    there = set(inspector.get_table_names())
+    there = set(inspector.get_table_names(schema))
     found: list[str] = []
     for table in metadata.sorted_tables:
         if table.name == VERSION_TABLE:
@@ -68,7 +68,7 @@ def missing(connection: Connection) -> list[str]:
         if table.name not in there:
             found.append(table.name)
             continue
-        columns = {each["name"] for each in inspector.get_columns(table.name)}
+        columns = {each["name"] for each in inspector.get_columns(table.name, schema)}
         found += [f"{table.name}.{each}" for each in table.c.keys() if each not in columns]  # noqa: SIM118  not a dict
     return found
 

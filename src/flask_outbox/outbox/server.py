@@ -30,7 +30,8 @@ class Server:
     """One database on a server; what the kinds differ in is given by those that derive from it."""
 
     file: Path | None = None
-    now_sql = ""
+    time_sql = ""
+    now_sql = ""  # the same, in a transaction of ours
     notifies: bool = False
     package = ""  # what pip installs the driver with
 
@@ -38,7 +39,7 @@ class Server:
         self.url = url
         self.busy = busy
         self.keeper = UPGRADE if apps is None else APPS
-        self.schema = schema if apps is None else None
+        self.schema = schema
         self._apps = apps
 
     def __str__(self) -> str:
@@ -107,8 +108,12 @@ class Server:
             yield connection
 
     def now(self, connection: Connection) -> float:
-        """Ask the server for the time."""
+        """Ask the server for the time, in a transaction of ours."""
         return float(connection.exec_driver_sql(self.now_sql).scalar_one())
+
+    def time(self, connection: Connection) -> float:
+        """Ask the server for the time, in anybody's transaction."""
+        return float(connection.exec_driver_sql(self.time_sql).scalar_one())
 
     @contextmanager
     def explained(self) -> Generator[None]:

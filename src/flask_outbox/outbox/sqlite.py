@@ -51,6 +51,8 @@ NOW = "SELECT (julianday('now') - 2440587.5) * 86400.0"
 # What SQLite says, and what a person can do about it.
 FIXES = {
     "SQLITE_FULL": "the disk is full. Make room; what waits is sent by itself then.",
+    "SQLITE_BUSY_SNAPSHOT": "this transaction had read before another one wrote, and cannot write "
+    "any more. Roll it back and begin it anew, with the write first.",
     "SQLITE_BUSY": "another program held its write lock all the time. Look for one that keeps a "
     "transaction open, such as a database shell.",
     "SQLITE_READONLY": "it is read-only. Make the file and its folder writable for this user.",
@@ -250,6 +252,8 @@ class Sqlite:
             return float(cursor.fetchone()[0])
         finally:
             cursor.close()
+
+    time = now
 
     def _explanation(self, error: DatabaseError | sqlite3.DatabaseError) -> str | None:
         cause = error.orig if isinstance(error, DatabaseError) else error

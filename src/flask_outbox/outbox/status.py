@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import RowMapping, bindparam, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, select, update
 
 from flask_outbox.mail.errors import MessageError
 from flask_outbox.mail.lifecycle import OPEN, State
@@ -73,6 +73,7 @@ class Entry:
 
 
 _m = message.c
+_ONE = select(message).where(_m.id == bindparam("id"))  # without a lock: who asks never waits
 _LIST = (
     select(message)
     .where(_m.id < bindparam("before"))
@@ -94,8 +95,13 @@ _LAST = "g"  # after every hex digit
 def status(outbox: Outbox, id: str) -> Status | None:  # noqa: A002  the word that users see
     """Look a message up; None where there is none, or none any more."""
     with outbox.read() as connection:
-        rows = connection.execute(ROWS, {"ids": [id]}).mappings()
-        return next((_status(each) for each in hold(connection, rows, 0.0)), None)
+        return status_within(connection, id)
+
+
+def status_within(connection: Connection, id: str) -> Status | None:  # noqa: A002  the same
+    """Do so by a connection."""
+    rows = connection.execute(_ONE, {"id": id}).mappings()
+    return next((_status(each) for each in hold(connection, rows, 0.0)), None)
 
 
 def list_messages(
@@ -140,16 +146,21 @@ def submission(outbox: Outbox, id: str) -> Submission | None:  # noqa: A002  the
 def cancel(outbox: Outbox, id: str) -> bool:  # noqa: A002  the word that users see
     """Keep a queued message from being sent; False where a worker has it, or it has ended."""
     with outbox.begin() as connection:
-        rows = connection.execute(ROWS, {"ids": [id]}).mappings().all()
-        held = hold(connection, rows, outbox.now(connection))
-        if not held or held[0].state is not State.QUEUED:
-            return False
-        why = "cancelled"
-        if held[0].row["unclear"]:
-            why = "cancelled, and may have been accepted before that"
-        held[0].move(State.QUEUED, State.CANCELLED, Kind.CANCELLED, why)
-        settle(connection, held)
-        return True
+        return cancel_within(connection, outbox, id)
+
+
+def cancel_within(connection: Connection, outbox: Outbox, id: str) -> bool:  # noqa: A002  the same
+    """Do so in the transaction of a connection."""
+    rows = connection.execute(ROWS, {"ids": [id]}).mappings().all()
+    held = hold(connection, rows, outbox.now(connection))
+    if not held or held[0].state is not State.QUEUED:
+        return False
+    why = "cancelled"
+    if held[0].row["unclear"]:
+        why = "cancelled, and may have been accepted before that"
+    held[0].move(State.QUEUED, State.CANCELLED, Kind.CANCELLED, why)
+    settle(connection, held)
+    return True
 
 
 def retry(outbox: Outbox, id: str) -> bool:  # noqa: A002  the word that users see

@@ -1,0 +1,57 @@
+"""What an app does with its mail in the transaction of a session: its own (``session=``) or db's.
+
+Who is told of it is told after the outermost commit. In a rehearsal the database is left alone, and
+the session decides all the same: what it rolls back was never queued.
+"""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from flask_outbox.app.telling import tell_queued
+from flask_outbox.mail.message import Message
+from flask_outbox.mail.submission import Submission
+from flask_outbox.outbox import joined
+from flask_outbox.outbox.schedule import Schedule
+
+if TYPE_CHECKING:
+    from flask_outbox.app.runtime import Runtime
+    from flask_outbox.outbox.status import Status
+
+
+def enqueue(
+    runtime: "Runtime", given: Any, message: Message, submission: Submission, schedule: Schedule
+) -> str:
+    """Write it down and give its id."""
+    session = joined.session_of(given)
+    rehearsed = runtime.suppressed
+    if rehearsed:
+        engine = None
+        row, is_new = runtime.rehearsal.add(message, submission, schedule, held=True)
+    else:
+        engine = runtime.ready()  # first, so that what it refuses is not written down
+        row, is_new = joined.put_within(
+            runtime.outbox, session, runtime.table, submission, schedule
+        )
+
+    def kept() -> None:
+        if rehearsed:
+            runtime.rehearsal.keep(row)
+        else:
+            runtime.outbox.open()  # by now its tables are there to stay
+        if engine is not None:
+            engine.wake(time.time() if schedule.at is None else schedule.at)
+        tell_queued(runtime.app, message, row, rehearsed=rehearsed)
+
+    if is_new:
+        joined.follow(session, kept, lambda: runtime.rehearsal.forget(row))
+    return row
+
+
+def cancel(runtime: "Runtime", given: Any, row: str) -> bool:
+    """Take back what is queued."""
+    return joined.cancel_within(runtime.outbox, joined.session_of(given), runtime.table, row)
+
+
+def status(runtime: "Runtime", given: Any, row: str) -> "Status | None":
+    """Tell how far it came, as the transaction sees it."""
+    return joined.status_within(runtime.outbox, joined.session_of(given), runtime.table, row)
