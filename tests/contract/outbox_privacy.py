@@ -2,6 +2,7 @@
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import func, select, update
@@ -10,7 +11,8 @@ from contract.outbox_ground import Ground
 from flask_outbox.mail.errors import ConfigurationError, KeyConflict, MessageError
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.outcome import Accepted, Deferred, Refused, Unclear
-from flask_outbox.outbox.claim import claim, reclaim
+from flask_outbox.outbox.claim import claim, reclaim, start
+from flask_outbox.outbox.claimed import Claimed, opened
 from flask_outbox.outbox.encryption import NO_KEYS, Keyring
 from flask_outbox.outbox.enqueue import enqueue
 from flask_outbox.outbox.prune import OCTETS_MOST, Keep, Pruned, pieces, prune
@@ -140,6 +142,19 @@ class EncryptionContract(Ground):
         other = put(outbox)
         outbox.keyring = OTHERS
         assert [each.id for each in begin(outbox)] == [other]
+
+    def test_what_another_worker_took_over_in_the_meantime_is_its_own(self, outbox, clock):
+        id_ = put(outbox, a_secret())
+        (ours,) = take(outbox)
+        clock.now += 31
+        reclaim(outbox)
+        (theirs,) = take(outbox)
+        locked = Claimed(replace(ours, content=bytes(stored(outbox, id_).content)), "fernet")
+        outbox.keyring = OTHERS
+        assert opened(outbox, [locked]) == []
+        assert look(outbox, id_).state is State.SENDING
+        (recorded,) = say(outbox, *start(outbox, [theirs]), Accepted("250"))
+        assert recorded.state is State.ACCEPTED
 
     def test_one_of_an_unknown_cipher_waits_too(self, outbox):
         id_ = put(outbox, a_secret())
