@@ -166,8 +166,9 @@ class Mail(_MailMixin):
         memory.
 
         Raises MessageError and MessageCancelled as ``send`` does, KeyConflict for a key that was
-        used for another message, OutboxUnavailable where it could not be written down. The id is
-        empty where MAIL_ALLOW_ONLY leaves nobody to send it to.
+        used for another message, OutboxUnavailable where it could not be written down,
+        ConfigurationError where it is sensitive and cannot be encrypted. The id is empty where
+        MAIL_ALLOW_ONLY leaves nobody to send it to.
         """
         runtime = runtime_of(self._app())
         runtime.transport_is_known(transport)
