@@ -152,7 +152,7 @@ def cancel(outbox: Outbox, id: str) -> bool:  # noqa: A002  the word that users 
 def cancel_within(connection: Connection, outbox: Outbox, id: str) -> bool:  # noqa: A002  the same
     """Do so in the transaction of a connection."""
     rows = connection.execute(ROWS, {"ids": [id]}).mappings().all()
-    held = hold(connection, rows, outbox.now(connection))
+    held = hold(connection, rows, outbox.about_now(connection))
     if not held or held[0].state is not State.QUEUED:
         return False
     why = "cancelled"

@@ -1,0 +1,259 @@
+"""send_later(session=...): any SQLAlchemy session on the outbox's database."""
+
+import asyncio
+
+import pytest
+from flask import Flask
+from sqlalchemy import Integer, String, create_engine
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Session, mapped_column, scoped_session, sessionmaker
+
+from flask_outbox import (
+    ConfigurationError,
+    Mail,
+    MessageError,
+    OutboxUnavailable,
+    State,
+    message_queued,
+)
+from flask_outbox.outbox.database import Outbox
+from shop import DRIVERS, ask, note, open_shop, url_of
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Order(Base):
+    __tablename__ = "shop_order"
+
+    id = mapped_column(Integer, primary_key=True)
+    name = mapped_column(String(100))
+
+
+@pytest.fixture
+def engine(database):
+    """The app's own engine, on a database with its tables and the outbox."""
+    if not database.startswith("sqlite"):
+        Outbox(database).upgrade()
+    engine = create_engine(url_of(database))
+    Base.metadata.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def mail(database, engine, tmp_path):
+    app = Flask("shop", instance_path=str(tmp_path / "instance"))
+    app.config.update(
+        MAIL_DEFAULT_SENDER="shop@example.com", MAIL_WORKER="process", MAIL_OUTBOX_URL=database
+    )
+    mail = Mail(app)
+    yield mail
+    app.extensions["outbox"].close()
+
+
+@pytest.fixture
+def queued():
+    heard = []
+
+    def hear(_app, *, id, **_):  # noqa: A002  the signal's word
+        heard.append(id)
+
+    with message_queued.connected_to(hear):
+        yield heard
+
+
+def orders(database):
+    return [name for (name,) in ask(database, "SELECT name FROM shop_order ORDER BY id")]
+
+
+def kept(mail, row):
+    status = mail.status(row)
+    return status is not None and status.state is State.QUEUED
+
+
+def test_in_a_plain_session_both_are_kept_or_neither(database, engine, mail, queued):
+    with Session(engine) as session:
+        session.add(Order(name="tea"))
+        session.flush()  # holds the lock before the outbox was ever opened
+        first = mail.send_later(note(), session=session)
+        session.commit()
+        session.add(Order(name="undone"))
+        second = mail.send_later(note(), session=session)
+        session.rollback()
+    with Session(engine) as session, session.begin():
+        third = mail.send_later(note(), session=session)
+        with session.begin_nested() as savepoint:
+            fourth = mail.send_later(note(), session=session)
+            savepoint.rollback()
+    assert orders(database) == ["tea"]
+    assert [kept(mail, each) for each in (first, second, third, fourth)] == [1, 0, 1, 0]
+    assert queued == [first, third]
+
+
+def test_tables_that_were_made_by_what_was_rolled_back_are_made_again(engine, mail):
+    for ends in ("rollback", "rollback", "commit"):
+        with Session(engine) as session:
+            session.add(Order(name="tea"))
+            session.flush()
+            mail.send_later(note(), session=session)
+            row = mail.send_later(note(), session=session)
+            getattr(session, ends)()
+    assert kept(mail, row)
+
+
+def test_a_scoped_session_is_one_too(engine, mail):
+    session = scoped_session(sessionmaker(engine))
+    row = mail.send_later(note(), session=session)
+    session.commit()
+    assert kept(mail, row)
+    assert mail.cancel(row, session=session)
+    session.rollback()
+    assert kept(mail, row)
+    assert mail.cancel(row, session=session)
+    session.commit()
+    assert not kept(mail, row)
+    session.remove()
+
+
+def test_the_sessions_own_statements_are_left_as_they_are(engine, mail):
+    with Session(engine) as session:
+        before = session.connection().get_execution_options()
+        row = mail.send_later(note(), session=session)
+        assert mail.cancel(row, session=session)
+        options = session.connection().get_execution_options()
+        assert {name: value for name, value in options.items() if value} == dict(before)
+        session.add(Order(name="tea"))
+        session.commit()
+
+
+def test_on_sqlite_a_released_savepoint_does_not_commit(tmp_path):
+    database = f"sqlite:///{tmp_path / 'shop.sqlite3'}"
+    engine = create_engine(database)
+    app = Flask("shop", instance_path=str(tmp_path / "instance"))
+    app.config.update(MAIL_DEFAULT_SENDER="shop@example.com", MAIL_WORKER="process")
+    app.config["MAIL_OUTBOX_URL"] = database
+    mail = Mail(app)
+    with Session(engine) as session:
+        mail.send_later(note(), session=session)
+        session.rollback()
+        with session.begin_nested():
+            row = mail.send_later(note(), session=session)
+        session.rollback()
+    assert not kept(mail, row)
+    app.extensions["outbox"].close()
+    engine.dispose()
+
+
+def test_a_session_of_another_database_is_refused_and_named(mail, tmp_path):
+    other = create_engine(f"sqlite:///{tmp_path / 'other.sqlite3'}")
+    with Session(other) as session, pytest.raises(ConfigurationError, match="another database"):
+        mail.send_later(note(), session=session)
+    other.dispose()
+
+
+def test_a_session_of_another_database_is_refused_beside_a_db_too(database, tmp_path):
+    other = create_engine(f"sqlite:///{tmp_path / 'other.sqlite3'}")
+    with (
+        open_shop(database, tmp_path / "instance", MAIL_WORKER="process") as shop,
+        Session(other) as session,
+        pytest.raises(ConfigurationError, match="another database"),
+    ):
+        shop.mail.send_later(note(), session=session)
+    other.dispose()
+
+
+def test_beside_a_db_any_session_of_its_database_does(database, tmp_path):
+    with (
+        open_shop(database, tmp_path / "instance", MAIL_WORKER="process") as shop,
+        Session(shop.db.engine) as session,
+    ):
+        row = shop.mail.send_later(note(), session=session)
+        shop.db.session.commit()
+        assert shop.mails() == []
+        session.commit()
+        assert shop.mails() == [row]
+
+
+def test_what_is_no_session_and_one_bound_to_nothing_are_told(mail):
+    with pytest.raises(MessageError, match="session must be an SQLAlchemy session, not str"):
+        mail.send_later(note(), session="postgresql://")
+    with Session() as session, pytest.raises(MessageError, match="bound to no database"):
+        mail.send_later(note(), session=session)
+
+
+def test_a_server_without_our_tables_names_the_command(postgresql, tmp_path):
+    database = postgresql.new()
+    engine = create_engine(url_of(database))
+    app = Flask("shop", instance_path=str(tmp_path / "instance"))
+    app.config.update(
+        MAIL_DEFAULT_SENDER="shop@example.com", MAIL_WORKER="process", MAIL_OUTBOX_URL=database
+    )
+    mail = Mail(app)
+    with Session(engine) as session, pytest.raises(OutboxUnavailable, match="flask outbox upgrade"):
+        mail.send_later(note(), session=session)
+    engine.dispose()
+
+
+# AsyncSession, whose work is done by run_sync
+
+
+ASYNC = {"sqlite": "sqlite+aiosqlite", **DRIVERS}
+
+
+def an_async_engine(database):
+    scheme, _, rest = database.partition(":")
+    return create_async_engine(f"{ASYNC[scheme]}:{rest}")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def async_database(request, tmp_path):
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'shop.sqlite3'}"
+    return request.getfixturevalue(request.param).new()
+
+
+@pytest.fixture
+def async_mail(async_database, tmp_path):
+    if not async_database.startswith("sqlite"):
+        Outbox(async_database).upgrade()
+    engine = create_engine(url_of(async_database))
+    Base.metadata.create_all(engine)
+    engine.dispose()
+    app = Flask("shop", instance_path=str(tmp_path / "instance"))
+    app.config.update(
+        MAIL_DEFAULT_SENDER="shop@example.com", MAIL_WORKER="process",
+        MAIL_OUTBOX_URL=async_database,
+    )  # fmt: skip
+    mail = Mail(app)
+    yield mail
+    app.extensions["outbox"].close()
+
+
+def test_an_async_session_sends_by_run_sync(async_database, async_mail, queued):
+    def order_and_mail(own, key):
+        own.add(Order(name=key))
+        several = note(recipients=["ada@example.org", "bob@example.org"])
+        return async_mail.send_later(several, key=key, session=own)
+
+    async def work():
+        engine = an_async_engine(async_database)
+        rows = []
+        for ends in ("commit", "rollback", "commit"):
+            async with AsyncSession(engine) as session:
+                async with session.begin_nested():
+                    rows.append(await session.run_sync(order_and_mail, ends))
+                await getattr(session, ends)()
+        async with AsyncSession(engine) as session:
+            with pytest.raises(MessageError, match=r"await session\.run_sync\(lambda"):
+                async_mail.send_later(note(), session=session)
+        await engine.dispose()
+        return rows
+
+    first, undone, again = asyncio.run(work())
+    assert orders(async_database) == ["commit", "commit"]
+    assert first == again
+    assert queued == [first]
+    assert kept(async_mail, first)
+    assert not kept(async_mail, undone)
