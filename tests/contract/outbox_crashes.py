@@ -1,11 +1,15 @@
 """What a dead worker leaves behind, by how far it had come."""
 
+from sqlalchemy import select, update
+
 from contract.outbox_ground import Ground
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.outcome import Accepted, Unclear
 from flask_outbox.mail.retry import MAX_CRASHES, Patience
 from flask_outbox.outbox.claim import extend, leave, reclaim, start
-from flask_outbox.outbox.status import history, retry
+from flask_outbox.outbox.stats import stats
+from flask_outbox.outbox.status import cancel, history, retry
+from flask_outbox.outbox.tables import FORMAT, message, recipient
 from outbox_mail import ADA, BOB, a_submission, begin, look, one, put, put_many, say, take
 
 LONG = 7 * 3600.0  # longer than any wait between attempts, shorter than patience
@@ -211,3 +215,28 @@ class CrashContract(Ground):
         assert one(outbox).recipients == (BOB,)
         die(outbox, clock)
         assert [each.unclear for each in look(outbox, id_).recipients] == [0, 1]
+
+    def test_a_row_of_a_newer_version_is_left_alone(self, outbox, clock):
+        newer, stranger, ours = put_many(outbox, 3)
+        with outbox.begin() as connection:
+            connection.execute(
+                update(message).where(message.c.id == newer).values(format=FORMAT + 1)
+            )
+            for table, name in ((message, "id"), (recipient, "message")):
+                connection.execute(
+                    update(table)
+                    .where(table.c[name] == stranger)
+                    .values(state="pondered", due_at=None)
+                )
+            connection.execute(
+                update(message).where(message.c.id == stranger).values(lease_until=1.0)
+            )
+        clock.now += LONG
+        assert reclaim(outbox) == []
+        assert [each.id for each in take(outbox)] == [ours]
+        assert not cancel(outbox, stranger)
+        assert stats(outbox).counts == {State.QUEUED: 1, State.SENDING: 1}
+        with outbox.read() as connection:
+            kept = select(message.c.state, message.c.format)
+            found = connection.execute(kept.where(message.c.id.in_([newer, stranger]))).all()
+        assert set(found) == {("queued", FORMAT + 1), ("pondered", FORMAT)}

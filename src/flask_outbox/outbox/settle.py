@@ -22,6 +22,7 @@ from flask_outbox.outbox.tables import content, event, message, recipient
 TEXT_MOST = 500
 REFERENCE_MOST = 255
 WIPED = frozenset({State.ACCEPTED, State.CANCELLED, State.EXPIRED})  # of a sensitive message
+_KNOWN = frozenset(state.value for state in State)
 NO_REPORT = Unclear("nothing was reported for this recipient")
 
 
@@ -218,24 +219,32 @@ _WIPE = delete(content).where(content.c.message.in_(bindparam("ids", expanding=T
 
 
 def hold(connection: Connection, rows: Iterable[RowMapping], now: float) -> list[Held]:
-    """Read the recipients of these rows."""
+    """Read the recipients of these rows.
+
+    A row in a state that this version does not know is a newer one's, and left alone.
+    """
     held = {
-        row.id: Held(row, [], now, row.attempts, row.crashes, row.alone, row.reason) for row in rows
+        row.id: Held(row, [], now, row.attempts, row.crashes, row.alone, row.reason)
+        for row in rows
+        if row.state in _KNOWN
     }
     if held:
         for each in connection.execute(_PLACES, {"ids": list(held)}):
-            held[each.message].places.append(
-                Place(
-                    each.position,
-                    each.address,
-                    State(each.state),
-                    each.due_at,
-                    each.attempts,
-                    each.unclear,
-                    each.reply,
-                    each.reference,
+            if each.state not in _KNOWN:
+                held.pop(each.message, None)
+            elif each.message in held:
+                held[each.message].places.append(
+                    Place(
+                        each.position,
+                        each.address,
+                        State(each.state),
+                        each.due_at,
+                        each.attempts,
+                        each.unclear,
+                        each.reply,
+                        each.reference,
+                    )
                 )
-            )
     for one in held.values():
         one.places.sort(key=_position)
     return list(held.values())

@@ -44,7 +44,10 @@ class Stats:
 def stats(outbox: Outbox) -> Stats:
     """Count."""
     with outbox.read() as connection:
-        counts = {State(state): count for state, count in connection.execute(_COUNTS)}
+        known = {each.value: each for each in State}  # a newer version may have more
+        counts = {
+            known[state]: count for state, count in connection.execute(_COUNTS) if state in known
+        }
         return Stats(
             counts=counts,
             oldest_due=connection.execute(_OLDEST).scalar_one_or_none(),
