@@ -86,7 +86,19 @@ class Server:
         self.ask(f"CREATE DATABASE {name}")
         return self.url.format(port=self.port, name=name)
 
+    def kick(self, url: str) -> int:
+        """End every connection to a database, as an administrator would; count them."""
+        kicked = 0
+        for (each,) in self.ask(self.connections.format(name=url.rpartition("/")[2])):
+            with contextlib.suppress(pymysql.Error):  # it has gone by itself
+                self.ask(self.kicks.format(each))
+                kicked += 1
+        return kicked
+
     fast = signal.SIGTERM
+    crash = signal.SIGKILL
+    connections = ""
+    kicks = ""
 
     def _make(self) -> None:
         raise NotImplementedError
@@ -103,6 +115,9 @@ class PostgreSql(Server):
     user = "postgres"
     url = "postgresql://outbox@127.0.0.1:{port}/{name}"
     fast = signal.SIGINT  # "fast shutdown"
+    crash = signal.SIGQUIT  # "immediate shutdown": what is committed is recovered from the log
+    connections = "SELECT pid FROM pg_stat_activity WHERE datname = '{name}'"
+    kicks = "SELECT pg_terminate_backend({})"
 
     def _bin(self, name: str) -> str:
         return max(glob.glob(f"/usr/lib/postgresql/*/bin/{name}"))  # noqa: PTH207  absolute
@@ -130,6 +145,8 @@ class PostgreSql(Server):
 class MariaDb(Server):
     user = "mysql"
     url = "mysql://root@127.0.0.1:{port}/{name}"
+    connections = "SELECT id FROM information_schema.processlist WHERE db = '{name}'"
+    kicks = "KILL {}"
 
     def _make(self) -> None:
         subprocess.run(
@@ -190,6 +207,7 @@ def pooler(server: Server) -> Iterator[int]:
         f"[databases]\n* = host=127.0.0.1 port={server.port} user=outbox\n[pgbouncer]\n"
         f"listen_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = any\nunix_socket_dir =\n"
         "pool_mode = transaction\nserver_round_robin = 1\nmin_pool_size = 3\n"
+        "server_login_retry = 1\n"  # second until it tries again, of a server that is away
         "ignore_startup_parameters = extra_float_digits\n"
     )
     if os.geteuid() == 0:

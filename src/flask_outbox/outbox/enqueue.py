@@ -4,11 +4,12 @@ A request waits for this: see inserts.py.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, text
 
-from flask_outbox.mail.errors import InDoubt, KeyConflict, MissingFieldError
+from flask_outbox.mail.errors import InDoubt, KeyConflict, MissingFieldError, OutboxUnavailable
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.database import Outbox
@@ -130,10 +131,16 @@ def put(outbox: Outbox, submission: Submission, schedule: Schedule = NOW) -> tup
         with outbox.begin() as connection:
             row, is_new = write(connection, outbox, submission, schedule)
     except InDoubt:
-        with outbox.read() as connection:
-            if connection.execute(_BY_ID, {"id": row}).first() is None:
-                raise
+        if not _is_there(outbox, row):
+            raise
     return row, is_new
+
+
+def _is_there(outbox: Outbox, row: str) -> bool:
+    """Look, where that is possible."""
+    with suppress(OutboxUnavailable), outbox.read() as connection:
+        return connection.execute(_BY_ID, {"id": row}).first() is not None
+    return False
 
 
 def _holder(connection: Connection, outbox: Outbox, key: str, marks: Sequence[str]) -> str:

@@ -17,8 +17,11 @@ from flask_outbox.outbox.tables import message
 
 log = Say("flask_outbox.outbox")
 
-_FENCES = select(message.c.id, message.c.fence).where(
-    message.c.id.in_(bindparam("ids", expanding=True))
+_FENCES = (
+    select(message.c.id, message.c.fence)
+    .where(message.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(message.c.id)
+    .with_for_update()  # the server may still be about a commit whose answer nobody hears
 )
 
 
@@ -69,7 +72,7 @@ def record(
 
 def _still_ours(outbox: Outbox, first: Mapping[str, Report], done: Mapping[str, Held]) -> bool:
     """Tell whether a commit in doubt was not done: what is recorded has lost its fence."""
-    with outbox.read() as connection:
+    with outbox.begin() as connection:
         rows = connection.execute(_FENCES, {"ids": list(done)})
         return any(row.fence == first[row.id].submission.fence for row in rows)
 

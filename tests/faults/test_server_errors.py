@@ -1,0 +1,250 @@
+"""What database servers answer a worker: errors, deadlocks, locks held too long (FAULTS D2, C2)."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+from sqlalchemy import Connection
+
+from databases import Server
+from faults_worker import an_outbox
+from flask_outbox.outbox.database import Outbox
+from flask_outbox.worker.loop import Plan
+from worker_stage import Eyes, Told, a_submission, at_work, put, wait_for
+
+ONE = "<one@example.com>"
+
+
+@dataclass(frozen=True)
+class Sql:
+    """How one kind of server is told to fail."""
+
+    errors: tuple[str, ...]
+    fail: str  # each record, the first {times}, with {error}
+    tries: str
+    mend: str
+
+
+POSTGRESQL = Sql(
+    # deadlock, serialization, lock_timeout, statement_timeout, no memory, no disk
+    ("40P01", "40001", "55P03", "57014", "53200", "53100"),
+    """
+    CREATE SEQUENCE public.tries --
+    CREATE FUNCTION public.fails() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF NEW.state = 'accepted' AND nextval('public.tries') <= {times} THEN
+            RAISE EXCEPTION 'on purpose' USING ERRCODE = '{error}';
+        END IF;
+        RETURN NEW;
+    END $$ --
+    CREATE TRIGGER fails BEFORE UPDATE ON outbox_recipient
+        FOR EACH ROW EXECUTE FUNCTION public.fails()
+    """,
+    "SELECT nextval('public.tries')",
+    "DROP TRIGGER fails ON outbox_recipient",
+)
+MARIADB = Sql(
+    # lock wait timeout, deadlock, no disk, no room in the table, read only, a standby
+    ("1205", "1213", "1021", "1114", "1290", "1836"),
+    """
+    CREATE SEQUENCE tries --
+    CREATE TRIGGER fails BEFORE UPDATE ON outbox_recipient FOR EACH ROW BEGIN
+        IF NEW.state = 'accepted' AND NEXTVAL(tries) <= {times} THEN
+            SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {error}, MESSAGE_TEXT = 'on purpose';
+        END IF;
+    END
+    """,
+    "SELECT NEXTVAL(tries)",
+    "DROP TRIGGER fails",
+)
+KINDS = {"postgresql": POSTGRESQL, "mariadb": MARIADB}
+
+
+@dataclass
+class Stage:
+    """A database of one server, and a worker's plan to send what is there."""
+
+    kind: str
+    server: Server
+    place: str
+    outbox: Outbox
+    eyes: Eyes
+    transport: Told
+
+    @property
+    def sql(self) -> Sql:
+        return KINDS[self.kind]
+
+    @property
+    def plan(self) -> Plan:
+        ways = {"default": self.transport}
+        return Plan(outbox=self.outbox, transports=ways, connections=2, poll=0.1)
+
+    def set(self, term: str) -> None:
+        """Have it so on each connection that is made from now on."""
+        self.eyes.change(f"ALTER DATABASE {self.place.rpartition('/')[2]} SET {term}")
+
+    def fail(self, error: str, times: int) -> None:
+        """Let so many records fail."""
+        for each in self.sql.fail.format(error=error, times=times).split("--"):
+            self.eyes.change(each)
+
+    def tries(self) -> int:
+        """Count the records that were tried, this look included."""
+        return int(self.eyes.rows(self.sql.tries)[0][0])
+
+    @contextmanager
+    def other(self, *first: str) -> Iterator[Connection]:
+        """Another program's connection, in a transaction."""
+        engine = self.eyes._engine.execution_options(isolation_level="READ COMMITTED")
+        with engine.connect() as connection:
+            for each in first:
+                connection.exec_driver_sql(each)
+            yield connection
+
+
+@pytest.fixture(params=KINDS)
+def stage(request):
+    server = request.getfixturevalue(request.param)
+    place = server.new()
+    an_outbox(place).upgrade()
+    outbox = an_outbox(place, lease=30.0)
+    yield Stage(request.param, server, place, outbox, Eyes(place), Told())
+    outbox.close()
+
+
+def names(count):
+    return [f"n{i}" for i in range(count)]
+
+
+# --- errors ---
+
+
+@pytest.mark.parametrize("nth", range(6))
+def test_an_error_of_the_server_costs_no_mail_and_no_copy(nth, stage):
+    put(stage.outbox, *map(a_submission, names(5)))
+    stage.fail(stage.sql.errors[nth], 3)
+    with at_work(stage.plan):
+        wait_for(lambda: stage.eyes.count("state = 'accepted'") == 5)
+    assert sorted(stage.transport.sent) == [f"<{name}@example.com>" for name in names(5)]
+    assert stage.eyes.count("attempts = 1") == 5
+
+
+def test_while_nothing_can_be_recorded_there_is_no_busy_loop(stage, caplog):
+    put(stage.outbox, *map(a_submission, names(5)))
+    stage.fail(stage.sql.errors[0], 1_000_000)
+    with at_work(stage.plan) as worker:
+        wait_for(lambda: worker._troubles >= 3)
+        tries = stage.tries()
+        for _ in range(200):
+            worker.wake()
+        wait_for(lambda: worker._troubles >= 5)
+        assert stage.tries() <= tries + 5
+        put(stage.outbox, a_submission("late"))
+        assert len(stage.transport.sent) == 5
+        stage.eyes.change(stage.sql.mend)
+        wait_for(lambda: stage.eyes.count("state = 'accepted'") == 6)
+    assert len(stage.transport.sent) == 6
+    assert caplog.text.count("rests for up to") <= 8
+
+
+# --- locks, real ones ---
+
+
+LOCK = {
+    "postgresql": "SELECT id FROM flask_outbox.outbox_message WHERE id = %s FOR UPDATE",
+    "mariadb": "SELECT id FROM outbox_message WHERE id = %s FOR UPDATE",
+}
+WAITS = {
+    "postgresql": "SELECT * FROM pg_stat_activity WHERE wait_event_type = 'Lock'",
+    "mariadb": "SELECT * FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
+}
+
+
+def test_a_worker_that_a_deadlock_is_resolved_against_records_once_more(stage, caplog):
+    first, second = put(stage.outbox, a_submission("first"), a_submission("second"))
+    holds = [stage.transport.hold(name) for name in ("first", "second")]
+    if stage.kind == "postgresql":  # who waits this long is the one to give up
+        stage.set("deadlock_timeout = '1500ms'")
+        mine = ["SET deadlock_timeout = '60s'"]
+    else:  # who has changed least is
+        mine = ["CREATE TABLE much (n int)", *["INSERT INTO much VALUES (1)"] * 50]
+    with at_work(stage.plan), stage.other(*mine) as other:
+        wait_for(lambda: len(stage.transport.begun) == 2)
+        other.exec_driver_sql(LOCK[stage.kind], (second,))
+        for hold in holds:
+            hold.set()
+        wait_for(lambda: stage.eyes.rows(WAITS[stage.kind]))  # it has the first, and wants both
+        other.exec_driver_sql(LOCK[stage.kind], (first,))
+        wait_for(lambda: "deadlock" in caplog.text.lower())
+        other.rollback()
+        wait_for(lambda: stage.eyes.count("state = 'accepted'") == 2)
+    assert sorted(stage.transport.sent) == ["<first@example.com>", "<second@example.com>"]
+
+
+TIMEOUTS = {
+    "postgresql": {"a row": "lock_timeout", "a table": "statement_timeout"},
+    "mariadb": {"a row": "innodb_lock_wait_timeout", "a table": "lock_wait_timeout"},
+}
+
+
+@pytest.fixture(params=["a row", "a table"])
+def of(request):
+    return request.param
+
+
+@pytest.fixture
+def impatient(stage, of):
+    """A server that lets nobody wait for long."""
+    name = TIMEOUTS[stage.kind][of]
+    if stage.kind == "postgresql":
+        stage.set(f"{name} = '200ms'")
+        yield
+    else:
+        stage.server.ask(f"SET GLOBAL {name} = 1")
+        yield
+        stage.server.ask(f"SET GLOBAL {name} = DEFAULT")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_lock_that_is_waited_for_too_long_costs_no_mail_and_no_copy(stage, of):
+    hold = stage.transport.hold("one")
+    [row] = put(stage.outbox, a_submission())
+    with at_work(stage.plan) as worker:
+        wait_for(lambda: stage.transport.begun)
+        with stage.eyes.lock() if of == "a table" else stage.other() as other:
+            if other is not None:
+                other.exec_driver_sql(LOCK[stage.kind], (row,))
+            hold.set()
+            wait_for(lambda: worker._troubles >= 2)
+            assert stage.eyes.one("state") == "sending"
+        wait_for(lambda: stage.eyes.one("state") == "accepted")
+    assert stage.transport.sent == [ONE]
+
+
+# --- clocks ---
+
+
+def test_a_workers_own_clock_has_no_effect(stage, monkeypatch):
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 600.0)
+    hold = threading.Event()
+    put(stage.outbox, *map(a_submission, names(10)))
+    stage.transport.holds = {f"<{name}@example.com>": hold for name in names(10)}
+    before = server_time(stage.outbox)
+    with at_work(stage.plan):
+        wait_for(lambda: stage.transport.begun)
+        [(latest,)] = stage.eyes.rows("SELECT max(lease_until) FROM outbox_message")
+        hold.set()
+        wait_for(lambda: stage.eyes.count("state = 'accepted'") == 10)
+    assert before < latest < server_time(stage.outbox) + stage.outbox.lease
+    ahead = "SELECT * FROM outbox_event WHERE at > ?"
+    assert stage.eyes.rows(ahead, server_time(stage.outbox)) == []
+    assert len(stage.transport.sent) == 10
+
+
+def server_time(outbox):
+    with outbox.read() as connection:
+        return outbox.now(connection)
