@@ -26,12 +26,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the servers of our own
 
-import databases
 from compose import SENDER, SUBJECT, bodies
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from send_later import durations, make_celery, redis
 
+import databases
 from flask_outbox import Mail, Message
 from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.outcome import Accepted
@@ -156,8 +156,9 @@ def celery_jobs_a_second(folder: Path, port: int, count: int) -> float:
     command = [sys.executable, "-c", send, str(count)]
     subprocess.run(command, env=environment, check=True)
     pool = ["worker", "--pool", "prefork", "--concurrency", "2", "--loglevel", "ERROR"]
+    alone = ["--without-gossip", "--without-mingle"]
     with subprocess.Popen(
-        [sys.executable, "-m", "celery", "-A", "jobs", *pool, "--without-gossip", "--without-mingle"],
+        [sys.executable, "-m", "celery", "-A", "jobs", *pool, *alone],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -230,17 +231,18 @@ def requests(new: dict[str, Callable[[], str]], port: int, asked: argparse.Names
         if number == 0:
             found = {}
     p50 = {name: statistics.median(each) for name, each in found.items()}
-    print(f"{'p50 of a request':34}{'µs':>8}{'adds':>8}{'of .delay':>11}{'wanted':>9}{'stretch':>9}")
+    head = "".join(f"{each:>9}" for each in ("µs", "adds", "ratio", "wanted", "stretch"))
+    print(f"{'p50 of a request':34}{head}")
     base = p50["Celery .delay"]
-    print(f"{'Celery .delay, Redis':34}{base:>8.0f}")
+    print(f"{'Celery .delay, Redis':34}{base:>9.0f}")
     holds = True
     for name, (target, stretch) in ADDS.items():
         alone, both = p50[f"{name}, order"], p50[f"{name}, order and mail"]
         share = (both - alone) / base
         holds = holds and share <= target
-        print(f"{name + ', an order':34}{alone:>8.0f}")
+        print(f"{name + ', an order':34}{alone:>9.0f}")
         print(
-            f"{name + ', an order and its mail':34}{both:>8.0f}{both - alone:>8.0f}{share:>11.2f}"
+            f"{name + ', an order and its mail':34}{both:>9.0f}{both - alone:>9.0f}{share:>9.2f}"
             f"{target:>9.2f}{stretch:>9.2f}"
         )
     return holds
@@ -252,7 +254,7 @@ def workers(
     """Measure what a worker gets through."""
     theirs = statistics.median(celery_jobs_a_second(folder, port, asked.jobs) for _ in range(3))
     print(f"\n{'jobs':34}{'a second':>10}{'times':>8}{'wanted':>9}{'stretch':>9}")
-    print(f"{'Celery prefork × 2, nothing to do':34}{theirs:>10.0f}")
+    print(f"{'Celery prefork, 2, nothing to do':34}{theirs:>10.0f}")
     holds = True
     for name, (target, stretch) in JOBS.items():
         ours = statistics.median(jobs_a_second(new[name](), asked.jobs) for _ in range(3))
