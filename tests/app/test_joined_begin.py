@@ -213,3 +213,17 @@ def test_start_up_says_that_it_put_a_begin_there(place, tmp_path, caplog):
         lines = [each.getMessage() for each in caplog.records if "real BEGIN" in each.getMessage()]
     assert len(lines) == 1
     assert "shop.sqlite3" in lines[0]
+
+
+def test_an_engine_that_does_not_wait_for_its_disk_is_warned_of(place, tmp_path, caplog):
+    def hurry(engine):
+        @event.listens_for(engine, "connect")
+        def connect(connection, _record):
+            connection.execute("PRAGMA synchronous = NORMAL").close()
+
+    with open_shop(place, tmp_path / "i", listeners=hurry, MAIL_WORKER="process") as shop:
+        shop.mail.send_later(note())
+        shop.db.session.commit()
+    (line,) = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    assert "PRAGMA synchronous is 1" in line
+    assert "when the power fails" in line

@@ -134,6 +134,7 @@ class Outbox:
         self.serial = count()
         self._clock = clock
         self._engine: Engine | None = None
+        self._checked = False
         self._opening = threading.Lock()
         self._offset = 0.0, -ASK_AGAIN  # from our monotonic clock to the database's, and since when
         _ALL.add(self)
@@ -194,7 +195,7 @@ class Outbox:
         engine = database.engine()
         try:
             with database.reading(engine) as connection:
-                database.check(connection)
+                self._check(connection)
                 current = is_current(connection, database)
             if not current:
                 must_be_current(database)
@@ -208,10 +209,15 @@ class Outbox:
         """See by a session's connection, which may hold the only lock, that it can be used."""
         if self._engine is None:
             database = self.database
-            database.check(connection)
+            self._check(connection)
             if not is_current(connection, database):
                 must_be_current(database)
                 brought_up_to_date(connection, database)
+
+    def _check(self, connection: Connection) -> None:
+        if not self._checked:
+            self.database.check(connection)
+            self._checked = True  # and warned of once
 
     def upgrade(self) -> None:
         """Bring the schema up to date: what ``flask outbox upgrade`` does."""
@@ -233,6 +239,7 @@ class Outbox:
         A transaction under way ends as it would have.
         """
         engine, self._engine = self._engine, None
+        self._checked = False
         self.database.close(engine)
 
     def before_fork(self) -> None:

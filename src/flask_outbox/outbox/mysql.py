@@ -17,6 +17,7 @@ FIXES = {
     1044: "it lets this user not use the database. Look at MAIL_OUTBOX_URL and the grants.",
     1045: "it refused the user or the password. Look at MAIL_OUTBOX_URL.",
     1049: "it has no such database. Create it, or mend MAIL_OUTBOX_URL.",
+    1142: "this user may not use its tables. Grant it what the documentation names.",
     1114: "its disk, or the tablespace, is full. Make room; what waits is sent by itself then.",
     1021: "its disk is full. Make room; what waits is sent by itself then.",
     1153: "the message is larger than its max_allowed_packet. Raise that to 64M.",
@@ -74,7 +75,7 @@ class MySql(Server):
                 self,
             )
 
-    def reason(self, cause: BaseException | None) -> str:
-        """Say what a person can do about it."""
+    def fix(self, cause: BaseException | None) -> str | None:
+        """Say what a person can do about it, where that is known."""
         number = cause.args[0] if cause is not None and cause.args else None
-        return FIXES.get(number or 0) or " ".join(str(cause).split())
+        return FIXES.get(number) if isinstance(number, int) else None

@@ -17,6 +17,7 @@ FIXES = {
     "25006": "it is read-only, as a standby is. Point MAIL_OUTBOX_URL at the primary.",
     "28P01": "it refused the password. Look at MAIL_OUTBOX_URL.",
     "28000": "it refused the user. Look at MAIL_OUTBOX_URL and pg_hba.conf.",
+    "42501": "this user may not use its tables. Grant it what the documentation names.",
     "3D000": "it has no such database. Create it, or mend MAIL_OUTBOX_URL.",
 }
 
@@ -69,7 +70,6 @@ class PostgreSql(Server):
                     self,
                 )
 
-    def reason(self, cause: BaseException | None) -> str:
-        """Say what a person can do about it."""
-        fix = FIXES.get(getattr(cause, "sqlstate", None) or "")
-        return fix or " ".join(str(cause).split("\nDETAIL")[0].split())
+    def fix(self, cause: BaseException | None) -> str | None:
+        """Say what a person can do about it, where that is known."""
+        return FIXES.get(getattr(cause, "sqlstate", None) or "")

@@ -127,14 +127,14 @@ class Server:
             ) from error
         except Exception as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
-            if not _cannot(cause):
-                raise
-            raise OutboxUnavailable(
-                f"The outbox {self} could not be used: {self.reason(cause)}"
-            ) from error
+            if (reason := self.fix(cause)) is None:
+                if not _cannot(cause):
+                    raise
+                reason = " ".join(str(cause).split("\nDETAIL")[0].split())
+            raise OutboxUnavailable(f"The outbox {self} could not be used: {reason}") from error
 
-    def reason(self, cause: BaseException | None) -> str:
-        """Say what a person can do about it."""
+    def fix(self, cause: BaseException | None) -> str | None:
+        """Say what a person can do about it, where that is known."""
         raise NotImplementedError
 
     def close(self, engine: Engine | None) -> None:
