@@ -80,6 +80,13 @@ class Server:
             self._process.wait(BOUND)
             self._process = None
 
+    def revive(self) -> bool:
+        """Start it again if it ended by itself, as an init system does; tell whether it had."""
+        ended = self._process is not None and self._process.poll() is not None
+        if ended:
+            self.start()
+        return ended
+
     def new(self) -> str:
         """Make an empty database and give its URL."""
         name = next(self.names)
