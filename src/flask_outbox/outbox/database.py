@@ -70,6 +70,9 @@ class Database(Protocol):
     def check(self, connection: Connection) -> None:
         """See whether it is new enough, and whether what it acknowledges is on the disk."""
 
+    def must_fit(self, content: bytes) -> None:
+        """Raise TooLargeError for what it takes in no statement."""
+
     def writing(self, engine: Engine) -> AbstractContextManager[Connection]:
         """Give a connection in a write transaction, committed at the end."""
         ...

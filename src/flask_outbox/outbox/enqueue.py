@@ -73,6 +73,7 @@ def write(
     if submission.sensitive:  # first, so that nothing is written down where it cannot be
         stored, cipher = outbox.keyring.encrypt(stored, now), FERNET
         marks = outbox.keyring.marks(schedule.fingerprint)
+    outbox.database.must_fit(stored)
     values: dict[str, Any] = {
         "id": row,
         "message_id": submission.message_id,

@@ -5,11 +5,12 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine
 
-from flask_outbox.mail.errors import OutboxUnavailable
+from flask_outbox.mail.errors import OutboxUnavailable, TooLargeError
 from flask_outbox.outbox.server import CONNECT, Server, log, told
 
 OLDEST = {"MariaDB": (10, 6), "MySQL": (8, 0, 1)}  # the first with SKIP LOCKED
-PACKET = 32 * 1024 * 1024  # octets of the largest message in one statement
+AROUND = 1024  # octets of a statement besides the content
+PACKET = 2 * 25 * 1024 * 1024 + AROUND  # for the largest message: drivers write an octet as two
 
 # https://mariadb.com/kb/en/mariadb-error-codes/, read 2026-11-23
 FIXES = {
@@ -38,6 +39,7 @@ class MySql(Server):
         if apps is None and url.drivername in {"mysql", "mariadb"}:
             url = url.set(drivername="mysql+pymysql")
         super().__init__(url, busy, apps, schema)
+        self._packet: int | None = None
 
     def connect_args(self) -> dict[str, Any]:
         """Notice a server that is gone; let nothing be cut short without an error."""
@@ -68,11 +70,24 @@ class MySql(Server):
                 self,
             )
         packet = int(told(connection, "SELECT @@max_allowed_packet"))
+        self._packet = packet
         if packet < PACKET:
             log.warning(
                 "max_allowed_packet is %d in %s: larger messages cannot be kept. Set it to 64M.",
                 packet,
                 self,
+            )
+
+    def must_fit(self, content: bytes) -> None:
+        """Raise TooLargeError for what is larger than a packet.
+
+        The server would hang up without a word, and end an app's transaction with that.
+        """
+        octets = 2 * len(content) + AROUND  # PyMySQL writes digits
+        if self._packet is not None and octets > self._packet:
+            raise TooLargeError(
+                f"The message takes {octets} octets in a statement, and max_allowed_packet is"
+                f" {self._packet} in {self}. Raise that to 64M, and start the app again."
             )
 
     def fix(self, cause: BaseException | None) -> str | None:

@@ -81,6 +81,9 @@ class Server:
         """See whether it is new enough, and whether what it acknowledges is on the disk."""
         raise NotImplementedError
 
+    def must_fit(self, content: bytes) -> None:
+        """Take anything."""
+
     @contextmanager
     def writing(self, engine: Engine) -> Generator[Connection]:
         """Give a connection in a transaction, committed at the end."""

@@ -1,0 +1,161 @@
+"""What databases do to text, times and locks, where nobody looks (FAULTS D5)."""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import select
+
+from database_fixtures import KINDS
+from flask_outbox.mail.errors import MessageError, OutboxUnavailable, TooLargeError
+from flask_outbox.outbox import mysql, postgresql
+from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.enqueue import enqueue
+from flask_outbox.outbox.schedule import Schedule
+from flask_outbox.outbox.tables import message
+from outbox_mail import EPOCH, a_submission, look, put, take
+
+LIKE = (
+    "a",
+    "A",
+    "a ",
+    "a  ",
+    " a",
+    "ä",
+    "á",
+    "ss",
+    "ß",
+    "i",
+    "\N{LATIN SMALL LETTER DOTLESS I}",
+    "K",
+    "\N{KELVIN SIGN}",
+)
+
+
+@pytest.fixture(params=KINDS)
+def url(request, tmp_path):
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'outbox.sqlite3'}"
+    url = request.getfixturevalue(request.param).new()
+    Outbox(url).upgrade()
+    return url
+
+
+@pytest.fixture
+def outbox(url):
+    outbox = Outbox(url, busy=5.0)
+    yield outbox
+    outbox.close()
+
+
+def test_keys_that_only_look_alike_are_different_ones(outbox):
+    rows = {key: put(outbox, key=key, fingerprint="f") for key in LIKE}
+    assert len(set(rows.values())) == len(LIKE)
+    assert {key: put(outbox, key=key, fingerprint="f") for key in LIKE} == rows
+
+
+def test_times_keep_their_microseconds(outbox):
+    at = EPOCH + 10**9 + 0.123456
+    assert look(outbox, put(outbox, at=at)).due_at == at
+    with outbox.read() as connection:
+        times = [outbox.now(connection) for _ in range(5)]
+    # SQLite tells milliseconds, and has no other host's clock to be compared with.
+    assert any(round(each * 1e6) % 1000 for each in times) or outbox.database.file
+
+
+@pytest.mark.parametrize("key", ["a\0b", "a\x07b", "a\x7fb", "\ud800"])
+def test_text_that_a_database_chokes_on_does_not_get_there(key):
+    with pytest.raises(MessageError, match="key="):
+        Schedule(key=key)
+
+
+@pytest.fixture(params=KINDS[1:])
+def server(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def on_server(server):
+    url = server.new()
+    Outbox(url).upgrade()
+    outbox = Outbox(url, busy=5.0)
+    yield outbox
+    outbox.close()
+
+
+def test_rows_that_somebody_claims_keep_nobody_from_writing(on_server):
+    for _ in range(3):
+        put(on_server)
+    due = select(message.c.id).where(message.c.due_at > 0).with_for_update(skip_locked=True)
+    with on_server.begin() as connection, ThreadPoolExecutor(1) as others:
+        assert len(connection.execute(due).all()) == 3
+        for _ in range(3):
+            others.submit(put, on_server).result(20)  # no gap is locked
+        assert len(others.submit(take, on_server).result(20)) == 3  # none of ours
+    assert len(take(on_server)) == 3
+
+
+# --- at start-up ---
+
+
+def test_a_server_that_is_too_old_is_an_error_that_says_what_it_must_be(server, monkeypatch):
+    monkeypatch.setattr(postgresql, "OLDEST", 990000)
+    monkeypatch.setattr(mysql, "OLDEST", {"MariaDB": (99, 1), "MySQL": (99, 1)})
+    outbox = Outbox(server.new())
+    with pytest.raises(OutboxUnavailable, match="it has to be at least 99"):
+        outbox.open()
+
+
+def test_one_that_is_just_new_enough_is_none(server, monkeypatch):
+    [(version,)] = server.ask("SELECT VERSION()")
+    number = version.split(" ")[1] if "PostgreSQL" in version else version.split("-")[0]
+    figures = tuple(map(int, number.split(".")))
+    monkeypatch.setattr(postgresql, "OLDEST", figures[0] * 10_000 + figures[1])
+    monkeypatch.setattr(mysql, "OLDEST", {"MariaDB": figures, "MySQL": figures})
+    outbox = Outbox(server.new())
+    outbox.upgrade()
+    put(outbox)
+    outbox.close()
+
+
+UNSAFE = {
+    "postgresql": ("ALTER DATABASE {} SET synchronous_commit = off", "synchronous_commit is off"),
+    "mariadb": ("SET GLOBAL innodb_flush_log_at_trx_commit = 2", "not 1 in"),
+}
+
+
+@pytest.mark.parametrize("kind", UNSAFE)
+def test_a_server_that_acknowledges_what_is_not_on_its_disk_is_told_of(kind, request, caplog):
+    server = request.getfixturevalue(kind)
+    unsafe, told = UNSAFE[kind]
+    url = server.new()
+    Outbox(url).upgrade()
+    server.ask(unsafe.format(url.rpartition("/")[2]))
+    outbox = Outbox(url)
+    try:
+        outbox.open()
+    finally:
+        outbox.close()
+        if kind == "mariadb":
+            server.ask("SET GLOBAL innodb_flush_log_at_trx_commit = DEFAULT")
+    assert [each.levelno for each in caplog.records if told in each.message] == [logging.WARNING]
+
+
+def test_a_mail_larger_than_a_packet_is_an_error_that_breaks_no_transaction(mariadb, caplog):
+    url = mariadb.new()
+    Outbox(url).upgrade()
+    mariadb.ask(f"SET GLOBAL max_allowed_packet = {1024 * 1024}")
+    outbox = Outbox(url)
+    outbox.open()
+    most = (1024 * 1024 - mysql.AROUND) // 2
+    try:
+        with outbox.begin() as connection:
+            first = enqueue(connection, outbox, a_submission(content=b"x" * most))
+            with pytest.raises(TooLargeError, match="max_allowed_packet"):
+                enqueue(connection, outbox, a_submission(content=b"x" * (most + 1)))
+            second = enqueue(connection, outbox, a_submission())  # the transaction is as it was
+        assert [each.id for each in take(outbox)] == [first, second]
+    finally:
+        outbox.close()
+        mariadb.ask("SET GLOBAL max_allowed_packet = 67108864")
+    assert "Set it to 64M" in caplog.text
