@@ -54,7 +54,7 @@ def later(count):
 
 EMBEDDED = f"""
 import sys
-sys.path.insert(0, {str(TESTS)!r})
+sys.path.append({str(TESTS)!r})
 from pathlib import Path
 from shop import later
 from worker_stage import Eyes, wait_for
