@@ -13,7 +13,7 @@ from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.worker.loop import Plan
 from hostile import Hostile
-from worker_stage import Told, a_submission, at_work, put, wait_for
+from worker_stage import Eyes, Told, a_submission, at_work, put, wait_for
 
 TESTS = Path(__file__).parents[1]
 
@@ -74,11 +74,9 @@ HOUR, YEAR = 3600.0, 365 * 86400.0
 
 
 @pytest.mark.parametrize("step", [HOUR, -HOUR, YEAR, -YEAR])
-def test_a_clock_that_jumps_while_mail_is_under_way_loses_nothing_and_stalls_nothing(
-    file, eyes, step
-):
-    clock = Clock()
-    outbox = Outbox(f"sqlite:///{file}", lease=1.0, patience=PATIENCE, clock=clock)
+def test_a_clock_that_jumps_while_mail_is_under_way_loses_nothing_and_stalls_nothing(place, step):
+    clock, eyes = Clock(), Eyes(place)
+    outbox = Outbox(place, lease=1.0, patience=PATIENCE, clock=clock)
     transport = Told()
     names = [f"n{i}" for i in range(20)]
     hold = threading.Event()
@@ -108,17 +106,22 @@ from worker_stage import Eyes, Told, a_submission, put, wait_for
 """
 
 FORK = """
+from flask_outbox.outbox.notify import Notifier
 from flask_outbox.transports.smtp import Smtp
 from flask_outbox.worker.embedded import Embedded
 from flask_outbox.worker.loop import Plan
 
-file, port = sys.argv[1], int(sys.argv[2])
-outbox, eyes = Outbox(f"sqlite:///{file}"), Eyes(file)
+place, port = sys.argv[1], int(sys.argv[2])
+outbox, eyes = Outbox(place), Eyes(place)
+notifier = Notifier(outbox)
 smtp = Smtp("127.0.0.1", port)
 embedded = Embedded(lambda: Plan(outbox=outbox, transports={"default": smtp}, poll=0.05))
 
 def send(who):
-    put(outbox, *(a_submission(f"{who}{i}") for i in range(10)))
+    for i in range(10):
+        put(outbox, a_submission(f"{who}{i}"))
+        if outbox.database.notifies:
+            notifier.wake(0.0)
     embedded.ensure()
     embedded.wake()
     wait_for(lambda: eyes.count(f"state = 'accepted' AND message_id LIKE '<{who}%'") == 10)
@@ -127,6 +130,7 @@ send("before")
 child = os.fork()
 send("child" if not child else "parent")
 embedded.stop()
+notifier.close()
 if child:
     assert os.waitpid(child, 0)[1] == 0
     print("done")
@@ -142,9 +146,9 @@ def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_after_a_fork_parent_and_child_send_on_lines_of_their_own(file, outbox):
+def test_after_a_fork_parent_and_child_send_on_lines_of_their_own(place):
     with Hostile() as server:
-        done = run(FORK, file, server.port)
+        done = run(FORK, place, server.port)
         assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
         wanted = sorted(f"<{who}{i}@example.com>" for who in WHO for i in range(10))
         assert sorted(server.message_ids) == wanted

@@ -22,6 +22,7 @@ FIXES = {
     1114: "its disk, or the tablespace, is full. Make room; what waits is sent by itself then.",
     1021: "its disk is full. Make room; what waits is sent by itself then.",
     1153: "the message is larger than its max_allowed_packet. Raise that to 64M.",
+    1206: "it has no room for more locks. Raise innodb_buffer_pool_size, or run fewer workers.",
     1290: "it is read-only, as a replica is. Point MAIL_OUTBOX_URL at the primary.",
     1836: "it is read-only. Point MAIL_OUTBOX_URL at the primary.",
 }

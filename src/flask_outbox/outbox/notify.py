@@ -6,6 +6,7 @@ another connection, LISTEN hears nothing and nobody says so. So a listener tests
 https://www.postgresql.org/docs/current/sql-notify.html, read 2026-11-23
 """
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -43,9 +44,12 @@ class Notifier:
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
         self._driver: Any = None
+        self._pid = os.getpid()
+        self._inherited: list[Any] = []  # never touched: their sockets are the parent's
 
     def wake(self, due_at: float) -> None:
         """Send the word; after a failure the next one goes by a new connection."""
+        self._leave_alone_what_is_the_parents()
         if self._driver is None or self._driver.closed:
             self._driver = _connection(self._outbox)
         try:
@@ -56,9 +60,15 @@ class Notifier:
 
     def close(self) -> None:
         """Let the connection go."""
+        self._leave_alone_what_is_the_parents()
         driver, self._driver = self._driver, None
         if driver is not None:
             driver.close()
+
+    def _leave_alone_what_is_the_parents(self) -> None:
+        if self._pid != os.getpid():  # rather than a hook: uWSGI forks without telling Python
+            self._inherited.append(self._driver)
+            self._driver, self._pid = None, os.getpid()
 
 
 def listen(
