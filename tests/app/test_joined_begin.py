@@ -7,9 +7,11 @@ from contextlib import suppress
 import pytest
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import StaticPool
 
 from flask_outbox import OutboxUnavailable
 from flask_outbox.outbox.begin import begin_for_real
+from flask_outbox.outbox.prune import prune
 from shop import note, open_shop
 
 
@@ -227,3 +229,50 @@ def test_an_engine_that_does_not_wait_for_its_disk_is_warned_of(place, tmp_path,
     (line,) = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
     assert "PRAGMA synchronous is 1" in line
     assert "when the power fails" in line
+
+
+def test_what_is_wiped_is_overwritten_in_the_apps_file_too(place, tmp_path, server):
+    def hurry(engine):
+        @event.listens_for(engine, "connect")
+        def connect(connection, _record):
+            connection.execute("PRAGMA secure_delete = OFF").close()
+
+    canary = "canary-" * 400
+    with open_shop(
+        place, tmp_path / "i", listeners=hurry, MAIL_WORKER="process", MAIL_PORT=server.port
+    ) as shop:
+        file = tmp_path / "shop.sqlite3"
+        shop.mail.send_later(note(body=canary))
+        shop.db.session.commit()
+        assert b"canary-" in file.read_bytes()
+        assert shop.mail.drain() == 1
+        outbox = shop.app.extensions["outbox"].outbox
+        assert prune(outbox, content_after=0.0, rows_after=None).contents == 1
+        assert b"canary-" not in file.read_bytes()
+
+
+def test_from_the_first_commit_on_nobody_looks_for_our_tables_again(shop):
+    looks = ("PRAGMA", "sqlite_master")
+    shop.mail.send_later(note())
+    shop.db.session.commit()
+    heard = said(shop.db.engine)
+    shop.mail.send_later(note())
+    shop.db.session.commit()
+    assert heard
+    assert not [each for each in heard if any(look in each for look in looks)]
+
+
+def test_one_connection_for_all_may_be_given_away_within_a_transaction(tmp_path):
+    """As with a database in memory; what is under way stays under way."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'one.sqlite3'}", poolclass=StaticPool)
+    connection = engine.connect()
+    connection.execute(text("CREATE TABLE one (number INTEGER)"))
+    connection.commit()
+    connection.execute(text("INSERT INTO one VALUES (1)"))
+    begin_for_real(engine)
+    given_away = engine.connect()
+    connection.rollback()
+    given_away.close()
+    assert connection.execute(text("SELECT count(*) FROM one")).scalar_one() == 0
+    connection.close()
+    engine.dispose()

@@ -70,6 +70,7 @@ class App:
             cwd=self.folder,
             env={
                 "PATH": os.environ["PATH"],
+                "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
                 "URI": url_of(self.place),
                 "OUTBOX": self.place,
                 "INSTANCE": str(self.folder / "instance"),

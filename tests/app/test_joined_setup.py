@@ -88,8 +88,10 @@ def test_a_bind_without_a_db_is_told():
 def test_a_second_bind_that_is_asked_for_works_and_is_warned_of(tmp_path, file, other, caplog):
     app = an_app(tmp_path, SQLALCHEMY_DATABASE_URI=file, SQLALCHEMY_BINDS={"post": other})
     naming = MetaData(naming_convention={"pk": "pk_%(table_name)s"})
-    db = SQLAlchemy(app, metadata=naming)
-    mail = Mail(app, db=db, bind="post")
+    db = SQLAlchemy(metadata=naming)
+    mail = Mail(db=db, bind="post")  # before db knows of its binds
+    db.init_app(app)
+    mail.init_app(app)
     assert 'bind "post"' in caplog.text
     assert db.metadatas["post"].naming_convention == naming.naming_convention
     with app.app_context():
