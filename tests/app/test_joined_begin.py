@@ -209,6 +209,19 @@ def test_what_was_read_before_another_wrote_cannot_be_written_upon(hurried):
     assert len(hurried.mails()) == 1
 
 
+def test_an_error_of_the_database_quotes_no_mail(shop):
+    with shop.db.engine.begin() as connection:
+        connection.execute(
+            text(
+                "CREATE TRIGGER never BEFORE INSERT ON outbox_message"
+                " BEGIN SELECT RAISE(ABORT, 'never'); END"
+            )
+        )
+    with pytest.raises(shop.db.exc.IntegrityError, match="never") as caught:
+        shop.mail.send_later(note(), key="canary-key")
+    assert "canary" not in str(caught.value)
+
+
 def test_start_up_says_that_it_put_a_begin_there(place, tmp_path, caplog):
     caplog.set_level(logging.INFO, "flask_outbox")
     with open_shop(place, tmp_path / "instance"):

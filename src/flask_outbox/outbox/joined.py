@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, MetaData, String, Table, event
 from sqlalchemy.dialects import mysql
-from sqlalchemy.exc import UnboundExecutionError
+from sqlalchemy.exc import StatementError, UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
 
 from flask_outbox.mail.errors import ConfigurationError, MessageError
@@ -124,9 +124,13 @@ def _connection(outbox: Outbox, session: Session, table: Table | None) -> Genera
     with outbox.database.explained():
         with about_to_write():  # what begins with us
             connection = session.connection(bind_arguments={"clause": clause})
-        with _options(connection, outbox.options):
-            outbox.look_by(connection)
-            yield connection
+        try:
+            with _options(connection, outbox.options):
+                outbox.look_by(connection)
+                yield connection
+        except StatementError as error:
+            error.hide_parameters = True  # it must not quote a mail, whatever the app's engine says
+            raise
 
 
 @contextmanager
