@@ -12,7 +12,7 @@ help:
 	@echo "make test      install what is missing, then the whole suite against real servers"
 	@echo "make check     lint, types, floors, docs, and make test"
 	@echo "make bench     every figure in the docs, beside its peers"
-	@echo "make faults    seeded random kills (SEED=n KILLS=500 MESSAGES=20000 DATABASE=sqlite)"
+	@echo "make faults    seeded random kills (SEED=n KILLS=500 MESSAGES=20000 DATABASE=all WEB=300)"
 
 $(STAMP): pyproject.toml
 	$(PYTHON) tools/python_is_new_enough.py
@@ -52,6 +52,8 @@ faults: $(STAMP)
 	$(BIN)/python tests/faults/random_kills.py $(if $(SEED),--seed $(SEED)) \
 		--kills $(or $(KILLS),500) --messages $(or $(MESSAGES),20000) \
 		--database $(or $(DATABASE),all)
+	$(BIN)/python tests/faults/web_kills.py $(if $(SEED),--seed $(SEED)) \
+		--kills $(or $(WEB),300) --database $(or $(DATABASE),all)
 
 clean:
 	rm -rf $(VENV) site build dist

@@ -56,15 +56,19 @@ class Verdict:
         yield from (f"WRONG {each}" for each in self.wrong[:20])
 
 
-def judge(
+def judge(  # noqa: PLR0913  what a run is judged by
     rows: Mapping[str, Row],
     accepted: Sequence[str],
     kills: Sequence[Kill],
     *,
     max_unclear: int,
     wanted: int | None = None,
+    enough: float = ENOUGH,
 ) -> Verdict:
-    """Judge a run; ``wanted``: how many kills there should have been."""
+    """Judge a run.
+
+    ``wanted``: how many kills there should have been. ``enough``: the share that has to hit.
+    """
     copies = Counter(accepted)
     flown = Counter(each for kill in kills for each in kill.in_flight)
     verdict = Verdict(
@@ -82,7 +86,7 @@ def judge(
     ]
     if verdict.unknown > UNKNOWN_MOST * len(rows):
         verdict.wrong.append(f"{verdict.unknown} of {len(rows)} messages are unknown")
-    if verdict.between < ENOUGH * len(kills):
+    if verdict.between < enough * len(kills):
         verdict.wrong.append(f"only {verdict.between} of {len(kills)} kills hit a mail in flight")
     if wanted is not None and len(kills) < wanted:
         verdict.wrong.append(f"{len(kills)} kills, not {wanted}")

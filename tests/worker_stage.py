@@ -54,7 +54,7 @@ class Eyes:
         url = make_url(str(place) if "://" in str(place) else f"sqlite:///{place}")
         options: dict[str, Any] = {"timeout": 30.0}
         if url.drivername == "postgresql":
-            options = {"options": "-c search_path=flask_outbox"}
+            options = {"options": "-c search_path=flask_outbox,public"}
             url = url.set(drivername="postgresql+psycopg")
         elif url.drivername == "mysql":
             options = {}

@@ -79,21 +79,21 @@ class Killer:
 
     def _victims(self) -> list[int]:
         names = [str(name) for (name,) in self.eyes.rows(WORKERS)]
-        return sorted(pid for pid in {int(name.split(":")[-2]) for name in names} if _lives(pid))
+        return sorted(pid for pid in {int(name.split(":")[-2]) for name in names} if lives(pid))
 
     def _kill(self, point: str, pid: int) -> None:
-        if not _lives(pid):
+        if not lives(pid):
             return
         os.kill(pid, signal.SIGKILL)
         end = time.monotonic() + DEAD_WITHIN
-        while _lives(pid) and time.monotonic() < end:
+        while lives(pid) and time.monotonic() < end:
             time.sleep(0.001)
         in_flight = frozenset(str(name) for (name,) in self.eyes.rows(IN_FLIGHT, f"%:{pid}:%"))
         self.kills.append(Kill(point, in_flight))
         self.left = self._next()
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
     """Tell whether it can still do something: a zombie cannot."""
     try:
         return Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rsplit(")", 1)[1][1] != "Z"
@@ -126,6 +126,7 @@ def run(  # noqa: PLR0913  what a run is made of
     eyes = Eyes(place)
     chance = random.Random(seed)  # noqa: S311  to be repeated
     outbox = an_outbox(place)
+    outbox.upgrade()
     for start in range(0, messages, 1000):
         names = (f"n{i}" for i in range(start, min(start + 1000, messages)))
         put(outbox, *(a_submission(name) for name in names))
@@ -148,9 +149,9 @@ def run(  # noqa: PLR0913  what a run is made of
             )
         )
         end = time.monotonic() + seconds
-        while (open_ := _open(eyes)) and time.monotonic() < end:
+        while (left := open_mails(eyes)) and time.monotonic() < end:
             assert program.poll() is None, "the workers' parent ended"
-            tell(f"{open_} to go, {len(killer.kills)} kills, {len(server.accepted)} accepted")
+            tell(f"{left} to go, {len(killer.kills)} kills, {len(server.accepted)} accepted")
             time.sleep(0.25)
         program.terminate()
         with suppress(Exception):
@@ -160,13 +161,24 @@ def run(  # noqa: PLR0913  what a run is made of
     return judge(rows, accepted, killer.kills, max_unclear=PATIENCE.max_unclear, wanted=kills)
 
 
-def _open(eyes: Eyes) -> int:
+def open_mails(eyes: Eyes) -> int:
     return eyes.count("state IN ('queued', 'sending') AND state <> 'accepted'")
 
 
-def _print(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+class Print:
+    """Says it at once; what is said ``rarely`` only now and then."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+
+    def __call__(self, line: str) -> None:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+    def rarely(self, line: str) -> None:
+        if time.monotonic() - self._said > TELL_EVERY:
+            self._said = time.monotonic()
+            self(f"  {line}")
 
 
 def main() -> int:
@@ -178,28 +190,21 @@ def main() -> int:
     parser.add_argument("--workers", type=int, help="always so many, instead of 1, 2, 3 and 4")
     parser.add_argument("--database", choices=[*DATABASES, "all"], default="all")
     parser.add_argument("--seconds", type=float, default=900.0, help="give up after so long")
-    asked = parser.parse_args()
-    _print(f"seed {asked.seed}: {asked.kills} kills, {asked.messages} messages on each database")
+    asked, say = parser.parse_args(), Print()
+    say(f"seed {asked.seed}: {asked.kills} kills, {asked.messages} messages on each database")
     names = list(DATABASES) if asked.database == "all" else [asked.database]
-    verdicts = [_judged(name, asked) for name in names]
+    verdicts = [_judged(name, asked, say) for name in names]
     word = "holds" if all(verdicts) else "DOES NOT HOLD"
-    _print(f"the promise {word} (seed {asked.seed})")
+    say(f"the promise {word} (seed {asked.seed})")
     return 0 if all(verdicts) else 1
 
 
-def _judged(name: str, asked: argparse.Namespace) -> bool:
+def _judged(name: str, asked: argparse.Namespace, say: Print) -> bool:
     """Run on one database, by one to four workers, and print the verdicts."""
     crews = [asked.workers] if asked.workers else [1, 2, 3, 4]
     holds = True
     with DATABASES[name]() as new:
         for workers in crews:
-            said = [time.monotonic()]
-
-            def tell(text: str, said: list[float] = said) -> None:
-                if time.monotonic() - said[0] > TELL_EVERY:
-                    said[0] = time.monotonic()
-                    _print(f"  {text}")
-
             before = time.monotonic()
             verdict = run(
                 new(),
@@ -208,11 +213,11 @@ def _judged(name: str, asked: argparse.Namespace) -> bool:
                 messages=asked.messages // len(crews),
                 workers=workers,
                 seconds=asked.seconds,
-                tell=tell,
+                tell=say.rarely,
             )
-            _print(f"{name}, {workers} workers, {time.monotonic() - before:.0f} s")
+            say(f"{name}, {workers} workers, {time.monotonic() - before:.0f} s")
             for line in verdict.lines():
-                _print(f"  {line}")
+                say(f"  {line}")
             holds = holds and verdict.holds
     return holds
 
@@ -227,13 +232,7 @@ def _files() -> Iterator[Callable[[], str]]:
 @contextmanager
 def _server(kind: type[databases.Server]) -> Iterator[Callable[[], str]]:
     with databases.running(kind) as server:
-
-        def new() -> str:
-            url = server.new()
-            an_outbox(url).upgrade()
-            return url
-
-        yield new
+        yield server.new
 
 
 DATABASES: dict[str, Callable[[], AbstractContextManager[Callable[[], str]]]] = {
