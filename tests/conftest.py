@@ -7,5 +7,14 @@ import pytest
 # Helpers whose asserts are explained like those of any test.
 pytest.register_assert_rewrite("contract", "outbox_mail")
 
-# Programs that tests start heed SIGHUP as at a terminal, also where the suite runs under nohup.
+# Programs that tests start heed signals as at a terminal, also where the suite runs under nohup,
+# or in the background of a shell, which ignores SIGINT there.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _no_command_line(monkeypatch):
+    """Forget that an earlier test ran a command in here: ``app.run`` does nothing then."""
+    monkeypatch.delenv("FLASK_RUN_FROM_CLI", raising=False)
