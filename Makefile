@@ -12,7 +12,8 @@ help:
 	@echo "make test      install what is missing, then the whole suite against real servers"
 	@echo "make check     lint, types, floors, docs, and make test"
 	@echo "make bench     every figure in the docs, beside its peers"
-	@echo "make faults    seeded random kills (SEED=n KILLS=500 MESSAGES=20000 DATABASE=all WEB=300)"
+	@echo "make faults    seeded random kills of workers, of web processes, of Celery's workers"
+	@echo "               (SEED=n KILLS=500 MESSAGES=20000 WEB=300 DATABASE=sqlite BROKER=redis)"
 
 $(STAMP): pyproject.toml
 	$(PYTHON) tools/python_is_new_enough.py
@@ -54,6 +55,9 @@ faults: $(STAMP)
 		--database $(or $(DATABASE),all)
 	$(BIN)/python tests/faults/web_kills.py $(if $(SEED),--seed $(SEED)) \
 		--kills $(or $(WEB),300) --database $(or $(DATABASE),all)
+	$(BIN)/python tests/faults/engine_kills.py $(if $(SEED),--seed $(SEED)) \
+		--kills $(or $(KILLS),500) --messages $(or $(MESSAGES),20000) \
+		--broker $(or $(BROKER),all) --database $(or $(DATABASE),postgresql)
 
 clean:
 	rm -rf $(VENV) site build dist

@@ -56,6 +56,7 @@ class Killer:
     chance: random.Random
     wanted: int
     every: int  # points of the dialogue between two kills, on average
+    speaker: Callable[[Session], int] = pid_of
     kills: list[Kill] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -69,11 +70,10 @@ class Killer:
 
     def at(self, point: str, session: Session) -> None:
         """Pass a point of the dialogue; when its time has come, kill."""
-        pid = pid_of(session)
         with self.lock:
             self.left -= 1
             if self.left <= 0 and len(self.kills) < self.wanted:
-                victims = self._victims() if self.outside else [pid]
+                victims = self._victims() if self.outside else [self.speaker(session)]
                 if victims:
                     self._kill("outside" if self.outside else point, self.chance.choice(victims))
 
@@ -82,15 +82,20 @@ class Killer:
         return sorted(pid for pid in {int(name.split(":")[-2]) for name in names} if lives(pid))
 
     def _kill(self, point: str, pid: int) -> None:
-        if not lives(pid):
+        if not pid or not lives(pid):  # 0 would be all of us
             return
+        dying = self.die_with(pid)
         os.kill(pid, signal.SIGKILL)
         end = time.monotonic() + DEAD_WITHIN
-        while lives(pid) and time.monotonic() < end:
+        while any(map(lives, dying)) and time.monotonic() < end:
             time.sleep(0.001)
-        in_flight = frozenset(str(name) for (name,) in self.eyes.rows(IN_FLIGHT, f"%:{pid}:%"))
-        self.kills.append(Kill(point, in_flight))
+        rows = [row for each in dying for row in self.eyes.rows(IN_FLIGHT, f"%:{each}:%")]
+        self.kills.append(Kill(point, frozenset(str(name) for (name,) in rows)))
         self.left = self._next()
+
+    def die_with(self, pid: int) -> list[int]:
+        """List the processes that end when this one does, itself included."""
+        return [pid]
 
 
 def lives(pid: int) -> bool:
