@@ -1,4 +1,4 @@
-"""Many at once: each row is claimed once, equal keys are one row (FAULTS R1, R2)."""
+"""Many at once: each row is claimed once, equal keys are one row."""
 
 import subprocess
 import sys

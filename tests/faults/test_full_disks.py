@@ -1,4 +1,4 @@
-"""A disk that is full, a real one: a file system of a few megabytes in memory (FAULTS D4).
+"""A disk that is full, a real one: a file system of a few megabytes in memory.
 
 SQLite's is in test_worker_faults.py. Where a program may not mount, there is no such disk: run
 these tests as root.

@@ -1,4 +1,4 @@
-"""A line to the database that is cut at a COMMIT: done or not, nobody says so (FAULTS D3).
+"""A line to the database that is cut at a COMMIT: done or not, nobody says so.
 
 Whoever wrote looks again before anything is decided: by the id of the row, or by the fence.
 """

@@ -1,4 +1,4 @@
-"""What database servers answer a worker: errors, deadlocks, locks held too long (FAULTS D2, C2)."""
+"""What database servers answer a worker: errors, deadlocks, locks held too long."""
 
 import threading
 import time

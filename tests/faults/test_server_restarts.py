@@ -1,4 +1,4 @@
-"""Servers that restart, connections that end, poolers that do both (FAULTS D2, L1, L2)."""
+"""Servers that restart, connections that end, poolers that do both."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What databases do to text, times and locks, where nobody looks (FAULTS D5)."""
+"""What databases do to text, times and locks, where nobody looks."""
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
