@@ -47,6 +47,8 @@ bench: $(STAMP)
 	$(BIN)/python bench/smtp.py
 	$(BIN)/python bench/send_later.py
 	$(BIN)/python bench/under_load.py
+	$(BIN)/python bench/outbox.py
+	$(BIN)/python bench/million.py
 
 faults: $(STAMP)
 	$(BIN)/python tools/provide_servers.py
