@@ -81,13 +81,13 @@ class Crew:
                 self.clear(self.mains[-1])  # its beat lives on
                 self.begin()
 
-    def pids(self, *of: int) -> list[int]:
-        """List all processes that any of them has started, or these mains have."""
-        groups = of or {main.pid for main in self.mains}
+    def pids(self) -> list[int]:
+        """List the processes of the latest; a number of an earlier one may be another's by now."""
+        group = self.mains[-1].pid
         return [
             int(each.name)
             for each in Path("/proc").iterdir()
-            if each.name.isdigit() and _group(int(each.name)) in groups
+            if each.name.isdigit() and _group(int(each.name)) == group
         ]
 
     def speaker(self, session: Session) -> int:
@@ -111,8 +111,8 @@ class Crew:
         main.terminate()
         with suppress(subprocess.TimeoutExpired):
             main.wait(15)
+        self.clear(main)
         for each in self.mains:
-            self.clear(each)
             each.wait()
 
     @staticmethod
@@ -152,9 +152,9 @@ class Hunter(Killer):
     def die_with(self, pid: int) -> list[int]:
         """Celery has the kernel end the pool's children when their main process dies."""
         assert self.crew is not None
-        if pid not in {each.pid for each in self.crew.mains}:
+        if pid != self.crew.mains[-1].pid:
             return [pid]
-        theirs = set(self.crew.pids(pid))
+        theirs = set(self.crew.pids())
         return [pid, *(each for each in super()._victims() if each in theirs)]
 
 
