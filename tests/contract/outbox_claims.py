@@ -190,7 +190,7 @@ class ClaimContract(Ground):
         assert (found.state, found.due_at) == (State.EXPIRED, None)
         assert "expired" in found.reason
         assert [each.kind.value for each in history(outbox, id_)] == ["expired"]
-        assert not has_open(outbox)
+        assert not has_open(outbox, ["default"])
 
     def test_what_is_too_old_is_never_claimed_however_much_of_it_there_is(self, outbox, clock):
         put_many(outbox, EXPIRED_MOST + 50, expires=clock.now + 1.0)
@@ -235,13 +235,13 @@ class ClaimContract(Ground):
         assert next_due(outbox, ["default"]) == EPOCH + 30
 
     def test_open_is_what_is_queued_or_under_way(self, outbox):
-        assert not has_open(outbox)
+        assert not has_open(outbox, ["default"])
         put(outbox)
-        assert has_open(outbox)
+        assert has_open(outbox, ["default"])
         submission = one(outbox)
-        assert has_open(outbox)
+        assert has_open(outbox, ["default"])
         say(outbox, submission, Accepted("ok"))
-        assert not has_open(outbox)
+        assert not has_open(outbox, ["default"])
 
     def test_eight_threads_claim_two_thousand_rows_each_once(self, make_outbox):
         outbox = make_outbox()

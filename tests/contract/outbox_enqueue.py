@@ -82,7 +82,7 @@ class EnqueueContract(Ground):
 
         with pytest.raises(RegretError), outbox.begin() as connection:
             change_my_mind(connection)
-        assert not has_open(outbox)
+        assert not has_open(outbox, ["default"])
         assert list_messages(outbox) == []
 
     def test_a_connection_that_has_not_begun_yet_begins(self, outbox):

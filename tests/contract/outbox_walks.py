@@ -132,7 +132,7 @@ class Walk:
             for each in found[row.id].recipients:
                 self.came_lawfully((row.id, each.address), each.state)
                 assert (each.due_at is not None) == (each.state in {State.QUEUED, State.SENDING})
-        assert has_open(self.outbox) == any(
+        assert has_open(self.outbox, ["default"]) == any(
             State(row.state) in {State.QUEUED, State.SENDING} for row in rows
         )
 
@@ -153,7 +153,7 @@ class Walk:
             while claimed := take(self.outbox):
                 for each in start(self.outbox, claimed):
                     say(self.outbox, each, Accepted("250"))
-        assert not has_open(self.outbox)
+        assert not has_open(self.outbox, ["default"])
 
 
 class WalkContract(Ground):

@@ -52,7 +52,7 @@ with outbox.begin() as connection:
     with other_process(file, script) as other:
         assert other.hear() == "inserted"
         other.kill()
-    assert not has_open(outbox)
+    assert not has_open(outbox, ["default"])
     assert list_messages(outbox) == []
 
 
@@ -134,7 +134,7 @@ def test_a_claim_waits_for_another_process_that_writes(outbox, file):
     with other_process(file, HOLD) as other, ThreadPoolExecutor(1) as threads:
         assert other.hear() == "holding"
         claiming = threads.submit(take, outbox)
-        assert has_open(outbox)  # who only reads is not held up
+        assert has_open(outbox, ["default"])  # who only reads is not held up
         assert not claiming.done()
         other.go_on()
         assert len(claiming.result(30)) == 2
@@ -310,7 +310,7 @@ class TestFork:
         monkeypatch.setattr("flask_outbox.outbox.sqlite.FORK_WAITS", 0.01)
         with outbox.begin() as connection:
             enqueue(connection, outbox, a_submission())
-            child = self.in_a_child(lambda: has_open(outbox))
+            child = self.in_a_child(lambda: has_open(outbox, ["default"]))
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
             enqueue(connection, outbox, a_submission())
         assert len(list_messages(outbox)) == 2

@@ -234,7 +234,7 @@ class Runtime(Made):
             from flask_outbox.outbox.claim import has_open  # noqa: PLC0415  brings SQLAlchemy
 
             polled = not self.is_embedded and self.wakes is None
-            if not polled and has_open(self.outbox) and (engine := self.ready()):
+            if not polled and has_open(self.outbox, self.names()) and (engine := self.ready()):
                 engine.wake(time.time())
         except ConfigurationError as error:
             starting.log.error("%s", error)

@@ -4,10 +4,8 @@ Every step that a worker takes with a row carries the fence that its claim gave 
 worker took over in the meantime is left alone.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, zip_longest
-from typing import Any
 
 from sqlalchemy import (
     BindParameter,
@@ -16,7 +14,7 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
-    insert,
+    null,
     or_,
     select,
     update,
@@ -30,8 +28,9 @@ from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.reclaim import reclaim
 from flask_outbox.outbox.routes import Route, open_routes
 from flask_outbox.outbox.schedule import Priority
-from flask_outbox.outbox.settle import ROWS, Kind, hold, settle
-from flask_outbox.outbox.tables import FORMAT, event, message, recipient
+from flask_outbox.outbox.settle import ROWS, hold, settle
+from flask_outbox.outbox.statements import Statement
+from flask_outbox.outbox.tables import FORMAT, message
 from flask_outbox.outbox.waiting import has_open, next_due
 
 __all__ = [
@@ -56,49 +55,49 @@ _DUE = (
     .with_for_update(skip_locked=True)
 )
 _SURELY_NOT_SENT = _DUE.where(_m.unclear.is_(False))
-_LEASE = (
-    update(message)
-    .where(_m.id.in_(bindparam("ids", expanding=True)), _m.due_at.is_not(None))
-    .values(
-        state=State.SENDING.value,
-        due_at=None,
-        due_from=None,
-        route=_m.transport,
-        fence=bindparam("b_fence"),
-        worker=bindparam("b_worker"),
-        leased_at=bindparam("now"),
-        lease_until=bindparam("until"),
+_LEASE = Statement(
+    lambda among: (
+        update(message)
+        .where(among(_m.id), _m.due_at.is_not(None))
+        .values(
+            state=State.SENDING.value,
+            due_at=null(),
+            due_from=null(),
+            route=_m.transport,
+            fence=bindparam("b_fence"),
+            worker=bindparam("b_worker"),
+            claimed_at=bindparam("now"),
+            leased_at=bindparam("now"),
+            lease_until=bindparam("until"),
+        )
     )
-)
-_LEASE_RECIPIENTS = (
-    update(recipient)
-    .where(
-        recipient.c.message.in_(bindparam("ids", expanding=True)),
-        recipient.c.state == State.QUEUED.value,
-        recipient.c.due_at <= bindparam("now"),
-    )
-    .values(state=State.SENDING.value)
 )
 _NOW: BindParameter[float] = bindparam("now")
 _UNTIL: BindParameter[float] = bindparam("until")
-_OURS = (
-    _m.id.in_(bindparam("ids", expanding=True)),
-    _m.fence.in_(bindparam("fences", expanding=True)),
-)
-_START = (
-    update(message)
-    .where(*_OURS)
-    .ordered_values(  # MySQL reads what it has just set
-        # A start whose commit was in doubt may be said again.
-        (_m.attempts, _m.attempts + case((_m.started_at.is_(None), 1), else_=0)),
-        (_m.started_at, func.coalesce(_m.started_at, bindparam("now"))),
-        (_m.leased_at, _NOW),
-        (_m.lease_until, _UNTIL),
+_START = Statement(
+    lambda among: (
+        update(message)
+        .where(among(_m.id), _m.fence == bindparam("b_fence"))
+        .ordered_values(  # MySQL reads what it has just set
+            # A start whose commit was in doubt may be said again.
+            (_m.attempts, _m.attempts + case((_m.started_at.is_(None), 1), else_=0)),
+            (_m.started_at, func.coalesce(_m.started_at, bindparam("now"))),
+            (_m.leased_at, _NOW),
+            (_m.lease_until, _UNTIL),
+        )
     )
 )
-_STARTED = select(_m.id, _m.fence, _m.attempts).where(*_OURS)
-_EXTEND = (
-    update(message).where(*_OURS).values(leased_at=bindparam("now"), lease_until=bindparam("until"))
+_STARTED = Statement(
+    lambda among: select(_m.id).where(
+        among(_m.id), _m.fence == bindparam("b_fence"), _m.started_at.is_not(None)
+    )
+)
+_EXTEND = Statement(
+    lambda among: (
+        update(message)
+        .where(among(_m.id), _m.fence == bindparam("b_fence"))
+        .values(leased_at=bindparam("now"), lease_until=bindparam("until"))
+    )
 )
 _LEAVE = (
     update(message)
@@ -109,7 +108,6 @@ _LEAVE = (
     )
     .values(left_at=bindparam("now"))
 )
-_EVENT = insert(event)
 
 
 def claim(
@@ -140,14 +138,12 @@ def _claim(outbox: Outbox, transports: Sequence[str], limit: int, worker: str) -
             ids += _choose(_candidates(connection, open_, now, limit), limit, now - outbox.lease)
             if not ids:
                 return []
-            terms = {"ids": ids, "b_fence": fence, "now": now}
-            connection.execute(_LEASE, {**terms, "b_worker": worker, "until": now + outbox.lease})
-            connection.execute(_LEASE_RECIPIENTS, {"ids": ids, "now": now})
-            return read(connection, terms)
+            until = now + outbox.lease
+            _LEASE.run(connection, ids=ids, b_fence=fence, b_worker=worker, now=now, until=until)
+            return read(connection, ids, fence, now)
     except InDoubt:  # what has our fence is ours
         with outbox.begin() as connection:
-            terms = {"ids": ids, "b_fence": fence, "now": outbox.now(connection)}
-            return read(connection, terms)
+            return read(connection, ids, fence, outbox.now(connection))
 
 
 def _candidates(
@@ -204,30 +200,17 @@ def start(outbox: Outbox, submissions: Sequence[Submission]) -> list[Submission]
     """
     if not submissions:
         return []
+    ours: set[tuple[str, str]] = set()
     with outbox.begin() as connection:
         now = outbox.now(connection)
-        connection.execute(_START, _ours(submissions, now=now, until=now + outbox.lease))
-        rows = connection.execute(_STARTED, _ours(submissions))
-        started = {(row.id, row.fence): row.attempts for row in rows}
-        ours = [
-            replace(each, attempt=started[each.id, each.fence])
-            for each in submissions
-            if (each.id, each.fence) in started
-        ]
-        if ours:
-            connection.execute(_EVENT, [_started(each, now) for each in ours])
-    return ours
-
-
-def _started(submission: Submission, now: float) -> dict[str, Any]:
-    return {
-        "message": submission.id,
-        "recipient": None,
-        "kind": Kind.STARTED.value,
-        "at": now,
-        "attempt": submission.attempt,
-        "text": "",
-    }
+        for fence, ids in _by_fence(submissions).items():
+            until = now + outbox.lease
+            count = _START.run(connection, ids=ids, b_fence=fence, now=now, until=until)
+            begun = ids
+            if count != len(ids):
+                begun = [row["id"] for row in _STARTED.rows(connection, ids=ids, b_fence=fence)]
+            ours.update((each, fence) for each in begun)
+    return [each.begun(now) for each in submissions if (each.id, each.fence) in ours]
 
 
 def leave(outbox: Outbox, submission: Submission) -> bool:
@@ -268,9 +251,13 @@ def extend(outbox: Outbox, submissions: Sequence[Submission]) -> None:
         return
     with outbox.begin() as connection:
         now = outbox.now(connection)
-        connection.execute(_EXTEND, _ours(submissions, now=now, until=now + outbox.lease))
+        for fence, ids in _by_fence(submissions).items():
+            _EXTEND.run(connection, ids=ids, b_fence=fence, now=now, until=now + outbox.lease)
 
 
-def _ours(submissions: Sequence[Submission], **terms: float) -> dict[str, Any]:
-    ids = [each.id for each in submissions]
-    return {"ids": ids, "fences": sorted({each.fence for each in submissions}), **terms}
+def _by_fence(submissions: Iterable[Submission]) -> dict[str, list[str]]:
+    """Give the ids of each claim, in their order: all who lock several do it in that."""
+    found: dict[str, list[str]] = {}
+    for id_, fence in sorted({(each.id, each.fence) for each in submissions}):
+        found.setdefault(fence, []).append(id_)
+    return found

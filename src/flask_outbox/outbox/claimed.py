@@ -5,7 +5,7 @@ only our keys are wrong: it is held back, uncharged, for a minute and then as lo
 waited, up to ten, and leaves when its key is back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, select
@@ -15,20 +15,29 @@ from flask_outbox.mail.say import Say
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.reclaim import poisoned
-from flask_outbox.outbox.settle import ROWS, Held, hold, settle
+from flask_outbox.outbox.settle import KNOWN, QUEUED, ROWS, hold, is_in_it, settle
+from flask_outbox.outbox.statements import Statement
 from flask_outbox.outbox.stored import Unreadable, unpack
-from flask_outbox.outbox.tables import content, message
+from flask_outbox.outbox.tables import content, message, recipient
 
 log = Say("flask_outbox.outbox")
 
 HELD_LEAST, HELD_MOST = 60.0, 600.0  # seconds
 
-_CLAIMED = (
-    select(message, content.c.content, content.c.cipher)
-    .join(content, content.c.message == message.c.id, isouter=True)
-    .where(
-        message.c.id.in_(bindparam("ids", expanding=True)),
-        message.c.fence == bindparam("b_fence"),
+_m, _r = message.c, recipient.c
+_CLAIMED = Statement(
+    lambda among: (
+        select(
+            *(_m.id, _m.message_id, _m.transport, _m.route, _m.fence, _m.attempts, _m.alone),
+            *(_m.sender, _m.extra, _m.claimed_at, content.c.content, content.c.cipher),
+        )
+        .join(content, content.c.message == _m.id, isouter=True)
+        .where(among(_m.id), _m.fence == bindparam("b_fence"))
+    )
+)
+_PLACES = Statement(
+    lambda among: select(_r.message, _r.position, _r.address, _r.state, _r.due_at).where(
+        among(_r.message)
     )
 )
 
@@ -40,20 +49,45 @@ class Claimed(NamedTuple):
     cipher: str | None
 
 
-def read(connection: Connection, terms: dict[str, Any]) -> list[Claimed]:
+def read(connection: Connection, ids: Sequence[str], fence: str, now: float) -> list[Claimed]:
     """Read what was just leased; a row that cannot be read fails, and its neighbours go on."""
-    rows = {row["id"]: row for row in connection.execute(_CLAIMED, terms).mappings()}
-    ours = [rows[each] for each in terms["ids"] if each in rows]
+    rows = {row["id"]: row for row in _CLAIMED.rows(connection, ids=ids, b_fence=fence)}
+    people = _people(connection, rows)
     leased: list[Claimed] = []
-    broken: list[Held] = []
-    for held in hold(connection, ours, terms["now"]):
-        try:
-            sending = [place.address for place in held.sending()]
-            leased.append(Claimed(unpack(held.row, sending), held.row["cipher"]))
-        except Unreadable as error:
-            broken.append(poisoned(held, f"its row cannot be read ({error})"))
-    settle(connection, broken)
+    broken: dict[str, Unreadable] = {}
+    for each in ids:
+        if each in people:
+            row = rows[each]
+            try:
+                leased.append(Claimed(unpack(row, people[each]), row["cipher"]))
+            except Unreadable as error:
+                broken[each] = error
+    if broken:
+        ours = connection.execute(ROWS, {"ids": list(broken)}).mappings()
+        held = hold(connection, ours, now)
+        why = {each: f"its row cannot be read ({error})" for each, error in broken.items()}
+        settle(connection, [poisoned(each, why[each.row["id"]]) for each in held])
     return leased
+
+
+def _people(connection: Connection, rows: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Give the recipients of each attempt, in the order of the envelope.
+
+    A message is left out where one has a state that only a newer version knows.
+    """
+    found: dict[str, list[tuple[int, str]]] = {each: [] for each in rows}
+    newer: set[str] = set()
+    for place in _PLACES.rows(connection, ids=list(rows)):
+        id_, state = place["message"], place["state"]
+        if state not in KNOWN:
+            newer.add(id_)
+        elif state == QUEUED and is_in_it(place["due_at"], rows[id_]["claimed_at"]):
+            found[id_].append((place["position"], place["address"]))
+    return {
+        id_: [address for _, address in sorted(places)]
+        for id_, places in found.items()
+        if id_ not in newer
+    }
 
 
 def opened(outbox: Outbox, leased: Sequence[Claimed]) -> list[Submission]:

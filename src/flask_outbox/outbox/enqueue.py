@@ -10,11 +10,10 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, select, text
 
 from flask_outbox.mail.errors import InDoubt, KeyConflict, MissingFieldError, OutboxUnavailable
-from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.encryption import FERNET
-from flask_outbox.outbox.inserts import insert_parts, insert_whole
+from flask_outbox.outbox.inserts import NEW_MESSAGE, insert_parts, insert_whole
 from flask_outbox.outbox.schedule import Priority, Schedule
 from flask_outbox.outbox.stored import pack
 from flask_outbox.outbox.tables import message
@@ -24,9 +23,12 @@ __all__ = ["Priority", "Schedule", "enqueue", "put", "uuid7"]
 
 NOW = Schedule()
 
-_MESSAGE_UNLESS_KEY = insert_unless(
-    message, index_elements=[message.c.key], index_where=text("key IS NOT NULL")
-)
+_MESSAGE_UNLESS_KEY = {
+    dialect: statement.values(NEW_MESSAGE)
+    for dialect, statement in insert_unless(
+        message, index_elements=[message.c.key], index_where=text("key IS NOT NULL")
+    ).items()
+}
 _BY_ID = select(message.c.id).where(message.c.id == bindparam("id"))
 _BY_KEY = (
     select(message.c.id, message.c.fingerprint)
@@ -65,8 +67,7 @@ def write(
     if not connection.in_transaction():
         connection.begin()  # as its own execute() would, which the driver's does not
     now = outbox.about_now(connection)
-    named = schedule.at is not None and schedule.at > now
-    due = schedule.at if named else now
+    due = now if schedule.at is None else max(schedule.at, now)
     row = uuid7(now, next(outbox.serial), outbox.random(8))
     stored: bytes = submission.content
     cipher, marks = None, [schedule.fingerprint]
@@ -78,50 +79,28 @@ def write(
         "id": row,
         "message_id": submission.message_id,
         "transport": submission.transport,
-        "route": "",
         "priority": schedule.priority.value,
-        "state": State.QUEUED.value,
         "due_at": due,
-        "due_from": None if named else now,
         "created_at": now,
         "first_due": due,
         "expires_at": schedule.expires,
-        "worker": "",
-        "attempts": 0,
-        "crashes": 0,
-        "alone": False,
-        "unclear": False,
         "sender": submission.sender,
         "size": len(submission.content),
         "extra": pack(submission),
         "key": schedule.key,
         "fingerprint": marks[0],
-        "reason": "",
     }
-    recipients = [
-        {
-            "message": row,
-            "position": position,
-            "address": address,
-            "state": State.QUEUED.value,
-            "due_at": due,
-            "attempts": 0,
-            "unclear": 0,
-            "reply": "",
-            "reference": "",
-        }
-        for position, address in enumerate(dict.fromkeys(submission.recipients))
-    ]
+    addresses = list(dict.fromkeys(submission.recipients))
     kept = {"message": row, "content": stored, "cipher": cipher}
     schema = outbox.database.schema
     if schedule.key is None:
-        insert_whole(connection, schema, values, recipients, kept)
+        insert_whole(connection, schema, values, addresses, kept)
         return row, True
     unless = _MESSAGE_UNLESS_KEY[connection.dialect.name]
     connection.execute(unless, values, execution_options=outbox.options)
     if (holder := _holder(connection, outbox, schedule.key, marks)) != row:
         return holder, False
-    insert_parts(connection, schema, recipients, kept)
+    insert_parts(connection, schema, values, addresses, kept)
     return row, True
 
 

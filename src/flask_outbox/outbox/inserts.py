@@ -1,99 +1,179 @@
-"""INSERTs of whole rows, compiled once for each dialect and run by the driver itself.
+"""INSERTs of whole messages, compiled once for each dialect and run by the driver itself.
 
 The same statements as SQLAlchemy would run, without what ``Connection.execute`` does around them
-each time; and on PostgreSQL all of a message in one, since there each costs a round trip
-(docs/decisions/0209).
+each time, and with what is the same of every new message in their text; on PostgreSQL all of a
+message in one, since there each costs a round trip (docs/decisions/0209).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Table, bindparam, insert
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Insert,
+    Table,
+    bindparam,
+    false,
+    insert,
+    literal_column,
+)
 
+from flask_outbox.mail.lifecycle import State
 from flask_outbox.outbox.tables import content, message, recipient
 
 Row = Mapping[str, Any]
 AT_ONCE = 10  # recipients in one statement with their message
 
+_NOTHING: ColumnElement[Any] = literal_column("''")
+_NONE: ColumnElement[Any] = literal_column("0")
+_IS_QUEUED: ColumnElement[Any] = literal_column(f"'{State.QUEUED.value}'")
+
+# What is the same of every new message.
+NEW_MESSAGE: Mapping[str, Any] = {
+    "state": _IS_QUEUED,
+    "route": _NOTHING,
+    "worker": _NOTHING,
+    "attempts": _NONE,
+    "crashes": _NONE,
+    "alone": false(),
+    "unclear": false(),
+    "reason": _NOTHING,
+}
+_NEW_RECIPIENT: Mapping[str, Any] = {
+    "state": _IS_QUEUED,
+    "attempts": _NONE,
+    "unclear": _NONE,
+    "reply": _NOTHING,
+    "reference": _NOTHING,
+}
+_NEW: Mapping[str, Mapping[str, Any]] = {
+    message.name: NEW_MESSAGE,
+    recipient.name: _NEW_RECIPIENT,
+    content.name: {},
+}
+
 _texts: dict[tuple[object, ...], tuple[str, Sequence[str] | None]] = {}
 
 
-def insert_message(connection: Connection, schema: str | None, row: Row) -> None:
-    """Insert what a message is."""
-    _insert(connection, schema, message, [row])
-
-
 def insert_parts(
-    connection: Connection, schema: str | None, recipients: Sequence[Row], stored: Row
+    connection: Connection, schema: str | None, row: Row, addresses: Sequence[str], stored: Row
 ) -> None:
-    """Insert its recipients and its content."""
-    _insert(connection, schema, recipient, recipients)
-    _insert(connection, schema, content, [stored])
+    """Insert the recipients and the content of a message that is there."""
+    driver: Any = connection.connection.dbapi_connection
+    cursor = driver.cursor()
+    try:
+        _insert(connection, cursor, schema, recipient, _places(row, addresses))
+        _insert(connection, cursor, schema, content, [stored])
+    finally:
+        cursor.close()
 
 
 def insert_whole(
-    connection: Connection, schema: str | None, row: Row, recipients: Sequence[Row], stored: Row
+    connection: Connection, schema: str | None, row: Row, addresses: Sequence[str], stored: Row
 ) -> None:
-    """Insert all of it."""
+    """Insert all of it; ``row`` has what is not the same of every new message."""
+    driver: Any = connection.connection.dbapi_connection
     dialect = connection.dialect
-    if dialect.name != "postgresql" or dialect.positional or len(recipients) > AT_ONCE:
-        insert_message(connection, schema, row)
-        insert_parts(connection, schema, recipients, stored)
-        return
-    which = (dialect.driver, schema, len(recipients))
-    sql, _ = _compiled(which, lambda: (_together(connection, schema, row, recipients), None))
-    values = {**row, **{f"c_{name}": value for name, value in stored.items()}}
-    for number, each in enumerate(recipients):
-        values.update({f"r{number}_{name}": value for name, value in each.items()})
-    _run(connection, sql, [values])
+    at_once = dialect.name == "postgresql" and not dialect.positional
+    cursor = driver.cursor()
+    try:
+        if at_once and len(addresses) <= AT_ONCE:
+            _insert_together(connection, cursor, schema, row, addresses, stored)
+            return
+        _insert(connection, cursor, schema, message, [row])
+        _insert(connection, cursor, schema, recipient, _places(row, addresses))
+        _insert(connection, cursor, schema, content, [stored])
+    finally:
+        cursor.close()
 
 
-def _together(
-    connection: Connection, schema: str | None, row: Row, recipients: Sequence[Row]
-) -> str:
-    """Write one statement: foreign keys are looked at when it ends."""
-    their = [_named(recipient, f"r{number}_", each) for number, each in enumerate(recipients)]
-    parts = (
-        insert(message).values(_named(message, "", row)),
-        insert(recipient).values(their),
-        insert(content).values(_named(content, "c_", content.c.keys())),
-    )
-    said = [_text(connection, schema, each) for each in parts]
-    return f"WITH m AS ({said[0]}), r AS ({said[1]}) {said[2]}"
+def _places(row: Row, addresses: Sequence[str]) -> list[Row]:
+    return [
+        {"message": row["id"], "position": position, "address": address, "due_at": row["due_at"]}
+        for position, address in enumerate(addresses)
+    ]
 
 
-def _named(table: Table, prefix: str, names: Iterable[str]) -> dict[str, Any]:
-    kinds: Any = table.c
-    return {name: bindparam(f"{prefix}{name}", type_=kinds[name].type) for name in names}
-
-
-def _insert(connection: Connection, schema: str | None, table: Table, rows: Sequence[Row]) -> None:
+def _insert(
+    connection: Connection, cursor: Any, schema: str | None, table: Table, rows: Sequence[Row]
+) -> None:
     dialect = connection.dialect
-    names = list(rows[0])
 
     def compiled() -> tuple[str, Sequence[str] | None]:
-        found = insert(table).compile(
-            dialect=dialect,
-            column_keys=names,
-            schema_translate_map={None: schema} if schema else None,
-            render_schema_translate=schema is not None,
-        )
-        return str(found), found.positiontup
+        statement = insert(table).values({**_named(table, rows[0]), **_NEW[table.name]})
+        return _text(connection, schema, statement)
 
     sql, order = _compiled((dialect.name, dialect.driver, schema, table.name), compiled)
-    _run(
-        connection, sql, rows if order is None else [[row[name] for name in order] for row in rows]
+    values: list[Any] = [*rows]
+    if order is not None:
+        values = [[row[name] for name in order] for row in rows]
+    if len(values) == 1:
+        cursor.execute(sql, values[0])
+    else:
+        cursor.executemany(sql, values)
+
+
+def _insert_together(  # noqa: PLR0913, PLR0917  the three tables of a message
+    connection: Connection,
+    cursor: Any,
+    schema: str | None,
+    row: Row,
+    addresses: Sequence[str],
+    stored: Row,
+) -> None:
+    """Insert it by one statement: foreign keys are looked at when that ends."""
+
+    def compiled() -> tuple[str, Sequence[str] | None]:
+        said = [
+            _text(connection, schema, each)[0] for each in _together(row, len(addresses), stored)
+        ]
+        return f"WITH m AS ({said[0]}), r AS ({said[1]}) {said[2]}", None
+
+    which = (connection.dialect.driver, schema, len(addresses))
+    sql, _ = _compiled(which, compiled)
+    places = zip(map(_address, count()), addresses, strict=False)
+    cursor.execute(sql, {**row, **dict(places), **stored})
+
+
+def _together(row: Row, many: int, stored: Row) -> tuple[Insert, Insert, Insert]:
+    known = _named(message, row)
+    places: list[dict[str, Any]] = [
+        {
+            "message": known["id"],
+            "position": literal_column(str(number)),
+            "address": bindparam(_address(number), type_=recipient.c.address.type),
+            "due_at": known["due_at"],
+            **_NEW_RECIPIENT,
+        }
+        for number in range(many)
+    ]
+    return (
+        insert(message).values({**known, **NEW_MESSAGE}),
+        insert(recipient).values(places),
+        insert(content).values({**_named(content, stored), "message": known["id"]}),
     )
 
 
-def _text(connection: Connection, schema: str | None, statement: Insert) -> str:
-    return str(
-        statement.compile(
-            dialect=connection.dialect,
-            schema_translate_map={None: schema} if schema else None,
-            render_schema_translate=schema is not None,
-        )
+def _address(number: int) -> str:
+    return f"address_{number}"
+
+
+def _named(table: Table, row: Row) -> dict[str, Any]:
+    kinds: Any = table.c
+    return {name: bindparam(name, type_=kinds[name].type) for name in row}
+
+
+def _text(
+    connection: Connection, schema: str | None, statement: Insert
+) -> tuple[str, Sequence[str] | None]:
+    found = statement.compile(
+        dialect=connection.dialect,
+        schema_translate_map={None: schema} if schema else None,
+        render_schema_translate=schema is not None,
     )
+    return str(found), found.positiontup
 
 
 def _compiled(
@@ -103,15 +183,3 @@ def _compiled(
     if found is None:
         found = _texts[which] = make()
     return found
-
-
-def _run(connection: Connection, sql: str, values: Sequence[Any]) -> None:
-    driver: Any = connection.connection.dbapi_connection
-    cursor = driver.cursor()
-    try:
-        if len(values) == 1:
-            cursor.execute(sql, values[0])
-        else:
-            cursor.executemany(sql, values)
-    finally:
-        cursor.close()

@@ -8,9 +8,9 @@ from sqlalchemy import (
     Connection,
     bindparam,
     case,
+    func,
     or_,
     select,
-    text,
     update,
 )
 
@@ -21,10 +21,11 @@ from flask_outbox.mail.retry import MAX_CRASHES
 from flask_outbox.mail.say import Say
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.enqueue import uuid7
 from flask_outbox.outbox.record import Recorded
 from flask_outbox.outbox.settle import Held, Judge, Kind, hold, settle
 from flask_outbox.outbox.stored import Unreadable, unpack
-from flask_outbox.outbox.tables import content, message, recipient
+from flask_outbox.outbox.tables import LEASED, content, message, recipient
 
 log = Say("flask_outbox.outbox")
 
@@ -32,13 +33,11 @@ RECLAIM_MOST = 100
 POISON = "poison"
 
 _m = message.c
-_NOT_ACCEPTED = text("outbox_message.state <> 'accepted'")  # said aloud for the partial index
 _LEFT_BEHIND = (
     select(message, content.c.content, content.c.cipher)
     .join(content, content.c.message == _m.id, isouter=True)
     .where(
-        _m.state == State.SENDING.value,
-        _NOT_ACCEPTED,
+        LEASED,
         or_(
             _m.lease_until <= bindparam("now"),
             # Further ahead than twice its length: the clock was set back since.
@@ -48,31 +47,34 @@ _LEFT_BEHIND = (
     .limit(RECLAIM_MOST)
     .with_for_update(skip_locked=True, of=message)
 )
-_FROM_THE_FUTURE = (
-    select(_m.id)
-    .where(
-        _m.state == State.QUEUED.value,
-        _NOT_ACCEPTED,
-        _m.due_from > bindparam("soon"),
-    )
-    .limit(1)
+# Due at a time that a clock told which was ahead. What was never tried says so by its id, which
+# begins with the time; what was given back or deferred says so by due_from.
+_FRESH = (
+    _m.id > bindparam("first"),
+    _m.due_at == _m.created_at,
+    _m.created_at > bindparam("soon"),
+    _m.due_from.is_(None),
 )
+_AGAIN = (_m.due_from > bindparam("soon"), _m.due_at.is_not(None))
+_FROM_THE_FUTURE = [select(_m.id).where(*which).limit(1) for which in (_FRESH, _AGAIN)]
 _NOW: BindParameter[float] = bindparam("now")
-_ahead = _m.due_from - bindparam("now")
-_MEND_RECIPIENTS = (
+_since = func.coalesce(_m.due_from, _m.created_at)
+_ahead = _since - bindparam("now")
+_MEND_RECIPIENTS = [
     update(recipient)
     .where(
         recipient.c.state == State.QUEUED.value,
-        recipient.c.message == _m.id,
-        _m.state == State.QUEUED.value,
-        _NOT_ACCEPTED,
-        _m.due_from > bindparam("soon"),
+        recipient.c.message.in_(select(_m.id).where(*which)),
     )
-    .values(due_at=recipient.c.due_at - _ahead)
-)
-_MEND_MESSAGES = (
+    .values(
+        due_at=recipient.c.due_at
+        - select(_ahead).where(_m.id == recipient.c.message).scalar_subquery()
+    )
+    for which in (_FRESH, _AGAIN)
+]
+_MEND_MESSAGES = [
     update(message)
-    .where(_m.state == State.QUEUED.value, _NOT_ACCEPTED, _m.due_from > bindparam("soon"))
+    .where(*which)
     .ordered_values(  # MySQL reads what it has just set
         (_m.due_at, _m.due_at - _ahead),
         (
@@ -81,7 +83,8 @@ _MEND_MESSAGES = (
         ),
         (_m.due_from, _NOW),
     )
-)
+    for which in (_FRESH, _AGAIN)
+]
 
 
 def reclaim(outbox: Outbox) -> list[Recorded]:
@@ -146,9 +149,14 @@ def poisoned(held: Held, why: str) -> Held:
 
 def _mend(connection: Connection, now: float, lease: float) -> None:
     """Bring due times back that were counted from a clock that stood in the future."""
-    terms = {"now": now, "soon": now + lease}
-    if connection.execute(_FROM_THE_FUTURE, terms).first() is None:
-        return
-    connection.execute(_MEND_RECIPIENTS, terms)
-    mended = connection.execute(_MEND_MESSAGES, terms).rowcount
-    log.warning("The clock was set back: %d messages were due too late, and are not now.", mended)
+    soon = now + lease
+    terms = {"now": now, "soon": soon, "first": uuid7(soon, 0, bytes(8))}
+    mended = 0
+    for which, look in enumerate(_FROM_THE_FUTURE):
+        if connection.execute(look, terms).first() is not None:
+            connection.execute(_MEND_RECIPIENTS[which], terms)
+            mended += connection.execute(_MEND_MESSAGES[which], terms).rowcount
+    if mended:
+        log.warning(
+            "The clock was set back: %d messages were due too late, and are not now.", mended
+        )

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import Connection, bindparam, select
 
 from flask_outbox.mail.errors import InDoubt
 from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.lifecycle import State
+from flask_outbox.mail.outcome import Accepted
 from flask_outbox.mail.say import Say
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.routes import RouteNews, hear
-from flask_outbox.outbox.settle import ROWS, Held, Judge, hold, settle
+from flask_outbox.outbox.settle import ROWS, Judge, NotAsBegun, accept, hold, settle
 from flask_outbox.outbox.tables import message
 
 log = Say("flask_outbox.outbox")
@@ -23,6 +25,16 @@ _FENCES = (
     .order_by(message.c.id)
     .with_for_update()  # the server may still be about a commit whose answer nobody hears
 )
+
+
+class Ended(NamedTuple):
+    """Where a message stands now."""
+
+    state: State
+    reason: str
+
+
+ACCEPTED = Ended(State.ACCEPTED, "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +60,7 @@ def record(
         first.setdefault(report.submission.id, report)
     if not first:
         return []
-    done: dict[str, Held] = {}
+    done: dict[str, Ended] = {}
     alerts: dict[str, RouteNews] = {}
     try:
         _write(outbox, first, jitter, done, alerts)
@@ -70,7 +82,7 @@ def record(
     ]
 
 
-def _still_ours(outbox: Outbox, first: Mapping[str, Report], done: Mapping[str, Held]) -> bool:
+def _still_ours(outbox: Outbox, first: Mapping[str, Report], done: Mapping[str, Ended]) -> bool:
     """Tell whether a commit in doubt was not done: what is recorded has lost its fence."""
     with outbox.begin() as connection:
         rows = connection.execute(_FENCES, {"ids": list(done)})
@@ -81,18 +93,52 @@ def _write(
     outbox: Outbox,
     first: Mapping[str, Report],
     jitter: Callable[[], float],
-    done: dict[str, Held],
+    done: dict[str, Ended],
     alerts: dict[str, RouteNews],
 ) -> None:
-    with outbox.begin() as connection:
-        now = outbox.now(connection)
-        rows = connection.execute(ROWS, {"ids": list(first)}).mappings()
-        ours = [row for row in rows if row["fence"] == first[row["id"]].submission.fence]
-        held = hold(connection, ours, now)
-        for each in held:
-            submission = first[each.row["id"]].submission
-            judge = Judge(outbox.patience, jitter(), submission.at_most_once)
-            each.end_attempt(first[each.row["id"]].receipt, judge)
-        done.update({each.row["id"]: each for each in held})
-        settle(connection, held)
-        alerts.update(hear(connection, [first[each] for each in first if each in done], now))
+    """Write it by the short way where that will do, and else all of it by the careful one."""
+    plain = {id_: report for id_, report in first.items() if _is_plain(report)}
+    rest = {id_: report for id_, report in first.items() if id_ not in plain}
+    try:
+        with outbox.begin() as connection:
+            now = outbox.now(connection)
+            if plain:
+                accept(connection, list(plain.values()), now)
+                done.update(dict.fromkeys(plain, ACCEPTED))
+            if rest:
+                done.update(_judged(connection, outbox, rest, jitter, now))
+            alerts.update(hear(connection, [first[each] for each in first if each in done], now))
+    except NotAsBegun:
+        done.clear()
+        with outbox.begin() as connection:
+            now = outbox.now(connection)
+            done.update(_judged(connection, outbox, first, jitter, now))
+            alerts.update(hear(connection, [first[each] for each in first if each in done], now))
+
+
+def _is_plain(report: Report) -> bool:
+    submission, receipt = report.submission, report.receipt
+    return (
+        submission.attempt == 1
+        and len(receipt) == len(submission.recipients) > 0
+        and all(isinstance(each, Accepted) for each in receipt.values())
+    )
+
+
+def _judged(
+    connection: Connection,
+    outbox: Outbox,
+    reports: Mapping[str, Report],
+    jitter: Callable[[], float],
+    now: float,
+) -> dict[str, Ended]:
+    """Look at each message and its recipients, and decide."""
+    rows = connection.execute(ROWS, {"ids": list(reports)}).mappings()
+    ours = [row for row in rows if row["fence"] == reports[row["id"]].submission.fence]
+    held = hold(connection, ours, now)
+    for each in held:
+        report = reports[each.row["id"]]
+        judge = Judge(outbox.patience, jitter(), report.submission.at_most_once)
+        each.end_attempt(report.receipt, judge)
+    settle(connection, held)
+    return {each.row["id"]: Ended(each.state, each.reason) for each in held}

@@ -14,15 +14,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, func, select, text, update
+from sqlalchemy import Connection, bindparam, case, func, select, update
 
 from flask_outbox.mail.exchange import Report
-from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Unclear
 from flask_outbox.mail.retry import clamp_retry_after
 from flask_outbox.mail.say import Say
 from flask_outbox.outbox.settle import printable
-from flask_outbox.outbox.tables import message, route
+from flask_outbox.outbox.tables import LEASED, message, route
 from flask_outbox.outbox.unless import insert_unless
 
 log = Say("flask_outbox.outbox")
@@ -44,8 +43,7 @@ _PROBES = (
     )
     .join(route, route.c.name == message.c.route)
     .where(
-        message.c.state == State.SENDING.value,
-        text("outbox_message.state <> 'accepted'"),  # said aloud for the partial index
+        message.c.id.in_(select(message.c.id).where(LEASED).scalar_subquery()),
         message.c.route.in_(bindparam("names", expanding=True)),
     )
     .group_by(message.c.route)

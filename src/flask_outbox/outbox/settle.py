@@ -5,31 +5,47 @@ in the words of ``mail/``; ``settle`` then writes all of them with a fixed numbe
 message's UPDATE carries the fence and the state that were read: no row, no overwrite.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select, update
+from sqlalchemy import (
+    Connection,
+    RowMapping,
+    String,
+    Text,
+    bindparam,
+    delete,
+    false,
+    insert,
+    literal_column,
+    null,
+    select,
+    update,
+)
 
 from flask_outbox.mail.errors import OutboxUnavailable
+from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.lifecycle import OPEN, State, may, summary
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Outcome, Refused, Unclear
 from flask_outbox.mail.retry import Patience, next_attempt
+from flask_outbox.outbox.statements import Each, Statement
 from flask_outbox.outbox.stored import is_sensitive
 from flask_outbox.outbox.tables import content, event, message, recipient
 
 TEXT_MOST = 500
 REFERENCE_MOST = 255
 WIPED = frozenset({State.ACCEPTED, State.CANCELLED, State.EXPIRED})  # of a sensitive message
-_KNOWN = frozenset(state.value for state in State)
+KNOWN = frozenset(state.value for state in State)
+QUEUED = State.QUEUED.value
 NO_REPORT = Unclear("nothing was reported for this recipient")
 
 
 class Kind(Enum):
     """What an event in a message's history says; the stored word is the word in the code."""
 
-    STARTED = "started"
+    STARTED = "started"  # told by the row while under way, by the outcome's event afterwards
     ACCEPTED = "accepted"
     DEFERRED = "deferred"
     UNCLEAR = "unclear"
@@ -41,7 +57,10 @@ class Kind(Enum):
 
 def printable(text: str) -> str:
     """Shorten what a far side said, and take out what a terminal would obey."""
-    return "".join(each if each.isprintable() else " " for each in text[:TEXT_MOST])
+    short = text[:TEXT_MOST]
+    if short.isprintable():
+        return short
+    return "".join(each if each.isprintable() else " " for each in short)
 
 
 @dataclass(slots=True)
@@ -90,7 +109,7 @@ class Held:
         return [place for place in self.places if place.state is State.SENDING]
 
     def tell(self, kind: Kind, text: str, place: Place | None = None) -> None:
-        """Add to the history."""
+        """Add to the history; what an attempt came to tells when that began, too."""
         self.events.append(
             {
                 "message": self.row["id"],
@@ -99,6 +118,7 @@ class Held:
                 "at": self.now,
                 "attempt": self.attempts,
                 "text": printable(text),
+                "began_at": self.row["started_at"],
             }
         )
 
@@ -135,7 +155,7 @@ class Held:
         match outcome:
             case Accepted():
                 place.move(State.ACCEPTED, None, outcome.text)
-                place.reference = printable(outcome.reference)[:REFERENCE_MOST]
+                place.reference = _reference(outcome)
                 self.tell(Kind.ACCEPTED, outcome.text, place)
             case Refused():
                 place.move(State.FAILED, None, outcome.text)
@@ -204,6 +224,10 @@ ROWS = (
 )
 # Sorted by us: for its order a planner without statistics would read the whole of an index.
 _PLACES = select(recipient).where(recipient.c.message.in_(bindparam("ids", expanding=True)))
+_NOBODYS = dict.fromkeys(
+    ("started_at", "left_at", "claimed_at", "leased_at", "lease_until", "fence")
+)
+_NO_MORE: Mapping[str, Any] = dict.fromkeys(_NOBODYS, null())
 _MOVE_MESSAGE = update(message).where(
     message.c.id == bindparam("b_id"),
     message.c.state == bindparam("b_state"),
@@ -213,31 +237,77 @@ _MOVE_RECIPIENT = update(recipient).where(
     recipient.c.message == bindparam("b_message"),
     recipient.c.position == bindparam("b_position"),
 )
-_NOBODYS = dict.fromkeys(("started_at", "left_at", "leased_at", "lease_until", "fence"))
-_EVENT = insert(event)
-_WIPE = delete(content).where(content.c.message.in_(bindparam("ids", expanding=True)))
+_ACCEPT_RECIPIENTS = Each(
+    {"to": String(), "address": String(), "reply": Text(), "reference": String()},
+    lambda given: (
+        update(recipient)
+        .where(
+            recipient.c.message == given["to"],
+            recipient.c.address == given["address"],
+            recipient.c.state.in_([literal_column("'queued'"), literal_column("'sending'")]),
+        )
+        .values(
+            state=literal_column("'accepted'"),
+            due_at=null(),
+            attempts=recipient.c.attempts + literal_column("1"),
+            reply=given["reply"],
+            reference=given["reference"],
+        )
+    ),
+)
+_ACCEPT_MESSAGES = Statement(
+    lambda among: (
+        update(message)
+        .where(
+            among(message.c.id),
+            message.c.fence == bindparam("b_fence"),
+            message.c.state == State.SENDING.value,
+        )
+        .values(
+            state=State.ACCEPTED.value,
+            ended_at=bindparam("now"),
+            unclear=false(),
+            reason="",
+            **_NO_MORE,
+        )
+    )
+)
+_OTHERS = Statement(
+    lambda among: (
+        select(recipient.c.message)
+        .where(among(recipient.c.message), recipient.c.state != State.ACCEPTED.value)
+        .limit(1)
+    )
+)
+_EVENTS = Each(
+    {each.name: each.type for each in event.c if each is not event.c.number},
+    lambda given: insert(event).values(given),
+)
+_WIPE = Statement(lambda among: delete(content).where(among(content.c.message)))
 
 
 def hold(connection: Connection, rows: Iterable[RowMapping], now: float) -> list[Held]:
-    """Read the recipients of these rows.
+    """Read the recipients of these rows; those of an attempt under way are sending.
 
     A row in a state that this version does not know is a newer one's, and left alone.
     """
     held = {
         row.id: Held(row, [], now, row.attempts, row.crashes, row.alone, row.reason)
         for row in rows
-        if row.state in _KNOWN
+        if row.state in KNOWN
     }
     if held:
         for each in connection.execute(_PLACES, {"ids": list(held)}):
-            if each.state not in _KNOWN:
+            if each.state not in KNOWN:
                 held.pop(each.message, None)
             elif each.message in held:
+                until = held[each.message].row["claimed_at"]
+                under_way = each.state == QUEUED and is_in_it(each.due_at, until)
                 held[each.message].places.append(
                     Place(
                         each.position,
                         each.address,
-                        State(each.state),
+                        State.SENDING if under_way else State(each.state),
                         each.due_at,
                         each.attempts,
                         each.unclear,
@@ -250,8 +320,64 @@ def hold(connection: Connection, rows: Iterable[RowMapping], now: float) -> list
     return list(held.values())
 
 
+def is_in_it(due_at: float | None, claimed_at: float | None) -> bool:
+    """Tell whether a queued recipient is in the attempt that was claimed then."""
+    return claimed_at is not None and due_at is not None and due_at <= claimed_at
+
+
 def _position(place: Place) -> int:
     return place.position
+
+
+class NotAsBegun(Exception):  # noqa: N818  it never leaves this floor: the careful way is taken
+    """A message is not what its start left, or has recipients besides those of the attempt."""
+
+
+def accept(connection: Connection, reports: Sequence[Report], now: float) -> None:
+    """Write down the most frequent end: a first attempt that was accepted for every recipient.
+
+    Reads nothing; raises NotAsBegun, for the transaction to be undone, where there was more to it.
+    """
+    ids_by_fence: dict[str, list[str]] = {}
+    for report in reports:
+        ids_by_fence.setdefault(report.submission.fence, []).append(report.submission.id)
+    for fence, ids in ids_by_fence.items():
+        if _ACCEPT_MESSAGES.run(connection, ids=sorted(ids), b_fence=fence, now=now) != len(ids):
+            raise NotAsBegun
+    places = [_accepted(report, *each) for report in reports for each in report.receipt.items()]
+    if _ACCEPT_RECIPIENTS.run(connection, places) != len(places):
+        raise NotAsBegun
+    if _OTHERS.rows(connection, ids=[report.submission.id for report in reports]):
+        raise NotAsBegun
+    lines = [_line(report, *each, now) for report in reports for each in report.receipt.items()]
+    _EVENTS.run(connection, lines)
+    if wipe := [each.submission.id for each in reports if each.submission.sensitive]:
+        _WIPE.run(connection, ids=wipe)
+
+
+def _accepted(report: Report, address: str, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "to": report.submission.id,
+        "address": address,
+        "reply": printable(outcome.text),
+        "reference": _reference(outcome),
+    }
+
+
+def _line(report: Report, address: str, outcome: Outcome, now: float) -> dict[str, Any]:
+    return {
+        "message": report.submission.id,
+        "recipient": address,
+        "kind": Kind.ACCEPTED.value,
+        "at": now,
+        "attempt": report.submission.attempt,
+        "text": printable(outcome.text),
+        "began_at": report.submission.began_at,
+    }
+
+
+def _reference(outcome: Outcome) -> str:
+    return printable(outcome.reference)[:REFERENCE_MOST] if isinstance(outcome, Accepted) else ""
 
 
 def settle(connection: Connection, held: Sequence[Held]) -> None:
@@ -268,10 +394,10 @@ def settle(connection: Connection, held: Sequence[Held]) -> None:
     if places:
         connection.execute(_MOVE_RECIPIENT, places)
     if events := [each for one in held for each in one.events]:
-        connection.execute(_EVENT, events)
+        _EVENTS.run(connection, events)
     over = [each.row for each in held if each.state in WIPED]
     if wipe := [row["id"] for row in over if is_sensitive(row["extra"])]:
-        connection.execute(_WIPE, {"ids": wipe})
+        _WIPE.run(connection, ids=wipe)
 
 
 def _message(held: Held) -> dict[str, Any]:

@@ -6,16 +6,17 @@ from sqlalchemy import func, select, text
 
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.outbox.database import Outbox
-from flask_outbox.outbox.tables import message, route
+from flask_outbox.outbox.tables import LEASED, message, route
 from flask_outbox.outbox.workers import Worker, workers
 
-_COUNTS = (
-    select(message.c.state, func.count())
-    .where(text("state <> 'accepted'"))
-    .group_by(message.c.state)
-)
-_OLDEST = select(func.min(message.c.due_at)).where(
-    message.c.state == State.QUEUED.value, text("state <> 'accepted'")
+_m = message.c
+# Each by its own index.
+_QUEUED = select(func.count(), func.min(_m.due_at)).where(_m.due_at.is_not(None))
+_SENDING = select(func.count()).where(LEASED)
+_ENDED = (
+    select(_m.state, func.count())
+    .where(_m.ended_at.is_not(None), text("state <> 'accepted'"))
+    .group_by(_m.state)
 )
 _PAUSED = select(route).where(route.c.paused_until.is_not(None)).order_by(route.c.name)
 
@@ -45,12 +46,17 @@ def stats(outbox: Outbox) -> Stats:
     """Count."""
     with outbox.read() as connection:
         known = {each.value: each for each in State}  # a newer version may have more
+        queued, oldest = connection.execute(_QUEUED).one()
         counts = {
-            known[state]: count for state, count in connection.execute(_COUNTS) if state in known
+            State.QUEUED: queued,
+            State.SENDING: connection.execute(_SENDING).scalar_one(),
+            **{
+                known[state]: count for state, count in connection.execute(_ENDED) if state in known
+            },
         }
         return Stats(
-            counts=counts,
-            oldest_due=connection.execute(_OLDEST).scalar_one_or_none(),
+            counts={state: count for state, count in counts.items() if count},
+            oldest_due=oldest,
             now=outbox.now(connection),
             routes=tuple(
                 PausedRoute(

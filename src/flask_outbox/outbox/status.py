@@ -82,6 +82,9 @@ _LIST = (
 )
 _LIST_STATE = _LIST.where(_m.state == bindparam("state"))
 _HISTORY = select(event).where(event.c.message == bindparam("id")).order_by(event.c.number)
+_UNDER_WAY = select(_m.started_at, _m.attempts).where(
+    _m.id == bindparam("id"), _m.started_at.is_not(None)
+)
 _WHOLE = (
     select(message, content.c.content, content.c.cipher)
     .join(content, content.c.message == _m.id)
@@ -117,9 +120,18 @@ def list_messages(
 
 
 def history(outbox: Outbox, id: str) -> list[Entry]:  # noqa: A002  the word that users see
-    """List what happened to a message, in order."""
+    """List what happened to a message, in order; each attempt begins with STARTED."""
     with outbox.read() as connection:
-        return [
+        events = connection.execute(_HISTORY, {"id": id}).all()
+        under_way = connection.execute(_UNDER_WAY, {"id": id}).first()
+    told: list[Entry] = []
+    began: float | None = None
+    for each in events:
+        at: float | None = each.began_at
+        if at is not None and at != began:
+            told.append(_started(at, each.attempt))
+            began = at
+        told.append(
             Entry(
                 at=each.at,
                 kind=Kind(each.kind),
@@ -127,8 +139,14 @@ def history(outbox: Outbox, id: str) -> list[Entry]:  # noqa: A002  the word tha
                 attempt=each.attempt,
                 text=each.text,
             )
-            for each in connection.execute(_HISTORY, {"id": id})
-        ]
+        )
+    if under_way is not None and under_way.started_at is not None:
+        told.append(_started(under_way.started_at, under_way.attempts))
+    return told
+
+
+def _started(at: float, attempt: int) -> Entry:
+    return Entry(at=at, kind=Kind.STARTED, recipient=None, attempt=attempt, text="")
 
 
 def submission(outbox: Outbox, id: str) -> Submission | None:  # noqa: A002  the word that users see

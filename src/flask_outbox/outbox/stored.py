@@ -17,6 +17,7 @@ from flask_outbox.mail.submission import Dsn, Submission
 _written = json.JSONEncoder(separators=(",", ":")).encode
 _WORDS = ("mail_options", "rcpt_options", "tags")
 _FLAGS = ("utf8", "sensitive", "at_most_once")
+_RARE = (*_WORDS, *_FLAGS, "metadata", "dsn")
 
 
 class Unreadable(Exception):  # noqa: N818  it never leaves this floor: the row becomes poison
@@ -25,6 +26,8 @@ class Unreadable(Exception):  # noqa: N818  it never leaves this floor: the row 
 
 def pack(submission: Submission) -> str:
     """Write down what has no column of its own."""
+    if not any(getattr(submission, name) for name in _RARE):
+        return f'{{"date":{float(submission.date)!r}}}'
     extra: dict[str, Any] = {"date": submission.date}
     extra.update((name, True) for name in _FLAGS if getattr(submission, name))
     extra.update((name, list(words)) for name in _WORDS if (words := getattr(submission, name)))
@@ -71,7 +74,7 @@ def _changed(value: object, change: Callable[[str], str]) -> object:
             return value
 
 
-def unpack(row: RowMapping, recipients: Sequence[str]) -> Submission:
+def unpack(row: Mapping[str, Any] | RowMapping, recipients: Sequence[str]) -> Submission:
     """Make the submission of a row of ``outbox_message`` joined with its content.
 
     Raises Unreadable, without a word of what was in it.
@@ -91,7 +94,7 @@ def unpack(row: RowMapping, recipients: Sequence[str]) -> Submission:
             route=row["route"],
             fence=row["fence"] or "",
             attempt=row["attempts"],
-            alone=row["alone"],
+            alone=bool(row["alone"]),
             mail_options=tuple(extra.get("mail_options", ())),
             rcpt_options=tuple(extra.get("rcpt_options", ())),
             tags=tuple(extra.get("tags", ())),

@@ -1,8 +1,9 @@
 """The tables, and the version of the schema that this code was written for.
 
-Three columns say where a message stands, and each is NULL in every other state, so that an index
-on it holds only the rows it is for: ``due_at`` while queued, ``fence`` and ``lease_until`` while
-sending. All times are UNIX seconds by the database's clock, as double precision floats.
+Columns that say where a message stands are NULL in every other state, so that an index on one
+holds only the rows it is for: ``due_at`` while queued, ``fence``, ``claimed_at`` and
+``lease_until`` while sending, ``ended_at`` afterwards. No index is on what a start or a renewed
+lease changes. All times are UNIX seconds by the database's clock, as double precision floats.
 
 The content has a table of its own: a row of a few hundred bytes is rewritten at every step of its
 way, and a 20 MB attachment must not be rewritten with it.
@@ -30,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
-REVISION = "0002"  # the newest migration; tests hold it equal to Alembic's head
+REVISION = "0003"  # the newest migration; tests hold it equal to Alembic's head
 FORMAT = 1  # of what a message's row holds; a row of a newer one is left to newer workers
 VERSION_TABLE = "outbox_version"
 
@@ -90,12 +91,14 @@ message = Table(
     Column("priority", String(8), nullable=False),
     Column("state", String(16), nullable=False),  # the summary of its recipients' states
     Column("due_at", Double),
-    Column("due_from", Double),  # when due_at was set; NULL where the app named the time itself
+    # When due_at was set, if after the enqueue; NULL also where the app named the time itself.
+    Column("due_from", Double),
     Column("created_at", Double, nullable=False),
     Column("first_due", Double, nullable=False),  # patience is counted from here
     Column("expires_at", Double),
     Column("started_at", Double),  # the start mark of the attempt under way
     Column("left_at", Double),  # the same for a row claimed alone: about to leave, after signing
+    Column("claimed_at", Double),  # whoever was due by then is in the attempt under way
     Column("leased_at", Double),
     Column("lease_until", Double),
     Column("ended_at", Double),  # NULL while it is queued or under way
@@ -124,10 +127,20 @@ Index(
     **_where("due_at IS NOT NULL"),
 )
 Index(
-    "ix_outbox_message_open",  # also finds what a clock that was set back would hold up
-    message.c.state,
+    "ix_outbox_message_again",  # finds what a clock that was set back would hold up
     message.c.due_from,
-    **_where("state <> 'accepted'"),
+    **_where("due_from IS NOT NULL"),
+)
+Index(
+    "ix_outbox_message_leased",
+    message.c.fence,
+    **_where("fence IS NOT NULL"),
+)
+Index(
+    "ix_outbox_message_ended",  # what a person has to look at
+    message.c.state,
+    message.c.ended_at,
+    **_where("ended_at IS NOT NULL AND state <> 'accepted'"),
 )
 Index(
     "ix_outbox_message_expires",
@@ -141,6 +154,8 @@ Index(
     unique=True,
     **_where("key IS NOT NULL"),
 )
+
+LEASED = message.c.fence > text("''")  # a range: for IS NOT NULL a planner may read all rows
 
 content = Table(
     "outbox_content",
@@ -167,8 +182,9 @@ recipient = Table(
     ),
     Column("position", Integer, primary_key=True, autoincrement=False),  # in the envelope
     Column("address", String(320), nullable=False),
+    # Queued all through an attempt: who is in it is told by claimed_at, so a claim writes one row.
     Column("state", String(16), nullable=False),
-    Column("due_at", Double),  # kept while sending: a claim that is given back falls due again
+    Column("due_at", Double),
     Column("attempts", Integer, nullable=False),  # those that were charged
     Column("unclear", Integer, nullable=False),
     Column("reply", Text, nullable=False),  # the latest
@@ -186,6 +202,7 @@ event = Table(
     Column("at", Double, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("text", Text, nullable=False),
+    Column("began_at", Double),  # when the attempt began whose outcome it tells
     Index("ix_outbox_event_message", "message"),  # by name, whatever an app's convention is
     **_TABLE,
 )

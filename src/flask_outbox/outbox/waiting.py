@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import bindparam, select, text
+from sqlalchemy import bindparam, select
 
-from flask_outbox.mail.lifecycle import State
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.routes import routes
 from flask_outbox.outbox.schedule import Priority
-from flask_outbox.outbox.tables import message
+from flask_outbox.outbox.tables import LEASED, message
 
 _m = message.c
 _NEXT = (
@@ -21,14 +20,8 @@ _NEXT = (
     .order_by(_m.due_at)
     .limit(1)
 )
-_ANY_OPEN = select(
-    select(_m.id)
-    .where(
-        _m.state.in_([State.QUEUED.value, State.SENDING.value]),
-        text("state <> 'accepted'"),
-    )
-    .exists()
-)
+# Each by its own index: asked for together they would be looked for in all rows.
+_ANY_LEASED = select(_m.id).where(LEASED).limit(1)
 
 
 def next_due(outbox: Outbox, transports: Sequence[str]) -> float | None:
@@ -49,7 +42,14 @@ def next_due(outbox: Outbox, transports: Sequence[str]) -> float | None:
     return min(found, default=None)
 
 
-def has_open(outbox: Outbox) -> bool:
-    """Tell whether anything is queued or under way."""
+def has_open(outbox: Outbox, transports: Sequence[str]) -> bool:
+    """Tell whether anything is queued for these transports, or under way."""
+    asked = [
+        {"transport": name, "priority": priority.value}
+        for name in transports
+        for priority in Priority
+    ]
     with outbox.read() as connection:
-        return bool(connection.execute(_ANY_OPEN).scalar_one())
+        return connection.execute(_ANY_LEASED).first() is not None or any(
+            connection.execute(_NEXT, each).first() is not None for each in asked
+        )

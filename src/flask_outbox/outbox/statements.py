@@ -1,0 +1,153 @@
+"""Statements about a batch of messages, compiled once for each dialect.
+
+They are the same as SQLAlchemy would run. But a list of a hundred ids is one value where a database
+can read one, and not written out anew into the text each time; and what goes in and comes out is
+what the driver takes and gives (text, numbers, octets), with nothing in between that looks at each
+value. Both cost more than the statements themselves (docs/decisions/0214).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from json import dumps
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    ARRAY,
+    ClauseElement,
+    ColumnElement,
+    Connection,
+    CursorResult,
+    Insert,
+    String,
+    any_,
+    bindparam,
+    column,
+    func,
+    insert,
+    select,
+)
+from sqlalchemy.sql.compiler import SQLCompiler
+
+Terms = dict[str, Any]
+Among = Callable[[ColumnElement[Any]], ColumnElement[bool]]
+Values = Mapping[str, ColumnElement[Any]]
+Worded = ClauseElement
+
+
+class _Text(NamedTuple):
+    """What the driver is told."""
+
+    sql: str
+    order: Sequence[str] | None  # of values that have no names
+    constant: Terms
+
+
+class Statement:
+    """``wording`` says it, given how to say that a column is one of ``ids``."""
+
+    def __init__(self, wording: Callable[[Among], Worded]) -> None:
+        self._wording = wording
+        self._texts = _Texts()
+
+    def run(self, connection: Connection, **terms: Any) -> int:
+        """Run it; tell how many rows it was about."""
+        return self._run(connection, terms).rowcount
+
+    def rows(self, connection: Connection, **terms: Any) -> list[Terms]:
+        """Run it, and give what it finds, by the names of the columns."""
+        found = self._run(connection, terms)
+        names = tuple(found.keys())
+        return [dict(zip(names, row, strict=True)) for row in found.all()]
+
+    def _run(self, connection: Connection, terms: Terms) -> CursorResult[Any]:
+        ids: Sequence[str] = terms["ids"]
+        name = connection.dialect.name
+        if name == "sqlite":
+            terms["ids"] = dumps(ids)
+        elif name != "postgresql":
+            terms.update((_name(number), each) for number, each in enumerate(ids))
+        among = _AMONG.get(name) or _listed(len(ids))
+        size = 0 if name in _AMONG else len(ids)
+        return self._texts.run(connection, size, lambda: self._wording(among), [terms])
+
+
+class Each:
+    """``wording`` says it of one row, given its values; PostgreSQL reads all rows as one.
+
+    There every row would be planned by itself, which takes longer than what it is about.
+    """
+
+    def __init__(self, columns: Mapping[str, Any], wording: Callable[[Values], Worded]) -> None:
+        self._columns = columns
+        self._wording = wording
+        self._texts = _Texts()
+
+    def run(self, connection: Connection, rows: Sequence[Terms]) -> int:
+        """Run it for each row; tell how many rows it was about."""
+        if connection.dialect.name != "postgresql":
+            values: Values = {name: bindparam(name, type_=kind) for name, kind in self._kinds()}
+            return self._texts.run(connection, 0, lambda: self._wording(values), rows).rowcount
+        terms = {name: [row[name] for row in rows] for name in self._columns}
+        return self._texts.run(connection, 0, self._at_once, [terms]).rowcount
+
+    def _kinds(self) -> Iterable[tuple[str, Any]]:
+        return self._columns.items()
+
+    def _at_once(self) -> Worded:
+        arrays = [bindparam(name, type_=ARRAY(kind)) for name, kind in self._kinds()]
+        columns = [column(name, kind) for name, kind in self._kinds()]
+        given = func.unnest(*arrays).table_valued(*columns, name="given").render_derived()
+        worded = self._wording({name: given.c[name] for name in self._columns})
+        if isinstance(worded, Insert):
+            return insert(worded.table).from_select([*self._columns], select(given))
+        return worded
+
+
+class _Texts:
+    """What drivers are told, for each dialect, schema and number of ids."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], _Text] = {}
+
+    def run(
+        self, connection: Connection, size: int, word: Callable[[], Worded], rows: Sequence[Terms]
+    ) -> CursorResult[Any]:
+        dialect = connection.dialect
+        translated = connection.get_execution_options().get("schema_translate_map")
+        schema = translated and translated.get(None)
+        which = (dialect.name, dialect.driver, schema, size)
+        text = self._known.get(which)
+        if text is None:
+            compiled = word().compile(
+                dialect=dialect,
+                schema_translate_map=translated,
+                render_schema_translate=bool(schema),
+            )
+            assert isinstance(compiled, SQLCompiler)  # noqa: S101  what statements are compiled to
+            constant = {name: value for name, value in compiled.params.items() if value is not None}
+            text = self._known[which] = _Text(str(compiled), compiled.positiontup, constant)
+        values: list[Any] = [text.constant | row for row in rows] if text.constant else [*rows]
+        if text.order is not None:
+            values = list(map(itemgetter(*text.order), values))
+            values = values if len(text.order) > 1 else [(each,) for each in values]
+        return connection.exec_driver_sql(text.sql, values if len(values) > 1 else values[0])
+
+
+def _name(number: int) -> str:
+    return f"ids_{number}"
+
+
+def _listed(size: int) -> Among:
+    return lambda each: each.in_([bindparam(_name(number)) for number in range(size)])
+
+
+def _json(each: ColumnElement[Any]) -> ColumnElement[bool]:
+    listed = func.json_each(bindparam("ids", type_=String)).table_valued(column("value", String))
+    return each.in_(select(listed.c.value))
+
+
+def _array(each: ColumnElement[Any]) -> ColumnElement[bool]:
+    return each == any_(bindparam("ids", type_=ARRAY(String)))
+
+
+_AMONG: Mapping[str, Among] = {"sqlite": _json, "postgresql": _array}
