@@ -2,7 +2,8 @@
 
 Within the app's own transaction: an order alone, committed, and an order with its mail, committed;
 the difference is what send_later adds (composing, sealing and checking included). Celery's is
-``.delay`` of the same arguments, to a Redis that keeps nothing on disk.
+``.delay`` of the same arguments, to a Redis that keeps nothing on disk. The app's SQLite file is in
+WAL mode, as the documentation advises; what it costs in the default mode is shown besides.
 
 The worker's side: claim, start and record, a hundred at a time, bodies read, against the jobs that
 Celery's prefork pool gets through when each does nothing at all.
@@ -42,6 +43,7 @@ from flask_outbox.outbox.enqueue import enqueue
 from flask_outbox.outbox.record import record
 
 BATCH = 100
+OLD_JOURNAL = "SQLite, journal DELETE"  # its default; for comparison
 ADDS = {"SQLite": (0.30, 0.15), "PostgreSQL": (0.50, 0.30)}  # of .delay: target, stretch
 JOBS = {"SQLite": (15.0, 40.0), "PostgreSQL": (8.0, 15.0)}  # times Celery prefork's
 
@@ -49,7 +51,9 @@ JOBS = {"SQLite": (15.0, 40.0), "PostgreSQL": (8.0, 15.0)}  # times Celery prefo
 # --- within the app's own transaction ---
 
 
-def make_shop(uri: str) -> tuple[Flask, Callable[[int], object], Callable[[int], object]]:
+def make_shop(
+    uri: str, journal: str = "WAL"
+) -> tuple[Flask, Callable[[int], object], Callable[[int], object]]:
     """Give an app, an order, and an order with its mail; each is a transaction."""
     app = Flask("shop", instance_path=tempfile.gettempdir())
     app.config.update(
@@ -60,6 +64,10 @@ def make_shop(uri: str) -> tuple[Flask, Callable[[int], object], Callable[[int],
         MAIL_TRANSPORT="null://",
     )
     db: Any = SQLAlchemy(app)
+    with app.app_context():
+        if db.engine.dialect.name == "sqlite":
+            with db.engine.connect() as connection:
+                connection.exec_driver_sql(f"PRAGMA journal_mode = {journal}")
     mail = Mail(app, db=db)
 
     class Order(db.Model):
@@ -218,6 +226,7 @@ def requests(new: dict[str, Callable[[], str]], port: int, asked: argparse.Names
         name: make_shop(place().replace("postgresql:", "postgresql+psycopg:"))
         for name, place in new.items()
     }
+    shops[OLD_JOURNAL] = make_shop(new["SQLite"](), "DELETE")
     found: dict[str, list[float]] = {"Celery .delay": []}
     for number in range(asked.rounds + 1):  # the first warms up
         numbers = range(number * asked.calls, (number + 1) * asked.calls)
@@ -236,14 +245,14 @@ def requests(new: dict[str, Callable[[], str]], port: int, asked: argparse.Names
     base = p50["Celery .delay"]
     print(f"{'Celery .delay, Redis':34}{base:>9.0f}")
     holds = True
-    for name, (target, stretch) in ADDS.items():
+    for name, aims in {**ADDS, OLD_JOURNAL: ()}.items():
         alone, both = p50[f"{name}, order"], p50[f"{name}, order and mail"]
         share = (both - alone) / base
-        holds = holds and share <= target
+        holds = holds and (not aims or share <= aims[0])
         print(f"{name + ', an order':34}{alone:>9.0f}")
         print(
-            f"{name + ', an order and its mail':34}{both:>9.0f}{both - alone:>9.0f}{share:>9.2f}"
-            f"{target:>9.2f}{stretch:>9.2f}"
+            f"{name + ', its mail':34}{both:>9.0f}{both - alone:>9.0f}{share:>9.2f}"
+            + "".join(f"{each:>9.2f}" for each in aims)
         )
     return holds
 

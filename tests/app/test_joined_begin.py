@@ -244,6 +244,23 @@ def test_an_engine_that_does_not_wait_for_its_disk_is_warned_of(place, tmp_path,
     assert "when the power fails" in line
 
 
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_start_up_says_where_requests_and_workers_wait_for_each_other(
+    place, tmp_path, caplog, mode
+):
+    def settle(engine):
+        @event.listens_for(engine, "connect")
+        def connect(connection, _record):
+            connection.execute(f"PRAGMA journal_mode = {mode}").close()
+
+    caplog.set_level(logging.INFO, "flask_outbox")
+    with open_shop(place, tmp_path / "i", listeners=settle, MAIL_WORKER="process") as shop:
+        shop.mail.send_later(note())
+        shop.db.session.commit()
+    told = [each.getMessage() for each in caplog.records if "journal" in each.getMessage()]
+    assert ["PRAGMA journal_mode = WAL" in each for each in told] == [True] * (mode == "delete")
+
+
 def test_what_is_wiped_is_overwritten_in_the_apps_file_too(place, tmp_path, server):
     def hurry(engine):
         @event.listens_for(engine, "connect")

@@ -175,6 +175,14 @@ class Sqlite:
                     level,
                     self,
                 )
+            journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+            if journal != "wal":
+                log.info(
+                    "The journal of %s is in mode %s: requests and workers wait for each other, and"
+                    " a commit takes longer. `PRAGMA journal_mode = WAL`, once, would change that.",
+                    self,
+                    journal,
+                )
 
     @contextmanager
     def writing(self, engine: Engine) -> Generator[Connection]:
