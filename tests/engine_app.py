@@ -24,7 +24,10 @@ from flask_outbox import Mail, Message
 from flask_outbox.mail import retry
 from flask_outbox.worker.celery import register
 
-NAMES = ("message_sent", "message_deferred", "message_failed", "email_dispatched")
+NAMES = (
+    *("message_sent", "message_deferred", "message_failed", "email_dispatched"),
+    *("route_paused", "route_resumed"),
+)
 
 
 def create_app(given: Mapping[str, Any] | None = None) -> Flask:

@@ -32,6 +32,7 @@ class Stage:
 
     folder: Path
     smtp_port: int
+    place: str = ""  # the outbox's URL; by default a file in the folder
     mail: dict[str, Any] = field(default_factory=dict)
     celery: dict[str, Any] = field(default_factory=dict)
     register: dict[str, Any] | None = field(default_factory=dict)
@@ -39,8 +40,9 @@ class Stage:
     politely: bool = True  # whether programs are asked to end, which Celery takes its time for
 
     def config(self, **mail: Any) -> dict[str, Any]:
+        where = {"MAIL_OUTBOX_URL": self.place} if self.place else {}
         given = {"MAIL_PORT": self.smtp_port, "MAIL_LEASE": LEASE, "MAIL_GRACE": 8, **self.mail}
-        config = {"instance": str(self.folder), "mail": {**given, **mail}}
+        config = {"instance": str(self.folder), "mail": {**where, **given, **mail}}
         return (
             {**config, "celery": self.celery, "register": self.register} if self.celery else config
         )
@@ -53,7 +55,7 @@ class Stage:
 
     @property
     def eyes(self) -> Eyes:
-        return Eyes(self.folder / "outbox.sqlite3")
+        return Eyes(self.place or self.folder / "outbox.sqlite3")
 
     def heard(self, name: str = "", row: str = "") -> list[dict[str, Any]]:
         """What the listeners heard, wherever they were."""
@@ -154,8 +156,9 @@ def tasks_at(conf: dict[str, Any]) -> int:
         return int(channel.queue_declare(conf["task_default_queue"], passive=True).message_count)
 
 
-def later(app: Flask, name: str, **options: Any) -> str:
-    """Send a mail later, by the name that its recipient has."""
-    message = Message("Hello", [f"{name}@example.org"], "Hello")
+def later(app: Flask, *names: str, at_most_once: bool = False, **options: Any) -> str:
+    """Send a mail later, by the names that its recipients have."""
+    to: list[Any] = [f"{name}@example.org" for name in names]
+    message = Message("Hello", to, "Hello", at_most_once=at_most_once)
     with app.app_context():
         return Mail().send_later(message, **options)
