@@ -17,12 +17,15 @@ import redis
 from celery import Celery
 from flask import Flask
 
+from brokers import broker
 from engine_app import create_app
 from flask_outbox import Mail, Message
+from hostile import Hostile
 from worker_stage import BOUND, Eyes, wait_for
 
 TESTS = Path(__file__).parent
 LEASE = 2.0
+CELERY = {"MAIL_WORKER": "celery"}
 QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "INFO")
 
 
@@ -131,6 +134,23 @@ def on_broker(url: str, **conf: Any) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def staged(folder: Path, relay: Hostile, name: str = "redis", **conf: Any) -> Iterator[Stage]:
+    """Make a stage with Celery, on a broker of that name."""
+    with broker(name) as url:
+        celery = on_broker(url, **conf)
+        stage = Stage(folder, relay.port, mail=CELERY, celery=celery, register={"sweep": None})
+        try:
+            yield stage
+        finally:
+            stage.close()
+            clean(celery)
+
+
+def all_accepted(stage: Stage, count: int) -> bool:
+    return stage.eyes.count("state = 'accepted'") == count
+
+
 def clean(conf: dict[str, Any]) -> None:
     """Leave nothing at the broker."""
     queue = conf["task_default_queue"]
@@ -154,6 +174,14 @@ def tasks_at(conf: dict[str, Any]) -> int:
         if conf["broker_url"].startswith("redis"):
             return int(channel.client.llen(conf["task_default_queue"]))
         return int(channel.queue_declare(conf["task_default_queue"], passive=True).message_count)
+
+
+def task_at(conf: dict[str, Any]) -> Any:
+    """Take the first task from the broker, as kombu's message."""
+    app = Celery()
+    app.config_from_object(conf)
+    with app.connection_for_read() as connection:
+        return connection.SimpleQueue(conf["task_default_queue"]).get(block=False)
 
 
 def later(app: Flask, *names: str, at_most_once: bool = False, **options: Any) -> str:
