@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -22,11 +23,13 @@ BOUND = 60.0  # seconds: each process begins with importing an app
 MAILS = 1_000
 
 SHOP = """
+    import logging
     import os
     from flask import Flask
     from flask_outbox import Mail
 
     def create_app():
+        logging.basicConfig(level=os.environ["LEVEL"])
         app = Flask("shop", instance_path=os.path.abspath("instance"))
         app.config.update(
             SECRET_KEY="one key",
@@ -82,6 +85,7 @@ class Shop:
             textwrap.dedent(SHOP).replace("{configure}", configure), encoding="utf-8"
         )
         self.password = "first"
+        self.level = "WARNING"  # of its log
         self.go = threading.Event()
         self.go.set()
         self.server = Hostile(
@@ -109,7 +113,7 @@ class Shop:
     def environment(self):
         # As a service's: what stands in .env is not in it.
         where = {"RELAY": str(self.server.port), "PLACE": self.place, "PWD": str(self.folder)}
-        return {**os.environ, **where}
+        return {**os.environ, **where, "LEVEL": self.level}
 
     def flask(self, *arguments):
         done = subprocess.run(
@@ -250,6 +254,21 @@ def test_one_that_dies_after_the_change_is_replaced_by_one_that_reads_anew(shop)
         wait_for(lambda: shop.eyes.count("state = 'accepted'") == 1)
         program.terminate()
         assert program.wait(BOUND) == 0
+
+
+def test_new_workers_come_one_by_one_and_an_old_one_goes_when_a_new_one_works(shop):
+    shop.level = "INFO"
+    with shop.worker("--processes", "3") as program:
+        old = wait_for(lambda: len(shop.pids()) == 3 and shop.pids())
+        before = len(shop.log())
+        program.send_signal(signal.SIGHUP)
+        wait_for(lambda: not old & shop.pids() and len(shop.pids()) == 3)
+        program.terminate()
+        assert program.wait(BOUND) == 0
+    told = re.findall(r"worker process (\d+) (started|takes the place)", shop.log()[before:])
+    new = [pid for pid, what in told if what == "started"]
+    assert len(new) == 3
+    assert told == [(pid, what) for pid in new for what in ("started", "takes the place")]
 
 
 def test_told_to_stop_while_it_replaces_it_ends_all(shop):
