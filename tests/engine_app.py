@@ -38,7 +38,8 @@ def create_app(given: Mapping[str, Any] | None = None) -> Flask:
         logging.basicConfig(level=logging.INFO)
         retry.BACKOFF_FIRST, retry.BACKOFF_LEAST = 0.3, 0.1  # seconds, where others wait minutes
     app = Flask("shop", instance_path=config["instance"])
-    app.config.from_mapping(MAIL_DEFAULT_SENDER="shop@example.com", **config["mail"])
+    app.config.from_mapping(SECRET_KEY="one key", MAIL_DEFAULT_SENDER="shop@example.com")
+    app.config.from_mapping(config["mail"])
     Mail(app)  # first, as the order must not matter
     if "celery" in config:
         app.config.from_mapping(CELERY=config["celery"])

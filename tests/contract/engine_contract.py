@@ -27,10 +27,12 @@ from subprocess import Popen
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from database_fixtures import KINDS, new_place
 from engine_stage import Stage, later
 from flask_outbox import Mail, State
+from flask_outbox.outbox.workers import Badge, workers
 from hostile import Hostile, Session, hang_up, say
 from worker_stage import BOUND, wait_for
 
@@ -82,6 +84,15 @@ class Day:
     def order(self) -> list[str]:
         """Whose mail was accepted, in order."""
         return [name_of(each.recipients[0]) for each in self.relay.accepted]
+
+
+def shown(desk: Flask) -> list[Badge]:
+    """Tell what the workers say that they run with."""
+    with desk.extensions["outbox"].outbox.read() as connection:
+        return [
+            Badge(version=w.version, schema=w.schema, settings=w.settings, secret=w.secret)
+            for w in workers(connection)
+        ]
 
 
 def name_of(address: str) -> str:
@@ -234,7 +245,7 @@ class EngineContract:
     def test_it_is_heard_where_it_is_sent_not_at_the_desk(self, day):
         assert os.getpid() not in {each["pid"] for each in day.heard}
 
-    def test_told_to_stop_it_finishes_what_is_under_way_and_gives_back_the_rest(
+    def test_it_shows_what_it_runs_with_and_told_to_stop_finishes_what_is_under_way_alone(
         self, engine, new_stage
     ):
         def held(session):
@@ -249,6 +260,7 @@ class EngineContract:
             with engine.at_work(stage, MAIL_CONNECTIONS=1) as program:
                 wait_for(lambda: stage.eyes.count("started_at IS NOT NULL"))
                 wait_for(lambda: stage.eyes.count("state = 'sending'"))
+                assert shown(desk) == [desk.extensions["outbox"].badge()]
                 program.terminate()
                 started = "state = 'sending' AND started_at IS NULL"
                 wait_for(lambda: stage.eyes.count(started) == 0)
