@@ -48,6 +48,7 @@ bench: $(STAMP)
 	$(BIN)/python bench/send_later.py
 	$(BIN)/python bench/under_load.py
 	$(BIN)/python bench/outbox.py
+	$(BIN)/python bench/celery_choices.py
 	$(BIN)/python bench/million.py
 
 faults: $(STAMP)

@@ -4,6 +4,10 @@ import signal
 
 import pytest
 
+from database_fixtures import mariadb, place, postgresql
+
+__all__ = ["mariadb", "place", "postgresql"]  # one of each server for all folders
+
 # Helpers whose asserts are explained like those of any test.
 pytest.register_assert_rewrite("contract", "outbox_mail")
 

@@ -1,4 +1,4 @@
-"""The databases under the outbox, for a folder's conftest: each server is kept for the session."""
+"""The databases under the outbox: each server is kept for the session."""
 
 import pytest
 
@@ -23,8 +23,13 @@ def mariadb():
 @pytest.fixture(params=KINDS)
 def place(request, tmp_path):
     """Where an outbox is, one for each kind of database: a file, or the URL of an empty one."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'outbox.sqlite3'}"
-    url = request.getfixturevalue(request.param).new()
+    return new_place(request, request.param, tmp_path)
+
+
+def new_place(request, kind, folder):
+    """Make a place for an outbox."""
+    if kind == "sqlite":
+        return f"sqlite:///{folder / 'outbox.sqlite3'}"
+    url = request.getfixturevalue(kind).new()
     Outbox(url).upgrade()
     return url

@@ -24,7 +24,10 @@ from flask_outbox import Mail, Message
 from flask_outbox.mail import retry
 from flask_outbox.worker.celery import register
 
-NAMES = ("message_sent", "message_deferred", "message_failed", "email_dispatched")
+NAMES = (
+    *("message_sent", "message_deferred", "message_failed", "email_dispatched"),
+    *("route_paused", "route_resumed"),
+)
 
 
 def create_app(given: Mapping[str, Any] | None = None) -> Flask:
@@ -35,7 +38,8 @@ def create_app(given: Mapping[str, Any] | None = None) -> Flask:
         logging.basicConfig(level=logging.INFO)
         retry.BACKOFF_FIRST, retry.BACKOFF_LEAST = 0.3, 0.1  # seconds, where others wait minutes
     app = Flask("shop", instance_path=config["instance"])
-    app.config.from_mapping(MAIL_DEFAULT_SENDER="shop@example.com", **config["mail"])
+    app.config.from_mapping(SECRET_KEY="one key", MAIL_DEFAULT_SENDER="shop@example.com")
+    app.config.from_mapping(config["mail"])
     Mail(app)  # first, as the order must not matter
     if "celery" in config:
         app.config.from_mapping(CELERY=config["celery"])

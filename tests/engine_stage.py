@@ -17,12 +17,15 @@ import redis
 from celery import Celery
 from flask import Flask
 
+from brokers import broker
 from engine_app import create_app
 from flask_outbox import Mail, Message
+from hostile import Hostile
 from worker_stage import BOUND, Eyes, wait_for
 
 TESTS = Path(__file__).parent
 LEASE = 2.0
+CELERY = {"MAIL_WORKER": "celery"}
 QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "INFO")
 
 
@@ -32,6 +35,7 @@ class Stage:
 
     folder: Path
     smtp_port: int
+    place: str = ""  # the outbox's URL; by default a file in the folder
     mail: dict[str, Any] = field(default_factory=dict)
     celery: dict[str, Any] = field(default_factory=dict)
     register: dict[str, Any] | None = field(default_factory=dict)
@@ -39,8 +43,9 @@ class Stage:
     politely: bool = True  # whether programs are asked to end, which Celery takes its time for
 
     def config(self, **mail: Any) -> dict[str, Any]:
+        where = {"MAIL_OUTBOX_URL": self.place} if self.place else {}
         given = {"MAIL_PORT": self.smtp_port, "MAIL_LEASE": LEASE, "MAIL_GRACE": 8, **self.mail}
-        config = {"instance": str(self.folder), "mail": {**given, **mail}}
+        config = {"instance": str(self.folder), "mail": {**where, **given, **mail}}
         return (
             {**config, "celery": self.celery, "register": self.register} if self.celery else config
         )
@@ -53,7 +58,7 @@ class Stage:
 
     @property
     def eyes(self) -> Eyes:
-        return Eyes(self.folder / "outbox.sqlite3")
+        return Eyes(self.place or self.folder / "outbox.sqlite3")
 
     def heard(self, name: str = "", row: str = "") -> list[dict[str, Any]]:
         """What the listeners heard, wherever they were."""
@@ -129,6 +134,23 @@ def on_broker(url: str, **conf: Any) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def staged(folder: Path, relay: Hostile, name: str = "redis", **conf: Any) -> Iterator[Stage]:
+    """Make a stage with Celery, on a broker of that name."""
+    with broker(name) as url:
+        celery = on_broker(url, **conf)
+        stage = Stage(folder, relay.port, mail=CELERY, celery=celery, register={"sweep": None})
+        try:
+            yield stage
+        finally:
+            stage.close()
+            clean(celery)
+
+
+def all_accepted(stage: Stage, count: int) -> bool:
+    return stage.eyes.count("state = 'accepted'") == count
+
+
 def clean(conf: dict[str, Any]) -> None:
     """Leave nothing at the broker."""
     queue = conf["task_default_queue"]
@@ -154,8 +176,17 @@ def tasks_at(conf: dict[str, Any]) -> int:
         return int(channel.queue_declare(conf["task_default_queue"], passive=True).message_count)
 
 
-def later(app: Flask, name: str, **options: Any) -> str:
-    """Send a mail later, by the name that its recipient has."""
-    message = Message("Hello", [f"{name}@example.org"], "Hello")
+def task_at(conf: dict[str, Any]) -> Any:
+    """Take the first task from the broker, as kombu's message."""
+    app = Celery()
+    app.config_from_object(conf)
+    with app.connection_for_read() as connection:
+        return connection.SimpleQueue(conf["task_default_queue"]).get(block=False)
+
+
+def later(app: Flask, *names: str, at_most_once: bool = False, **options: Any) -> str:
+    """Send a mail later, by the names that its recipients have."""
+    to: list[Any] = [f"{name}@example.org" for name in names]
+    message = Message("Hello", to, "Hello", at_most_once=at_most_once)
     with app.app_context():
         return Mail().send_later(message, **options)

@@ -1,9 +1,9 @@
 import pytest
 
 from app_fixtures import app, live, mail, server
-from database_fixtures import KINDS, mariadb, postgresql
+from database_fixtures import KINDS
 
-__all__ = ["app", "live", "mail", "mariadb", "postgresql", "server"]
+__all__ = ["app", "live", "mail", "server"]
 
 
 @pytest.fixture(params=KINDS)

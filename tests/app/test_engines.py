@@ -201,6 +201,31 @@ def test_the_task_may_be_registered_before_the_app_of_celery_is_configured():
     assert app.tasks[TASK].ignore_result
 
 
+def test_the_sweep_is_once_a_minute():
+    app = Celery("shop", set_as_current=False)
+    app.config_from_object(NOWHERE)
+    register(app)
+    assert app.conf.beat_schedule["flask_outbox.sweep"]["schedule"] == 60.0
+
+
+def test_a_task_drains_for_half_a_minute_and_leaves_the_rest_to_two(monkeypatch):
+    class Asked:
+        def is_served_by(self, celery_app):
+            return celery_app is app
+
+        def drain(self, seconds, at_once, leave):
+            asked.append((seconds, at_once, leave))
+            return 7
+
+    asked, one = [], Asked()
+    monkeypatch.setattr(module, "served", {one})
+    app = Celery("shop", set_as_current=False)
+    app.config_from_object(NOWHERE)
+    register(app)
+    assert app.tasks[TASK]() == 7
+    assert asked == [(30.0, 2, module.leaving)]
+
+
 def test_no_sweep_where_none_is_wanted():
     app = Celery("shop", set_as_current=False)
     app.config_from_object(NOWHERE)

@@ -30,6 +30,7 @@ from flask_outbox import (
 )
 from flask_outbox.app import starting
 from hostile import Hostile, say
+from worker_stage import Eyes
 
 
 def note(**fields):
@@ -328,11 +329,16 @@ def test_a_key_gives_the_id_of_the_first_call(make_app):
     assert [named["id"] for _, named in queued.all] == [first]
 
 
-def test_the_worker_is_woken_by_each_message(make_app, monkeypatch):
+def test_the_worker_is_woken_by_each_message_once_it_is_committed(make_app, monkeypatch, tmp_path):
     with Hostile() as server:
         app = make_app(server)
         woken = []
-        monkeypatch.setattr(app.extensions["outbox"].embedded, "wake", lambda _due: woken.append(1))
+        eyes = Eyes(tmp_path / "shop" / "outbox.sqlite3")
+
+        def wake(_due):
+            woken.append(eyes.count("state = 'queued'"))
+
+        monkeypatch.setattr(app.extensions["outbox"].embedded, "wake", wake)
         with app.app_context():
             app.extensions["mail"].send(note())
             assert woken == []

@@ -12,7 +12,7 @@ Subclass it and override ``engine``::
             return Kind(run, {"MAIL_WORKER": "process"}, {})
 
 The app in the test, the *desk*, only writes down; a program beside it sends. One day at work is
-played once for a class, and told in several tests.
+played once for a class and a database, and told in several tests.
 """
 
 import os
@@ -27,15 +27,16 @@ from subprocess import Popen
 from typing import Any
 
 import pytest
+from flask import Flask
 
-from app_server import Server, running
+from database_fixtures import KINDS, new_place
 from engine_stage import Stage, later
 from flask_outbox import Mail, State
-from hostile import Hostile
+from flask_outbox.outbox.workers import Badge, workers
+from hostile import Hostile, Session, hang_up, say
 from worker_stage import BOUND, wait_for
 
-REFUSED = "550 5.1.1 no such person"
-LATER = "451 4.2.1 later"
+ANSWERS = {"refused": b"550 5.1.1 no such person", "later": b"451 4.2.1 later"}
 
 
 @dataclass
@@ -49,9 +50,9 @@ class Kind:
     register: dict[str, Any] = field(default_factory=dict)
 
     @contextmanager
-    def stage(self, folder: Path, port: int) -> Iterator[Stage]:
+    def stage(self, folder: Path, port: int, place: str) -> Iterator[Stage]:
         """Make a stage for it."""
-        stage = Stage(folder, port, celery=self.celery, register=self.register)
+        stage = Stage(folder, port, place, celery=self.celery, register=self.register)
         try:
             yield stage
         finally:
@@ -70,7 +71,7 @@ class Day:
     states: dict[str, Any]
     attempts: dict[str, int]
     heard: list[dict[str, Any]]
-    relay: Server
+    relay: Hostile
 
     def signals(self, name: str) -> list[str]:
         """What the listeners heard of it, in order."""
@@ -82,7 +83,52 @@ class Day:
 
     def order(self) -> list[str]:
         """Whose mail was accepted, in order."""
-        return [each.recipients[0].partition("@")[0] for each in self.relay.taken]
+        return [name_of(each.recipients[0]) for each in self.relay.accepted]
+
+
+def shown(desk: Flask) -> list[Badge]:
+    """Tell what the workers say that they run with."""
+    with desk.extensions["outbox"].outbox.read() as connection:
+        return [
+            Badge(version=w.version, schema=w.schema, settings=w.settings, secret=w.secret)
+            for w in workers(connection)
+        ]
+
+
+def name_of(address: str) -> str:
+    return address.partition("@")[0]
+
+
+class Relay(Hostile):
+    """Answers by the recipient, may take a mail and not say so, and may be too busy for any."""
+
+    busy = False
+
+    def __init__(self, answers: dict[str, bytes]) -> None:
+        self.answers = answers
+        super().__init__(
+            {
+                **dict.fromkeys(("greet", "MAIL"), self.at_the_door),
+                "RCPT": self.at_recipient,
+                "dot": self.at_the_end,
+            }
+        )
+
+    def at_the_door(self, session: Session) -> None:
+        if self.busy:
+            session.send(b"421 4.3.2 busy\r\n")
+            hang_up(session)
+        session.polite()
+
+    def at_recipient(self, session: Session) -> None:
+        name = name_of(session.line.decode().partition("<")[2])
+        say(self.answers[name])(session) if name in self.answers else session.polite()
+
+    def at_the_end(self, session: Session) -> None:
+        if "unclear@example.org" in session._mail.recipients:
+            session.take()
+            hang_up(session)
+        session.polite()
 
 
 class EngineContract:
@@ -94,31 +140,51 @@ class EngineContract:
         """The engine under test."""
         raise NotImplementedError
 
+    @pytest.fixture(scope="class", params=KINDS)
+    @classmethod
+    def new_stage(cls, request, engine, tmp_path_factory) -> Callable[[int], Any]:
+        """Make a stage for a relay, on an outbox of its own."""
+
+        def new(port: int) -> AbstractContextManager[Stage]:
+            folder = tmp_path_factory.mktemp("stage")
+            return engine.stage(folder, port, new_place(request, request.param, folder))
+
+        return new
+
     @pytest.fixture(scope="class")
     @classmethod
-    def day(cls, engine, tmp_path_factory) -> Iterator[Day]:
-        answers = {"refused@example.org": REFUSED, "later@example.org": LATER}
-        folder = tmp_path_factory.mktemp("day")
-        with running(answers) as relay, engine.stage(folder, relay.port) as stage:
+    def day(cls, engine, new_stage) -> Iterator[Day]:
+        answers = dict(ANSWERS)
+        with Relay(answers) as relay, new_stage(relay.port) as stage:
             desk = stage.app(**engine.desk)
-            plan = {
+            plan: dict[str, dict[str, Any]] = {
                 **{f"bulk{n}": {"priority": "bulk"} for n in range(12)},
-                **{name: {} for name in ("good", "refused", "later", "cancelled")},
+                **{name: {} for name in ("good", "refused", "later", "cancelled", "both refused")},
+                "unclear": {"at_most_once": True},
                 "expired": {"expires": timedelta(seconds=0.01)},
                 "urgent": {"priority": "urgent"},
                 "tomorrow": {"delay": timedelta(days=1)},
             }
-            ids = {name: later(desk, name, **options) for name, options in plan.items()}
+            ids = {
+                names.split()[0]: later(desk, *names.split(), **options)
+                for names, options in plan.items()
+            }
             too_late = time.time() + 0.01
             with desk.app_context():
                 assert Mail().cancel(ids["cancelled"])
             wait_for(lambda: time.time() > too_late)
-            mail = {"MAIL_CONNECTIONS": 1}
-            with engine.at_work(stage, **mail):
+            with engine.at_work(stage, MAIL_CONNECTIONS=1):
                 wait_for(lambda: stage.heard("message_deferred", ids["later"]))
-                del answers["later@example.org"]
+                del answers["later"]
                 wait_for(lambda: stage.eyes.count("state IN ('queued', 'sending')") == 1)
-                wait_for(lambda: len(stage.heard("message_sent")) == 15)
+                wait_for(lambda: len(stage.heard("message_sent")) == 16)
+                wait_for(lambda: len(stage.heard("message_failed")) == 4)
+                relay.busy = True
+                ids["afterwards"] = later(desk, "afterwards")
+                wait_for(lambda: stage.heard("route_paused"))
+                relay.busy = False
+                wait_for(lambda: stage.heard("message_sent", ids["afterwards"]))
+                wait_for(lambda: stage.heard("route_resumed"))
             with desk.app_context():
                 assert not Mail().cancel(ids["good"])
                 found = {name: Mail().status(row) for name, row in ids.items()}
@@ -133,8 +199,9 @@ class EngineContract:
     def test_each_mail_ends_in_the_state_of_its_outcome(self, day):
         assert day.states == {
             **{f"bulk{n}": State.ACCEPTED for n in range(12)},
-            **dict.fromkeys(("good", "urgent", "later"), State.ACCEPTED),
-            "refused": State.FAILED,
+            **dict.fromkeys(("good", "urgent", "later", "afterwards"), State.ACCEPTED),
+            **dict.fromkeys(("refused", "both"), State.FAILED),
+            "unclear": State.UNKNOWN,
             "cancelled": State.CANCELLED,
             "expired": State.EXPIRED,
             "tomorrow": State.QUEUED,
@@ -142,21 +209,31 @@ class EngineContract:
 
     def test_each_mail_is_accepted_once_and_no_other_is_sent(self, day):
         bulk = [f"bulk{n}" for n in range(12)]
-        assert sorted(day.order()) == sorted([*bulk, "good", "urgent", "later"])
+        others = ["good", "urgent", "later", "both", "unclear", "afterwards"]
+        assert sorted(day.order()) == sorted([*bulk, *others])
 
     def test_what_was_deferred_is_tried_again(self, day):
         assert day.attempts["later"] == 2
-        assert day.attempts["refused"] == day.attempts["good"] == 1
+        assert day.attempts["refused"] == day.attempts["both"] == day.attempts["good"] == 1
         assert day.attempts["expired"] == day.attempts["cancelled"] == 0
 
+    def test_a_relay_that_is_busy_costs_no_attempt_and_is_an_alert(self, day):
+        assert day.attempts["afterwards"] == 1
+        assert set(day.signals("afterwards")) == {"message_deferred", "message_sent"}
+        alerts = [each["signal"] for each in day.heard if each["signal"].startswith("route_")]
+        assert alerts == ["route_paused", "route_resumed"]
+
     def test_the_most_urgent_goes_first_and_what_is_bulk_last(self, day):
-        order = [each for each in day.order() if each != "later"]
-        assert order[:2] == ["urgent", "good"]
+        order = [each for each in day.order() if each not in {"later", "unclear"}]
+        assert order[:3] == ["urgent", "good", "both"]
 
     def test_each_end_is_heard_once(self, day):
         assert day.signals("good") == ["message_sent"]
         assert day.signals("later") == ["message_deferred", "message_sent"]
-        assert day.signals("refused") == ["message_failed"]
+        assert day.signals("both") == ["message_sent", "message_failed"]
+        assert [day.signals(name) for name in ("refused", "unclear", "expired")] == [
+            ["message_failed"]
+        ] * 3
         assert day.signals("cancelled") == []
         assert day.signals("tomorrow") == []
 
@@ -168,21 +245,22 @@ class EngineContract:
     def test_it_is_heard_where_it_is_sent_not_at_the_desk(self, day):
         assert os.getpid() not in {each["pid"] for each in day.heard}
 
-    def test_told_to_stop_it_finishes_what_is_under_way_and_gives_back_the_rest(
-        self, engine, tmp_path
+    def test_it_shows_what_it_runs_with_and_told_to_stop_finishes_what_is_under_way_alone(
+        self, engine, new_stage
     ):
         def held(session):
             may_end.wait(BOUND)
             session.polite()
 
         may_end = threading.Event()
-        with Hostile({"dot": [held]}) as relay, engine.stage(tmp_path, relay.port) as stage:
+        with Hostile({"dot": [held]}) as relay, new_stage(relay.port) as stage:
             desk = stage.app(**engine.desk)
             for n in range(20):
                 later(desk, f"n{n}")
             with engine.at_work(stage, MAIL_CONNECTIONS=1) as program:
                 wait_for(lambda: stage.eyes.count("started_at IS NOT NULL"))
                 wait_for(lambda: stage.eyes.count("state = 'sending'"))
+                assert shown(desk) == [desk.extensions["outbox"].badge()]
                 program.terminate()
                 started = "state = 'sending' AND started_at IS NULL"
                 wait_for(lambda: stage.eyes.count(started) == 0)

@@ -3,11 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from database_fixtures import mariadb, place, postgresql
 from faults_worker import an_outbox
 from worker_stage import Eyes
-
-__all__ = ["mariadb", "place", "postgresql"]
 
 sys.path.append(str(Path(__file__).parent))  # random_kills.py, a program and a module
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -13,24 +14,29 @@ from contextlib import contextmanager
 
 import pytest
 
+from database_fixtures import KINDS, new_place
 from hostile import Hostile, hang_up, polite
 from worker_stage import Eyes
 from worker_stage import wait_for as wait_so_long_for
 
 BOUND = 60.0  # seconds: each process begins with importing an app
+MAILS = 1_000
 
 SHOP = """
+    import logging
     import os
     from flask import Flask
     from flask_outbox import Mail
 
     def create_app():
+        logging.basicConfig(level=os.environ["LEVEL"])
         app = Flask("shop", instance_path=os.path.abspath("instance"))
         app.config.update(
             SECRET_KEY="one key",
             MAIL_PORT=os.environ["RELAY"],
             MAIL_USERNAME="ada",
             MAIL_DEFAULT_SENDER="shop@example.com",
+            MAIL_OUTBOX_URL=os.environ["PLACE"],
             MAIL_WORKER="process",
             MAIL_LEASE=4,
             MAIL_GRACE=0.5,
@@ -71,19 +77,21 @@ def wait_for(condition, seconds=BOUND):
 class Shop:
     """An app in a folder, its commands, and its relay, which wants a password that changes."""
 
-    def __init__(self, folder, source):
+    def __init__(self, folder, source, place):
         configure, name, text = SOURCES[source]
         self.folder, self._file, self._text = folder, folder / name, text
+        self.place = place
         (folder / "shop.py").write_text(
             textwrap.dedent(SHOP).replace("{configure}", configure), encoding="utf-8"
         )
         self.password = "first"
+        self.level = "WARNING"  # of its log
         self.go = threading.Event()
         self.go.set()
         self.server = Hostile(
             {"AUTH": self._login, "MAIL": self._mail, "dot": self._dot}, auth="PLAIN"
         )
-        self.eyes = Eyes(folder / "instance" / "outbox.sqlite3")
+        self.eyes = Eyes(place)
 
     def _login(self, session):
         session.said = b64decode(session.line.split(b" ")[2]).split(b"\0")[2].decode()
@@ -104,7 +112,8 @@ class Shop:
 
     def environment(self):
         # As a service's: what stands in .env is not in it.
-        return {**os.environ, "RELAY": str(self.server.port), "PWD": str(self.folder)}
+        where = {"RELAY": str(self.server.port), "PLACE": self.place, "PWD": str(self.folder)}
+        return {**os.environ, **where, "LEVEL": self.level}
 
     def flask(self, *arguments):
         done = subprocess.run(
@@ -141,9 +150,13 @@ class Shop:
         return {pid for (pid,) in self.eyes.rows("SELECT pid FROM outbox_worker")}
 
 
-@pytest.fixture(params=SOURCES)
+FILE = "a secret's file", "sqlite"
+
+
+@pytest.fixture(params=[FILE], ids=" on ".join)
 def shop(tmp_path, request):
-    shop = Shop(tmp_path, request.param)
+    source, kind = request.param
+    shop = Shop(tmp_path, source, new_place(request, kind, tmp_path))
     shop.configure("first")
     shop.flask("upgrade")
     with shop.server:
@@ -151,34 +164,37 @@ def shop(tmp_path, request):
         shop.go.set()
 
 
-only_one_source = pytest.mark.parametrize("shop", ["a secret's file"], indirect=True)
-
-
+@pytest.mark.parametrize(
+    "shop",
+    [*((source, "sqlite") for source in SOURCES), *((FILE[0], kind) for kind in KINDS[1:])],
+    indirect=True,
+    ids=" on ".join,
+)
 def test_the_relays_password_changes_and_no_attempt_is_used_up(shop):
     with shop.worker("--processes", "2") as program:
         shop.enqueue(1)
         wait_for(lambda: shop.eyes.count("state = 'accepted'") == 1)
         old = wait_for(lambda: len(shop.pids()) == 2 and shop.pids())
         shop.password = "second"
-        shop.enqueue(100)
+        shop.enqueue(MAILS)
         wait_for(lambda: shop.eyes.rows("SELECT 1 FROM outbox_route WHERE failures > 0"))
+        assert shop.eyes.count("state IN ('queued', 'sending')") == MAILS
 
         shop.configure("second")
         assert shop.flask("stats").count("other settings than this app") == 2
         program.send_signal(signal.SIGHUP)
-        wait_for(lambda: shop.eyes.count("state = 'accepted'") == 101)
+        wait_for(lambda: shop.eyes.count("state = 'accepted'") == MAILS + 1)
         wait_for(lambda: not old & shop.pids() and len(shop.pids()) == 2)
         assert "other settings" not in shop.flask("stats")
         program.terminate()
         assert program.wait(BOUND) == 0
-    assert len(set(shop.server.message_ids)) == len(shop.server.message_ids) == 101
+    assert len(set(shop.server.message_ids)) == len(shop.server.message_ids) == MAILS + 1
     assert shop.eyes.rows("SELECT max(attempts) FROM outbox_message") == [(1,)]
     assert shop.eyes.rows("SELECT max(attempts) FROM outbox_recipient") == [(1,)]
     assert not shop.pids()
     assert "second" not in shop.log()
 
 
-@only_one_source
 def test_what_is_under_way_is_finished_by_the_old_worker_however_long_it_takes(shop):
     shop.go.clear()
     shop.enqueue(12)
@@ -198,7 +214,6 @@ def test_what_is_under_way_is_finished_by_the_old_worker_however_long_it_takes(s
     assert len(set(shop.server.message_ids)) == len(shop.server.message_ids) == 12
 
 
-@only_one_source
 def test_a_configuration_that_cannot_work_leaves_the_old_workers_at_work(shop):
     with shop.worker("--processes", "2") as program:
         old = wait_for(lambda: len(shop.pids()) == 2 and shop.pids())
@@ -221,7 +236,6 @@ def test_a_configuration_that_cannot_work_leaves_the_old_workers_at_work(shop):
     assert shop.log().count("send SIGHUP again") == 1
 
 
-@only_one_source
 def test_one_that_dies_after_the_change_is_replaced_by_one_that_reads_anew(shop):
     with shop.worker() as program:
         (first,) = wait_for(shop.pids)
@@ -242,7 +256,21 @@ def test_one_that_dies_after_the_change_is_replaced_by_one_that_reads_anew(shop)
         assert program.wait(BOUND) == 0
 
 
-@only_one_source
+def test_new_workers_come_one_by_one_and_an_old_one_goes_when_a_new_one_works(shop):
+    shop.level = "INFO"
+    with shop.worker("--processes", "3") as program:
+        old = wait_for(lambda: len(shop.pids()) == 3 and shop.pids())
+        before = len(shop.log())
+        program.send_signal(signal.SIGHUP)
+        wait_for(lambda: not old & shop.pids() and len(shop.pids()) == 3)
+        program.terminate()
+        assert program.wait(BOUND) == 0
+    told = re.findall(r"worker process (\d+) (started|takes the place)", shop.log()[before:])
+    new = [pid for pid, what in told if what == "started"]
+    assert len(new) == 3
+    assert told == [(pid, what) for pid in new for what in ("started", "takes the place")]
+
+
 def test_told_to_stop_while_it_replaces_it_ends_all(shop):
     with shop.worker("--processes", "3") as program:
         wait_for(lambda: len(shop.pids()) == 3)
@@ -253,7 +281,6 @@ def test_told_to_stop_while_it_replaces_it_ends_all(shop):
     wait_for(lambda: not shop.pids())
 
 
-@only_one_source
 def test_stats_say_in_words_and_in_json_what_a_worker_has_of_another(shop):
     with shop.worker() as program:
         wait_for(shop.pids)
@@ -270,7 +297,7 @@ def test_stats_say_in_words_and_in_json_what_a_worker_has_of_another(shop):
 
 
 def test_when_its_terminal_goes_it_ends_as_before(tmp_path):
-    shop = Shop(tmp_path, "a secret's file")
+    shop = Shop(tmp_path, FILE[0], f"sqlite:///{tmp_path / 'outbox.sqlite3'}")
     shop.configure("first")
     shop.flask("upgrade")
     with shop.server:

@@ -14,11 +14,8 @@ import pytest
 from flask import Flask
 
 from app_server import running
-from database_fixtures import mariadb, place, postgresql
 from flask_outbox import Mail, Message, State
 from worker_stage import BOUND, wait_for
-
-__all__ = ["mariadb", "place", "postgresql"]
 
 TOP = Path(__file__).parents[2]
 PROGRAM = """

@@ -1,0 +1,177 @@
+"""What Celery is told of new mail: little, seldom, and to nobody's cost when the broker is away."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from brokers import broker
+from engine_stage import CELERY, Stage, all_accepted, later, on_broker, staged, task_at, tasks_at
+from flask_outbox.worker.celery import Hints
+from forked import in_child
+from hostile import Hostile
+from worker_stage import BOUND, wait_for
+
+BROKERS = ("redis", "rabbitmq")
+
+
+@pytest.mark.parametrize("name", BROKERS)
+def test_a_task_says_that_something_is_due_and_nothing_of_the_mail(tmp_path, name):
+    with Hostile() as relay, staged(tmp_path, relay, name) as stage:
+        desk = stage.app()
+        row = later(desk, "ada")
+        desk.extensions["outbox"].wakes.stop()
+        task = task_at(stage.celery)
+        args, kwargs, _ = task.decode()
+        assert (args, kwargs) == ([], {})
+        whole = f"{task.headers} {task.properties} {task.body!r}"
+        assert [word for word in (row, "ada", "example", "Hello", "shop@") if word in whole] == []
+
+
+@pytest.mark.parametrize("name", BROKERS)
+def test_many_mails_are_few_tasks(tmp_path, name):
+    with Hostile() as relay, staged(tmp_path, relay, name) as stage:
+        desk = stage.app()
+        began = time.monotonic()
+        for n in range(1000):
+            later(desk, f"n{n}")
+        desk.extensions["outbox"].wakes.stop()
+        assert 1 <= tasks_at(stage.celery) <= 2 + (time.monotonic() - began) * 10
+
+
+def test_a_mail_for_tomorrow_is_no_task(tmp_path):
+    with Hostile() as relay, staged(tmp_path, relay) as stage:
+        desk = stage.app()
+        later(desk, "now")
+        desk.extensions["outbox"].wakes.stop()
+        assert tasks_at(stage.celery) == 1
+        later(desk, "tomorrow", delay=86400)
+        desk.extensions["outbox"].wakes.stop()
+        assert tasks_at(stage.celery) == 1
+
+
+@pytest.mark.parametrize("name", BROKERS)
+def test_what_no_hint_told_of_the_sweep_finds(tmp_path, name):
+    with Hostile() as relay, staged(tmp_path, relay, name) as stage:
+        stage.register = {"sweep": 0.3}
+        desk = stage.app(MAIL_WORKER="process")
+        with stage.celery_worker("prefork", 1, "--beat"):
+            later(desk, "ada")
+            wait_for(lambda: all_accepted(stage, 1))
+        assert len(relay.message_ids) == 1
+
+
+@pytest.mark.parametrize("name", BROKERS)
+def test_a_child_does_not_speak_on_its_parents_line_to_the_broker(tmp_path, name):
+    with Hostile() as relay, staged(tmp_path, relay, name) as stage:
+        hints = Hints(stage.app().extensions["celery"])
+        hints.wake(0.0)
+        parents = hints._line
+
+        def child():
+            hints.wake(0.0)
+            assert hints._line is not parents
+            hints.close()
+
+        in_child(child)
+        assert hints._line is parents
+        hints.wake(0.0)
+        hints.close()
+        wait_for(lambda: tasks_at(stage.celery) == 3)
+
+
+@contextmanager
+def silent() -> Iterator[tuple[int, list[socket.socket]]]:
+    """Listen, accept, and never say a word."""
+    held: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept():
+            while True:
+                try:
+                    held.append(server.accept()[0])
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield server.getsockname()[1], held
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join(BOUND)
+            for each in held:
+                each.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "waits"),
+    [
+        ("redis://", {"socket_timeout": 2.0, "socket_connect_timeout": 2.0}),
+        ("amqp://", {"read_timeout": 2.0, "write_timeout": 2.0}),
+    ],
+)
+def test_a_broker_has_two_seconds_for_each_answer_and_is_asked_once(tmp_path, url, waits):
+    stage = Stage(tmp_path, 9, mail=CELERY, celery=on_broker(url))
+    with Hints(stage.app().extensions["celery"])._dial() as line:
+        assert line.connect_timeout == 2.0
+        assert {**line.transport_options, **waits, "max_retries": 0} == line.transport_options
+    stage.close()
+
+
+@pytest.mark.parametrize("scheme", ["redis", "amqp"])
+def test_a_broker_that_never_answers_is_one_line_and_keeps_nobody_waiting(tmp_path, caplog, scheme):
+    with silent() as (port, held):
+        conf = on_broker(f"{scheme}://127.0.0.1:{port}//")
+        stage = Stage(tmp_path, 9, mail=CELERY, celery=conf)
+        desk = stage.app()
+        later(desk, "first")
+        wait_for(lambda: held)  # from here on it hangs
+        later(desk, "second")
+        assert "mail waits" not in caplog.text  # it was written down while it hung
+        wait_for(lambda: "mail waits" in caplog.text)
+        for n in range(20):
+            later(desk, f"n{n}")
+        assert stage.eyes.count("state = 'queued'") == 22
+        stage.close()
+    assert caplog.text.count("mail waits") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "away"), [("redis", "redis://127.0.0.1:1/0"), ("rabbitmq", "amqp://127.0.0.1:1//")]
+)
+def test_a_broker_that_is_away_is_one_line_and_the_sweep_sends(tmp_path, caplog, name, away):
+    with Hostile() as relay, staged(tmp_path, relay, name) as stage:
+        url, stage.celery["broker_url"] = stage.celery["broker_url"], away
+        desk = stage.app()
+        for n in range(5):
+            later(desk, f"n{n}")
+        wait_for(lambda: "mail waits" in caplog.text)
+        stage.close()
+        stage.celery["broker_url"] = url
+        stage.register = {"sweep": 0.3}
+        with stage.celery_worker("prefork", 1, "--beat"):
+            wait_for(lambda: all_accepted(stage, 5))
+        assert caplog.text.count("mail waits") == 1
+        assert len(relay.message_ids) == 5
+
+
+def test_a_broker_that_comes_back_hears_of_new_mail(tmp_path, caplog):
+    caplog.set_level("INFO", "flask_outbox.worker")
+    with broker("redis", own=True) as url:
+        conf = on_broker(url)
+        stage = Stage(tmp_path, 9, mail=CELERY, celery=conf)
+        desk = stage.app()
+        later(desk, "before")
+        wait_for(lambda: tasks_at(conf) == 1)
+        port = int(url.rpartition(":")[2].removesuffix("/0"))
+    later(desk, "away")
+    wait_for(lambda: "mail waits" in caplog.text)
+    with broker("redis", own=True, port=port):
+        later(desk, "after")
+        wait_for(lambda: "told of again" in caplog.text)
+        assert tasks_at(conf) == 1
+    stage.close()

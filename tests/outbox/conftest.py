@@ -1,3 +1,0 @@
-from database_fixtures import mariadb, postgresql
-
-__all__ = ["mariadb", "postgresql"]
