@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         UnsupportedFeature,
     )
     from flask_outbox.mail.lifecycle import State
+    from flask_outbox.mail.lint import Finding, Severity
     from flask_outbox.mail.message import Attachment, Invitation
     from flask_outbox.mail.outcome import Accepted, Deferred, Refused, Unclear
     from flask_outbox.mail.submission import Dsn, Receipt, Submission
@@ -92,6 +93,7 @@ _PLACES = {
         "UnsupportedFeature",
     ),
     "mail.lifecycle": ("State",),
+    "mail.lint": ("Finding", "Severity"),
     "mail.message": ("Attachment", "Invitation"),
     "mail.outcome": ("Accepted", "Deferred", "Refused", "Unclear"),
     "mail.submission": ("Dsn", "Receipt", "Submission"),
@@ -123,9 +125,9 @@ def __dir__() -> list[str]:
 # would ask for it.
 __all__ = [
     "Accepted", "Address", "Attachment", "BadHeaderError", "ConfigurationError", "Connection",
-    "Deferred", "Dsn", "FlaskMailUnicodeDecodeError", "Invitation", "KeyConflict", "Mail",
-    "Message", "MessageCancelled", "MessageError", "OutboxError", "OutboxUnavailable",
-    "Priority", "Receipt", "Refused", "SendError", "State", "Status",
+    "Deferred", "Dsn", "Finding", "FlaskMailUnicodeDecodeError", "Invitation", "KeyConflict",
+    "Mail", "Message", "MessageCancelled", "MessageError", "OutboxError", "OutboxUnavailable",
+    "Priority", "Receipt", "Refused", "SendError", "Severity", "State", "Status",
     "Submission", "TooLargeError", "Unclear", "UnsupportedFeature", "_Mail", "_MailMixin",
     "__version__", "_has_newline", "email_dispatched", "force_text", "include_object",
     "install_as_flask_mail", "message_deferred", "message_failed", "message_queued",
