@@ -16,6 +16,7 @@ from flask_outbox.mail.submission import Dsn, Submission
 
 _written = json.JSONEncoder(separators=(",", ":")).encode
 _WORDS = ("mail_options", "rcpt_options", "tags")
+_TRACKED = ("track_opens", "track_clicks")
 _FLAGS = ("utf8", "sensitive", "at_most_once")
 
 
@@ -30,6 +31,11 @@ def pack(submission: Submission) -> str:
     extra.update((name, list(words)) for name in _WORDS if (words := getattr(submission, name)))
     if submission.metadata:
         extra["metadata"] = dict(submission.metadata)
+    if submission.provider:
+        extra["provider"] = dict(submission.provider)
+    extra.update(
+        (name, said) for name in _TRACKED if (said := getattr(submission, name)) is not None
+    )
     if (dsn := submission.dsn) is not None:
         extra["dsn"] = {
             "notify": {whom: list(words) for whom, words in dsn.notify.items()},
@@ -86,6 +92,9 @@ def unpack(row: RowMapping, recipients: Sequence[str]) -> Submission:
             date=float(extra["date"]),
             dsn=_dsn(extra.get("dsn")),
             metadata=MappingProxyType(dict(extra.get("metadata", {}))),
+            provider=MappingProxyType(dict(extra.get("provider", {}))),
+            track_opens=extra.get("track_opens"),
+            track_clicks=extra.get("track_clicks"),
             id=row["id"],
             transport=row["transport"],
             route=row["route"],

@@ -73,7 +73,12 @@ class Driver(Generic[LineT]):
         self._line = kept.line
         return Opened(kept.session, kept.line.local_ip)
 
-    def keep(self, session: Any) -> None:
+    def done(self, session: Any) -> None:
+        """Put the line at rest after one whole exchange; the next may have it, or another."""
+        self.rest(session)
+        self._fresh = False
+
+    def rest(self, session: Any) -> None:
         """Put the line at rest, if it is fit for that."""
         line, self._line = self._line, None
         if line is None:
