@@ -190,9 +190,13 @@ class HttpResponse:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """Ask a token source; it may block."""
+    """Ask a token source; it may block. ``refused``: the token that a server would not have.
+
+    A source that keeps its tokens has ``renew(refused)``, which gives another than that.
+    """
 
     source: Callable[[], str] = field(repr=False)
+    refused: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ class _Driver(Driver[Line]):
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.asking() - monotonic()):
-                return await loop.run_in_executor(None, ask_token, question.source)
+                return await loop.run_in_executor(None, ask_token, question)
         except TimeoutError:
             raise too_slow() from None
 

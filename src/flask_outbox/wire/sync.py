@@ -197,7 +197,7 @@ class _Driver(Driver[_Line]):
 
     def _ask_token(self, question: Token) -> str:
         try:
-            return within(self.asking(), partial(ask_token, question.source))
+            return within(self.asking(), partial(ask_token, question))
         except TimeoutError:
             raise too_slow() from None
 
