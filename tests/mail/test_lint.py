@@ -62,6 +62,10 @@ def test_a_subject_is_neither_missing_nor_too_long(letters, told):
     assert ("subject" in found(mail(subject="ü" * letters))) is told
 
 
+def test_a_subject_of_blanks_is_none():
+    assert found(b"From: a@x.test\r\nSubject: =?utf-8?q?_?=\r\n\r\ntext\r\n") == ["subject"]
+
+
 def test_a_subject_is_measured_as_it_is_read():
     content = b"From: a@x.test\r\nSubject: =?utf-8?b?" + base64.b64encode("ü".encode() * 45)
     assert found(content + b"?=\r\n\r\ntext\r\n") == []
@@ -81,7 +85,16 @@ def test_a_mail_with_nothing_to_read_is_told():
 def test_a_text_part_that_is_only_an_excuse_is_told():
     told = text_of("text-differs", mail(body="Look at the HTML", html=PAGE))
     assert "13 letters and the HTML 219" in told
-    assert found(mail(body="Short, too.", html="<p>As short as it is.</p>")) == []
+    assert found(mail(body="Hi", html="<p>As short as it is, and no shorter.</p>")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "html", "told"),
+    [(20, 200, False), (19, 200, True), (19, 199, False), (30, 301, True), (0, 200, False)],
+)
+def test_a_text_part_of_a_tenth_of_the_html_will_do(text, html, told):
+    content = mail(body="x" * text, html=f"<p>{'x' * html}</p>")
+    assert ("text-differs" in found(content)) is told
 
 
 @pytest.mark.parametrize(("size", "told"), [(102 * 1024, False), (102 * 1024 + 1, True)])
@@ -109,6 +122,10 @@ def test_images_without_alt_are_counted_and_placed():
         (f"<p>{WORDS}</p>" + '<img alt="a">' * 9, True),
         ('<p>Thanks!</p><img alt="a" width="1" height="1"><img alt="b" width=32px>', False),
         ('<p>Thanks!</p><img alt="a" width="600">', True),
+        ('<p>Thanks!</p><img alt="a" height="48">', False),
+        ('<p>Thanks!</p><img alt="a" height="49">', True),
+        (f'<p>{"x" * 199}</p><img alt="a">', True),
+        (f'<p>{"x" * 200}</p><img alt="a">', False),
         ("<p>Thanks!</p>", False),
     ],
 )
@@ -131,6 +148,11 @@ def test_list_mail_without_list_unsubscribe_is_told(fields, why):
     assert "list-unsubscribe" not in found(mail(**fields, list_unsubscribe="https://x.test/u"))
 
 
+def test_precedence_is_read_as_it_is_written_by_others():
+    content = b"From: a@x.test\nSubject: s\nPrecedence: Bulk \n\ntext"
+    assert found(content) == ["list-unsubscribe"]
+
+
 def test_other_mail_needs_no_list_unsubscribe():
     assert found(mail(extra_headers={"Precedence": "first-class"})) == []
 
@@ -140,6 +162,10 @@ def test_unsubscribing_takes_one_click():
     assert "set list_unsubscribe_post" in text_of(
         "one-click", mail(list_unsubscribe="https://x.test/u")
     )
+    head = b"From: a@x.test\nSubject: s\nList-Unsubscribe: <HTTPS://x.test/u>\n"
+    post = b"List-Unsubscribe-Post: list-unsubscribe=one-click \n"
+    assert found(head + post + b"\ntext") == []
+    assert found(head + post.replace(b"one", b"two") + b"\ntext") == ["one-click"]
 
 
 def test_of_one_rule_only_the_first_findings_are_told():
@@ -149,7 +175,7 @@ def test_of_one_rule_only_the_first_findings_are_told():
 
 class TestAnyBytes:
     @given(st.binary(max_size=300))
-    @settings(max_examples=300)
+    @settings(max_examples=300, deadline=None)
     def test_give_findings_or_a_clear_error(self, content):
         for head in (b"", b"Subject: x\r\n", b"From: a@x.test\r\nContent-Type: text/html"):
             try:
@@ -168,7 +194,7 @@ class TestAnyBytes:
         st.binary(max_size=60),
         st.binary(max_size=120),
     )
-    @settings(max_examples=500)
+    @settings(max_examples=500, deadline=None)
     def test_in_a_mail_too(self, kind, encoding, parameter, body):
         lint(
             b"Subject: =?utf-8?b?" + parameter.translate(None, b"\r\n") + b"?=\r\n"
@@ -243,6 +269,7 @@ class TestParts:
         assert found(content) == ["image-alt", "image-balance"]
 
     def test_that_are_attached_are_no_body(self):
+        assert found(outer(("text", "plain", "inline"))) == []
         assert found(outer(("text", "plain", "attachment"))) == ["no-text"]
         assert found(outer(("text", "plain", 'inline; filename="a.txt"'))) == ["no-text"]
 
@@ -257,20 +284,28 @@ class TestPage:
         page = page_of(
             "<!doctype html><title>no</title><style>p > a{}</style><script>'<a href=x>'</script>"
             "<!-- <img> --><table><tr><td>Name:</td><td>Ada &amp; Bob</td></tr></table>\n"
-            "<A HREF='https://x.test/?a=1&amp;b=2' title=it's>Go\n <b>there</b></A><br>"
-            '<a name="here">no link</a> 1 < 2 <img width="20" height=30px alt="A > B">'
+            "<A HREF=' https://x.test/?a=1&amp;b=2 ' title=it's> Go\n <b>there</b> </A>, so<br>"
+            '</style><a name="here">no link</a> 1 < 2 <img width="20" height=30px alt="A > B">'
         )
         assert page.links == (Link("https://x.test/?a=1&b=2", "Go there", 2),)
         assert page.images == (Image("A > B", 20, 3),)
         lines = [line.strip() for line in page.text.split("\n") if line.strip()]
-        assert lines == ["Name:\tAda & Bob", "Go there", "no link 1 < 2"]
+        assert lines == ["Name:\tAda & Bob", "Go there , so", "no link 1 < 2"]
+
+    @pytest.mark.parametrize(
+        ("width", "side"),
+        [(" 20px ", 20), ("9" * 5000, None), ("50%", None), ("\u0661", 1), ("", None)],
+    )
+    def test_an_image_has_the_side_that_it_is_given(self, width, side):
+        (image,) = page_of(f'<img width="{width}">').images
+        assert image.side == side
 
     def test_a_link_ends_where_the_next_begins(self):
         page = page_of("<a href=a>one<a href=b>two")
         assert page.links == (Link("a", "one", 1), Link("b", "two", 1))
 
     @given(st.text("<>/!-?\"'= abc&;\n", max_size=60))
-    @settings(max_examples=500)
+    @settings(max_examples=500, deadline=None)
     def test_any_text_is_read_to_its_end(self, html):
         page_of(html)
         assert page_of(f"<b>{html.replace('<', '')}").links == ()

@@ -58,7 +58,7 @@ def test_links_that_mail_programs_take_out_are_told(scheme):
 
 
 @pytest.mark.parametrize(
-    "target", ["/reset", "reset.html", "", "//x.test/a", "{{ url }}", "https:///a"]
+    "target", ["/reset", "reset.html", "", "//x.test/a", "{{ url }}", "https:///a", "HTTPS:x"]
 )
 def test_links_that_lead_nowhere_from_a_mailbox_are_told(target):
     assert found(target) == ["link-dead"]
@@ -127,6 +127,16 @@ def test_a_host_in_letters_that_look_alike_is_another_and_is_told():
     assert "xn--" in told(f"https://{cyrillic}/")
     assert found("https://xn--/", "Go") == []
     assert found("https://пример.example/", "Go") == []
+
+
+def test_a_host_in_such_letters_is_told_once():
+    host = "https://p\N{CYRILLIC SMALL LETTER A}y.example"
+    assert found(f'{host}/">one</a><a href="{host}/two', "two") == ["link-look-alike"]
+
+
+def test_a_link_without_https_to_nowhere_has_both_faults():
+    assert found("http:///a") == ["link-https", "link-dead"]
+    assert "to no host;" in link("http:///a")[0].text
 
 
 def test_what_stands_before_an_at_sign_is_no_host():

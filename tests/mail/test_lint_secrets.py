@@ -113,10 +113,17 @@ def test_a_cards_number_is_told_by_its_last_digits(number):
 
 
 @pytest.mark.parametrize(
+    "text", ["4111111111111111 (Visa)", "Your order, by card: 4111111111111111"]
+)
+def test_a_word_for_it_before_or_after_makes_it_a_cards_number(text):
+    assert found(text) == ["card-number"]
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "You paid with 4111 1111 1111 1112.",  # wrong last digit
-        "You paid with 9111 1111 1111 1111.",  # nobody's
+        "You paid with 9111 1111 1111 1110.",  # nobody's
         "Order 4111111111111111",
         "Your order no. 4111 1111 1111 1111",
         "Tracking number: 4111111111111111",
@@ -141,6 +148,7 @@ def test_what_only_looks_like_a_cards_number_is_not_told(text):
         "Your password is: hunter2",
         "Your password: swordfish",
         "Password: swordfish.",
+        "Password: swordfish \t",
         "Your new password is \u201cTr0ub4dor\u201d",
         "User: ada, password: hunter2, log in soon",
         "Your password is hunter2 and your name is ada",
@@ -167,6 +175,11 @@ def test_a_password_in_a_table_or_a_link_is_told():
     assert "hunter2" not in str(findings(html=page))
 
 
+@pytest.mark.parametrize(("letters", "told"), [(3, False), (4, True), (128, True), (129, False)])
+def test_a_password_is_neither_very_short_nor_very_long(letters, told):
+    assert ("password" in found(f"Your password: {'p' * letters}")) is told
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -177,9 +190,15 @@ def test_a_password_in_a_table_or_a_link_is_told():
         "Your password: Forgot?",
         "Your password has been changed.",
         "Your password is about to expire.",
+        "YOUR PASSWORD IS ABOUT TO EXPIRE.",
         "Your password is case-sensitive.",
+        "Your password: choose it well",
+        "Password: eight letters or more",
         "The password is 12-16 characters long.",
         "Password: required",
+        "Password: Required",
+        "Your password:\nhttps://x.test/account",
+        "Your password: www.x.test",
         "Password: ********",
         "Password: \N{BULLET}\N{BULLET}\N{BULLET}\N{BULLET}\N{BULLET}\N{BULLET}",
         "Password: {{ password }}",
