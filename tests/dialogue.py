@@ -36,6 +36,7 @@ from flask_outbox.mail.outcome import Deferred, Fault, Outcome
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.transports.smtp import Smtp
 from flask_outbox.transports.smtp_session import Session
+from flask_outbox.wire.driver import ask_token
 
 GONE = WireError("the line is gone")
 ME = "app.example.com"
@@ -182,7 +183,7 @@ class _Stage:
             case Report():
                 self.told.reports.append(question)
             case Token():
-                return question.source()
+                return ask_token(question)
             case StartTls():
                 assert not self.replies, "plain text stands unread before the handshake"
                 self.told.tls.append(question.tls)

@@ -25,9 +25,11 @@ NEEDED = {
     "/usr/sbin/mariadbd": "mariadb-server",  # another
     "/usr/bin/redis-server": "redis-server",  # a broker of engines, and of a peer in the benches
     "/usr/sbin/rabbitmq-server": "rabbitmq-server",  # the other broker; brings Erlang
+    "/usr/bin/spamassassin": "spamassassin",  # what scores mail; its daemon is another package
 }
 POLICY = Path("/usr/sbin/policy-rc.d")
 FORBIDDEN = "#!/bin/sh\nexit 101\n"  # 101: action forbidden by policy (invoke-rc.d)
+KEYS_OF_RULES = "/var/lib/spamassassin/sa-update-keys"  # to which its installation adds one
 APT = ("apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300")
 
 
@@ -67,6 +69,13 @@ def install(packages: list[str]) -> None:
         )
 
 
+def stop_agents() -> None:
+    """End the key agent that the installation of spamassassin leaves running."""
+    if Path(KEYS_OF_RULES).is_dir() and shutil.which("gpgconf"):
+        kill = ["gpgconf", "--homedir", KEYS_OF_RULES, "--kill", "gpg-agent"]
+        subprocess.run(kill, check=True, stdin=subprocess.DEVNULL)
+
+
 def main() -> None:
     """Provide, or stop and say what to install."""
     packages = missing()
@@ -76,6 +85,7 @@ def main() -> None:
         sys.exit(f"The tests need these Debian packages: {' '.join(packages)}")
     print("installing", *packages, flush=True)
     install(packages)
+    stop_agents()
     if still := missing():
         sys.exit(f"apt could not install: {' '.join(still)}")
 

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         UnsupportedFeature,
     )
     from flask_outbox.mail.lifecycle import State
+    from flask_outbox.mail.lint import Finding, Severity
     from flask_outbox.mail.message import Attachment, Invitation
     from flask_outbox.mail.outcome import Accepted, Deferred, Refused, Unclear
     from flask_outbox.mail.submission import Dsn, Receipt, Submission
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from flask_outbox.outbox.schedule import Priority
     from flask_outbox.outbox.status import Status
     from flask_outbox.version import __version__
+    from flask_outbox.wire.oauth2 import GoogleToken, Microsoft365Token
 
 # Each name is imported when it is first asked for: who only sends never loads the outbox, and
 # a command-line tool that only wants an exception never loads Flask.
@@ -92,6 +94,7 @@ _PLACES = {
         "UnsupportedFeature",
     ),
     "mail.lifecycle": ("State",),
+    "mail.lint": ("Finding", "Severity"),
     "mail.message": ("Attachment", "Invitation"),
     "mail.outcome": ("Accepted", "Deferred", "Refused", "Unclear"),
     "mail.submission": ("Dsn", "Receipt", "Submission"),
@@ -99,6 +102,7 @@ _PLACES = {
     "outbox.schedule": ("Priority",),
     "outbox.status": ("Status",),
     "version": ("__version__",),
+    "wire.oauth2": ("GoogleToken", "Microsoft365Token"),
 }
 _MODULES = {"outbox.migrations": ("migrations",)}  # which are asked for as they are
 _PLACE = {name: place for place, names in (_PLACES | _MODULES).items() for name in names}
@@ -123,11 +127,11 @@ def __dir__() -> list[str]:
 # would ask for it.
 __all__ = [
     "Accepted", "Address", "Attachment", "BadHeaderError", "ConfigurationError", "Connection",
-    "Deferred", "Dsn", "FlaskMailUnicodeDecodeError", "Invitation", "KeyConflict", "Mail",
-    "Message", "MessageCancelled", "MessageError", "OutboxError", "OutboxUnavailable",
-    "Priority", "Receipt", "Refused", "SendError", "State", "Status",
-    "Submission", "TooLargeError", "Unclear", "UnsupportedFeature", "_Mail", "_MailMixin",
-    "__version__", "_has_newline", "email_dispatched", "force_text", "include_object",
+    "Deferred", "Dsn", "Finding", "FlaskMailUnicodeDecodeError", "GoogleToken", "Invitation",
+    "KeyConflict", "Mail", "Message", "MessageCancelled", "MessageError", "Microsoft365Token",
+    "OutboxError", "OutboxUnavailable", "Priority", "Receipt", "Refused", "SendError", "Severity",
+    "State", "Status", "Submission", "TooLargeError", "Unclear", "UnsupportedFeature", "_Mail",
+    "_MailMixin", "__version__", "_has_newline", "email_dispatched", "force_text", "include_object",
     "install_as_flask_mail", "message_deferred", "message_failed", "message_queued",
     "message_sent", "migrations", "route_paused", "route_resumed", "sanitize_address",
     "sanitize_addresses", "sanitize_subject", "signals", "worker_lost",

@@ -242,6 +242,81 @@ def test_a_refused_token_ends_with_an_empty_line_and_the_server_s_last_word():
     assert "535 5.7.8 expired" in refused(told)
 
 
+def bearing(token):
+    return b"AUTH XOAUTH2 " + b64(f"user={USER}\1auth=Bearer {token}\1\1")
+
+
+class Keeping:
+    """A token source that keeps its tokens."""
+
+    def __init__(self, *tokens):
+        self.tokens = list(tokens)
+        self.refused = []
+
+    def __call__(self):
+        return self.tokens[0]
+
+    def renew(self, refused):
+        self.refused.append(refused)
+        del self.tokens[0]
+        return self.tokens[0]
+
+
+def keeping(source):
+    return {"username": USER, "token": source, "security": Security.INSECURE}
+
+
+def test_a_refused_token_is_renewed_and_tried_once_more():
+    source = Keeping("stale", "fresh", "unused")
+    told = dialogue(
+        [
+            Fresh(None),
+            offering("AUTH XOAUTH2"),
+            (bearing("stale"), "535 5.7.8 withdrawn"),
+            (bearing("fresh"), "235 ok"),
+            *SENT,
+        ],
+        transport=relay(**keeping(source)),
+    )
+    assert told.outcomes == [Accepted("250 ok")]
+    assert source.refused == ["stale"]
+
+
+def test_a_token_that_is_refused_again_is_the_end_of_it_and_neither_is_told():
+    script = [
+        offering("AUTH XOAUTH2"),
+        (bearing("t0ken-a"), "535 5.7.8 not t0ken-a"),
+        (bearing("t0ken-b"), "535 5.7.8 neither t0ken-a nor t0ken-b"),
+        QUIT,
+    ]
+    text = refused(entering(script, **keeping(Keeping("t0ken-a", "t0ken-b", "t0ken-c"))))
+    assert "535 5.7.8 neither *** nor ***" in text
+
+
+def test_a_function_is_called_again_and_the_same_token_is_not_tried_twice():
+    tokens = ["stale", "fresh"]
+    told = dialogue(
+        [
+            Fresh(None),
+            offering("AUTH XOAUTH2"),
+            (bearing("stale"), "535 no"),
+            (bearing("fresh"), "235 ok"),
+            *SENT,
+        ],
+        transport=relay(**keeping(lambda: tokens.pop(0))),
+    )
+    assert told.outcomes == [Accepted("250 ok")]
+    script = [offering("AUTH XOAUTH2"), (bearing("same"), "535 no"), QUIT]
+    assert "535 no" in refused(entering(script, **keeping(lambda: "same")))
+
+
+def test_a_server_that_cannot_say_yet_is_no_reason_to_renew():
+    source = Keeping("t0ken")
+    script = [offering("AUTH XOAUTH2"), (bearing("t0ken"), "454 4.7.0 later"), QUIT]
+    assert "454 4.7.0" in refused(entering(script, **keeping(source)))
+    assert source.refused == []
+
+
 def test_a_long_response_waits_for_its_challenge():
     token = "t" * 600
     told = dialogue(

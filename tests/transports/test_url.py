@@ -86,7 +86,10 @@ def test_a_folder_is_where_the_url_says():
         ("", "URL such as"),
         ("relay.example.com", "URL such as"),
         ("stmp://h", "did you mean smtp"),
-        ("sendgird://h", "known: console, folder, maildir, memory, null, smtp, smtps"),
+        (
+            "sendgird://h",
+            "known: console, folder, maildir, memory, null, postmark, resend, smtp, smtps",
+        ),
         ("smtp://h?tsl=none", "did you mean tls"),
         ("smtp://h?nothing=like", "known: ca_file"),
         ("console:?colour=1", "known: none"),

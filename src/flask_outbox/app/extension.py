@@ -24,6 +24,7 @@ from flask_outbox.mail.submission import Receipt
 from flask_outbox.outbox.schedule import Priority, Schedule
 
 if TYPE_CHECKING:
+    from flask_outbox.mail.lint import Finding
     from flask_outbox.outbox.status import Status
     from flask_outbox.worker.engine import Engine
 
@@ -209,18 +210,29 @@ class Mail(_MailMixin):
         """Tell how far a message came; None where there is none of that id, or none any more."""
         return runtime_of(self._app()).status(id) if _may_exist(id) else None
 
+    def lint(self, message: Message, *, spam: bool = True) -> "list[Finding]":
+        """Say what a message would be blamed for, as it would go out; it is not sent or changed.
+
+        ``before_send`` functions are called, with a copy; MAIL_REDIRECT_TO and MAIL_ALLOW_ONLY do
+        nothing. ``spam``: with SpamAssassin's score where that is installed, for a second or so.
+        Raises MessageError and MessageCancelled as ``send`` does.
+        """
+        from flask_outbox.app.linting import lint_message  # noqa: PLC0415  seldom needed
+
+        return lint_message(runtime_of(self._app()), message, spam=spam)
+
 
 class Commands(AppGroup):
-    """``flask outbox``: cli.py and cli_mail.py, which have the commands, are imported late."""
+    """``flask outbox``: the modules that have the commands are imported late."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name them."""
-        import_module("flask_outbox.app.cli_mail")
+        _import_commands()
         return super().list_commands(ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Find one."""
-        import_module("flask_outbox.app.cli_mail")
+        _import_commands()
         return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -229,6 +241,11 @@ class Commands(AppGroup):
             return super().invoke(ctx)
         except OutboxError as error:
             raise click.ClickException(str(error)) from None
+
+
+def _import_commands() -> None:
+    for name in ("cli", "cli_mail", "cli_lint"):
+        import_module(f"flask_outbox.app.{name}")
 
 
 outbox = Commands("outbox", help="Mail that was sent later: look at it, retry it, send it.")

@@ -18,6 +18,7 @@ from flask_outbox.app.flask_mail import _Mail
 from flask_outbox.app.keys import KEYS
 from flask_outbox.app.settings import Settings
 from flask_outbox.mail.address import Address
+from flask_outbox.wire.oauth2 import TokenSource
 
 if TYPE_CHECKING:
     from flask_outbox.outbox.workers import Badge
@@ -69,6 +70,8 @@ def _plain(value: object) -> Any:
         return {str(name): _plain(each) for name, each in named.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in cast("list[object] | tuple[object, ...]", value)]
+    if isinstance(value, TokenSource):
+        return [value.endpoint, value.form]
     # A transport or a function of the app's own: what is in it is not ours to read.
     kind = value if isinstance(value, type) or callable(value) else type(value)
     return f"{kind.__module__}.{getattr(kind, '__qualname__', '')}"

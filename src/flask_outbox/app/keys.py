@@ -64,7 +64,8 @@ WAYS_OUT: Mapping[str, Key] = MappingProxyType(
             secret=True,
         ),
         "MAIL_OAUTH2_TOKEN": Key(
-            "A function without arguments that gives a fresh token, for XOAUTH2.",
+            "For XOAUTH2: a `Microsoft365Token`, a `GoogleToken`, or a function without arguments"
+            " that gives a fresh token.",
             reading.optional(reading.token_source),
         ),
         "MAIL_TLS_CA_FILE": Key(

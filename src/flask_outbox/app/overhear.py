@@ -11,7 +11,16 @@ from typing import Any
 
 from flask_outbox.app.masking import masked
 from flask_outbox.mail.errors import WireError
-from flask_outbox.mail.exchange import Answer, Conversation, Question, Read, SmtpReply, Write
+from flask_outbox.mail.exchange import (
+    Answer,
+    Conversation,
+    HttpRequest,
+    HttpResponse,
+    Question,
+    Read,
+    SmtpReply,
+    Write,
+)
 from flask_outbox.mail.submission import Submission
 from flask_outbox.transports.base import Carries, Transport
 from flask_outbox.transports.smtp_secrets import GuardedRead
@@ -86,10 +95,16 @@ def overhear(conversation: Conversation, heard: Heard) -> Conversation:
 
 
 def _note(question: Question, answer: Answer | BaseException, heard: Heard) -> None:
-    if isinstance(answer, SmtpReply) and answer.code >= COMPLAINT:
-        heard.complaints.append(answer.code)
-    if not heard.debug:
-        return
+    match answer:
+        case SmtpReply(code=code) | HttpResponse(status=code) if code >= COMPLAINT:
+            heard.complaints.append(code)
+        case _:
+            pass
+    if heard.debug:
+        _write_down(question, answer, heard)
+
+
+def _write_down(question: Question, answer: Answer | BaseException, heard: Heard) -> None:
     if isinstance(question, Write):
         for command in _commands(question.blocks):
             heard.in_auth = heard.in_auth or command.startswith("AUTH")
@@ -99,6 +114,10 @@ def _note(question: Question, answer: Answer | BaseException, heard: Heard) -> N
         told = question.told(answer) if isinstance(question, GuardedRead) else answer
         log.debug("< %s", f"{answer.code} …" if heard.in_auth else masked(str(told)))
         heard.in_auth = heard.in_auth and answer.code // 100 == CHALLENGES
+    elif isinstance(question, HttpRequest):
+        log.debug("> %s", masked(repr(question)))
+        if isinstance(answer, HttpResponse):
+            log.debug("< %r", answer)
     elif not isinstance(answer, BaseException):
         log.debug("- %s", type(question).__name__)
     if isinstance(answer, BaseException):

@@ -20,7 +20,7 @@ BeforeSend = Callable[[Message], object]
 
 CHANGEABLE = (
     *("recipients", "cc", "bcc", "reply_to", "attachments", "mail_options", "rcpt_options"),
-    *("alts", "extra_headers", "metadata"),
+    *("alts", "extra_headers", "metadata", "provider"),
 )
 
 BIG = 65_536  # octets: beyond it, sealing is felt by an event loop

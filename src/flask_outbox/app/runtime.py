@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Flask, has_app_context
 
-from flask_outbox.app import engines, starting
+from flask_outbox.app import engines, starting, ways_out
 from flask_outbox.app.flask_mail import _Mail
 from flask_outbox.app.made import Made
 from flask_outbox.app.preparing import BeforeSend, Prepared, check_kind, prepare
@@ -15,7 +15,7 @@ from flask_outbox.app.rehearsal import Everywhere, Rehearsal, Rehearsed
 from flask_outbox.app.settings import Settings
 from flask_outbox.app.telling import tell_drained, tell_queued, tell_sent, tell_unsent
 from flask_outbox.mail import message as core
-from flask_outbox.mail.errors import ConfigurationError, UnsupportedFeature
+from flask_outbox.mail.errors import ConfigurationError
 from flask_outbox.mail.outcome import Accepted
 from flask_outbox.mail.submission import Receipt
 from flask_outbox.outbox.schedule import Schedule
@@ -74,10 +74,8 @@ class Runtime(Made):
                 transport=transport,
             )
         sealed = prepared.submission
-        if sealed is not None and sealed.dsn is not None and not self.suppressed:
-            way = self.transport(transport)
-            if not way.carries.dsn:
-                raise UnsupportedFeature(f"dsn cannot be asked for with {way.name}.")
+        if sealed is not None and not self.suppressed:
+            ways_out.check(self.transport(transport), sealed)
         return prepared
 
     def host(self) -> "Host":

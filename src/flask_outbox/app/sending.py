@@ -10,6 +10,7 @@ from flask_outbox.mail.errors import OutboxError, WireError
 from flask_outbox.mail.outcome import Deferred, Outcome, Refused, Unclear
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.transports.base import Transport
+from flask_outbox.transports.http_verdict import CREDENTIALS
 from flask_outbox.transports.smtp_auth import AUTH_REFUSED
 from flask_outbox.wire import sync
 
@@ -105,6 +106,8 @@ def failure(receipt: Receipt, heard: Heard, *, where: str, configured: bool = Tr
             receipt,
             code or 535,
         )
+    if not CREDENTIALS.isdisjoint(heard.complaints):
+        return AuthenticationRefused(f"{head} Check the key in MAIL_TRANSPORT.", receipt)
     if _refused_to_connect(heard.error):
         fix = (
             "Is the server running, and are MAIL_SERVER and MAIL_PORT right?"

@@ -6,7 +6,9 @@ from flask_outbox.app.flask_mail import _Mail
 from flask_outbox.app.settings import Settings
 from flask_outbox.mail.errors import ConfigurationError, TlsError
 from flask_outbox.mail.exchange import Tls
-from flask_outbox.transports.base import Transport
+from flask_outbox.mail.submission import Submission
+from flask_outbox.transports.base import HttpTransport, Transport
+from flask_outbox.transports.carries import refuse
 
 SUBMISSION, SUBMISSIONS = 587, 465  # RFC 8314: STARTTLS, and TLS from the first byte
 
@@ -67,6 +69,14 @@ def _tls(settings: Settings) -> Tls:
         key_file=settings.tls_key_file,
         fingerprint=settings.tls_fingerprint,
     )
+
+
+def check(way: Transport, submission: Submission) -> None:
+    """Raise UnsupportedFeature where the transport cannot carry it."""
+    if isinstance(way, HttpTransport):
+        way.check(submission)
+    else:
+        refuse(way.name, way.carries, submission)
 
 
 def check_tls_files(settings: Settings) -> None:

@@ -4,28 +4,30 @@ A transport's ``send`` is a generator. It yields one of the questions below and 
 answer named there; a driver in ``wire/`` does what was asked. A line that breaks is thrown into
 the generator as ``WireError``, so that the transport itself says what it means.
 
-=============  ======================================================  ==================
-question       asks the driver to                                      answer
-=============  ======================================================  ==================
-``Open``       connect, or hand out a kept line of the same key        ``Opened``
-``StartTls``   make the open line private                              None
-``Write``      put these blocks on the wire                            None
-``Read``       wait for one whole reply                                ``SmtpReply``
-``Token``      call the token source                                   str
-``Report``     pass a receipt on                                       None
-``Keep``       keep the line for the next conversation                 None
-``Close``      close the line                                          None
-=============  ======================================================  ==================
+===============  ====================================================  ================
+question         asks the driver to                                    answer
+===============  ====================================================  ================
+``Open``         connect, or hand out a kept line of the same key      ``Opened``
+``StartTls``     make the open line private                            None
+``Write``        put these blocks on the wire                          None
+``Read``         wait for one whole reply                              ``SmtpReply``
+``HttpRequest``  send it and wait for its whole answer                 ``HttpResponse``
+``Token``        call the token source                                 str
+``Report``       pass a receipt on                                     None
+``Keep``         keep the line for the next conversation               None
+``Close``        close the line                                        None
+===============  ====================================================  ================
 
 Seconds are wall-clock limits for the whole question, however slowly the far side dribbles. The
 limit for a whole message is the driver's: it starts at Open and again at each Report.
 """
 
-from collections.abc import Callable, Generator, Sequence
+import json
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self, cast
 
-from flask_outbox.mail.submission import Receipt, Submission
+from flask_outbox.mail.submission import NOTHING, Receipt, Submission
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +92,111 @@ class Read:
     seconds: float
 
 
+_verified = Tls()
+_BLANK: tuple[Any, ...] = (None, "", [], {})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpRequest:
+    """One request, for its whole answer. Redirects are answers like any other.
+
+    ``seconds`` bounds all of it, ``connect`` the way to the first byte; ``tls`` is for https. A
+    break is a WireError whose ``sent`` counts bytes of the body alone.
+    """
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=lambda: NOTHING, repr=False)
+    body: bytes = field(default=b"", repr=False)
+    method: str = "POST"
+    seconds: float = 60.0
+    connect: float = 20.0
+    tls: Tls = _verified
+
+    def __repr__(self) -> str:
+        where = self.url.partition("?")[0]  # what follows may be a key
+        return f"HttpRequest({self.method} {where}, {len(self.body)} octets)"
+
+    @classmethod
+    def json(
+        cls,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: Mapping[str, Any],
+        extra: Mapping[str, Any] = NOTHING,
+    ) -> Self:
+        """Say it in JSON, without what is blank; ``extra`` is an app's own, and said as it is."""
+        said = json.dumps({**_without_blanks(body), **extra}, separators=(",", ":"))
+        kind = {"content-type": "application/json", "accept": "application/json"}
+        return cls(url=url, headers={**kind, **headers}, body=said.encode())
+
+
+def _without_blanks(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out None and what is empty, below too; False and 0 say something."""
+    said = {name: _said(value) for name, value in body.items()}
+    return {name: value for name, value in said.items() if value not in _BLANK}
+
+
+def _said(value: Any) -> Any:
+    match value:
+        case Mapping():
+            return _without_blanks(cast("Mapping[str, Any]", value))
+        case list() | tuple():
+            return [_said(each) for each in cast("Sequence[Any]", value)]
+        case _:
+            return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpResponse:
+    """A final answer: status and header fields are whole, by lower-case name.
+
+    ``body`` ends at 1 MiB, or where the line broke. ``sent_all``: whether the request's body was
+    out when this came.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=lambda: NOTHING, repr=False)
+    body: bytes = field(default=b"", repr=False)
+    sent_all: bool = True
+
+    def __repr__(self) -> str:
+        return f"HttpResponse({self.status}, {len(self.body)} octets)"
+
+    def header(self, name: str) -> str:
+        """Give a field, or nothing."""
+        return self.headers.get(name.lower(), "")
+
+    def at(self, *path: str | int) -> Any:
+        """Find what stands there in the JSON of the body; None where there is no such thing."""
+        try:
+            found: Any = json.loads(self.body)
+            for step in path:
+                found = found[step]
+        except (ValueError, RecursionError, LookupError, TypeError):
+            return None
+        return found
+
+    def text_at(self, *path: str | int) -> str:
+        """Find a text; nothing where there is none."""
+        found = self.at(*path)
+        return found if isinstance(found, str) else ""
+
+    def number_at(self, *path: str | int) -> int | None:
+        """Find a whole number; None where there is none."""
+        found = self.at(*path)
+        return found if isinstance(found, int) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
-    """Ask a token source; it may block."""
+    """Ask a token source; it may block. ``refused``: the token that a server would not have.
+
+    A source that keeps its tokens has ``renew(refused)``, which gives another than that.
+    """
 
     source: Callable[[], str] = field(repr=False)
+    refused: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +230,6 @@ class SmtpReply:
         return f"{self.code} {' '.join(self.lines)}".rstrip()
 
 
-Question = Open | StartTls | Write | Read | Token | Report | Keep | Close
+Question = Open | StartTls | Write | Read | HttpRequest | Token | Report | Keep | Close
 Answer = Any  # by question, as in the table above
 Conversation = Generator[Question, Answer, None]

@@ -16,7 +16,7 @@ _FIELDS = (
     *("extra_headers", "mail_options", "rcpt_options", "attachments", "in_reply_to", "references"),
     *("auto_submitted", "list_id", "list_unsubscribe", "list_unsubscribe_post", "list_help"),
     *("list_subscribe", "list_post", "list_owner", "list_archive", "invitation", "dsn", "tags"),
-    *("metadata", "sensitive", "at_most_once"),
+    *("metadata", "provider", "track_opens", "track_clicks", "sensitive", "at_most_once"),
 )
 
 

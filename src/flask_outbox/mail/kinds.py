@@ -24,8 +24,11 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "invitation": ((Invitation, str), "an Invitation or the text of an iCalendar object"),
     "mail_options": (_LIST, "a list of options"),
     "metadata": (_MAPPING, "a dict from str to str"),
+    "provider": (_MAPPING, "a dict, in the provider's own words"),
     "rcpt_options": (_LIST, "a list of options"),
     "references": (_WORDS, "a list of Message-IDs"),
+    "track_clicks": ((bool,), "True or False"),
+    "track_opens": ((bool,), "True or False"),
     "tags": (_LIST, "a list; write tags=[...] around the tag"),
     "list_id": (_WORDS, "such as 'news.example.org', or ('News', 'news.example.org')"),
     **{

@@ -85,6 +85,11 @@ class Message:
         which delivery status notifications to ask for (RFC 3461).
     ``tags``, ``metadata``
         for providers and for finding it again; not in the mail.
+    ``provider``
+        what else a provider is to be told, in its own words, such as a template; each transport
+        says which names it knows. Values of JSON alone. Not in the mail.
+    ``track_opens``, ``track_clicks``
+        whether the provider is to watch; left out, as its account is set.
     ``sensitive``
         worth a password: encrypted while it waits (``flask-outbox[crypto]``), and wiped when it was
         accepted.
@@ -116,6 +121,9 @@ class Message:
     dsn: Dsn | None = None
     tags: Sequence[str] = ()
     metadata: Mapping[str, str] = NOTHING
+    provider: Mapping[str, Any] = NOTHING
+    track_opens: bool | None = None
+    track_clicks: bool | None = None
     sensitive: bool = False
     at_most_once: bool = False
     msgId = _MadeWhenRead()  # noqa: N815  Flask-Mail's name
@@ -153,6 +161,9 @@ class Message:
         dsn: Dsn | None = None,
         tags: Sequence[str] | None = None,
         metadata: Mapping[str, str] | None = None,
+        provider: Mapping[str, Any] | None = None,
+        track_opens: bool | None = None,
+        track_clicks: bool | None = None,
         sensitive: bool = False,
         at_most_once: bool = False,
     ) -> None:
@@ -193,6 +204,9 @@ class Message:
         self.list_archive = list_archive or ()
         self.tags = tuple(_listed(tags, "tags")) if tags else ()
         self.metadata = mapped(metadata, "metadata") if metadata else {}
+        self.provider = mapped(provider, "provider") if provider else {}
+        self.track_opens = track_opens
+        self.track_clicks = track_clicks
 
     @property
     def html(self) -> str | None:

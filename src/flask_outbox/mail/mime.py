@@ -26,6 +26,7 @@ from flask_outbox.mail.limits import (
     check_parts,
 )
 from flask_outbox.mail.message import Attachment, Message
+from flask_outbox.mail.provider import read_provider
 from flask_outbox.mail.scan import guard
 from flask_outbox.mail.submission import NOTHING, Submission
 from flask_outbox.mail.unseal import Parts, unseal
@@ -114,6 +115,9 @@ def seal(  # noqa: PLR0913  what an app decides once for all its messages
         rcpt_options=read_options(message.rcpt_options, "rcpt_options", limits),
         tags=read_tags(message.tags, limits) if message.tags else (),
         metadata=read_metadata(message.metadata, limits) if message.metadata else NOTHING,
+        provider=read_provider(message, limits) if message.provider else NOTHING,
+        track_opens=message.track_opens,
+        track_clicks=message.track_clicks,
         sensitive=message.sensitive,
         at_most_once=message.at_most_once,
         transport=transport,

@@ -4,11 +4,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from types import MappingProxyType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 from flask_outbox.mail.outcome import Accepted, Deferred, Outcome, Refused, Unclear
 
-NOTHING: Mapping[str, str] = MappingProxyType({})
+if TYPE_CHECKING:
+    from flask_outbox.mail.unseal import Parts
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,9 @@ class Submission:
     rcpt_options: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    provider: Mapping[str, Any] = field(default_factory=lambda: NOTHING)  # in its own words
+    track_opens: bool | None = None  # None: as the provider's account is set
+    track_clicks: bool | None = None
     sensitive: bool = False
     at_most_once: bool = False
 
@@ -75,6 +81,12 @@ class Submission:
         object.__setattr__(twin, "attempt", self.attempt + 1)
         object.__setattr__(twin, "began_at", now)
         return twin
+
+    def parts(self) -> "Parts":
+        """Take the content apart, for who does not take it as it is."""
+        from flask_outbox.mail.unseal import unseal  # noqa: PLC0415  seldom needed
+
+        return unseal(self.content)
 
     def only(self, recipients: Iterable[str]) -> Self:
         """Narrow it to these recipients."""

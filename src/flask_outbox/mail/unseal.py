@@ -3,7 +3,8 @@
 Reads what ``seal()`` wrote, with the standard library's parser; mail from strangers is not for it.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from flask_outbox.mail.address import Address
@@ -28,6 +29,7 @@ class PartsAttachment:
     data: bytes = field(repr=False)
     disposition: str = "attachment"
     cid: str = ""
+    charset: str = ""
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @property
@@ -35,17 +37,24 @@ class PartsAttachment:
         """Whether the HTML shows it by its Content-ID."""
         return bool(self.cid) and self.disposition == "inline"
 
+    @property
+    def media_type(self) -> str:
+        """Its type and, of a text, its charset."""
+        return f"{self.content_type}; charset={self.charset}" if self.charset else self.content_type
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What a sealed message says. Bodies have LF line ends; ``alternatives`` is by subtype.
 
-    ``headers`` holds the fields that have no place of their own here, in order.
+    ``headers`` holds the fields that have no place of their own here, in order. ``bcc`` is never
+    said by a message: ``for_whom`` adds it.
     """
 
     sender: Address
     to: tuple[Address, ...] = ()
     cc: tuple[Address, ...] = ()
+    bcc: tuple[Address, ...] = ()
     reply_to: tuple[Address, ...] = ()
     subject: str = field(default="", repr=False)
     text: str | None = field(default=None, repr=False)
@@ -55,6 +64,20 @@ class Parts:
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     message_id: str = ""
     date: float = 0.0
+
+    def for_whom(self, recipients: Iterable[str]) -> "Parts":
+        """Leave of those it names the ones still to be reached; whom it does not name is in bcc.
+
+        For APIs that write to those they are given as To, Cc and Bcc, and want somebody in To.
+        """
+        left = dict.fromkeys(recipients)
+        to = tuple(each for each in self.to if each.addr in left)
+        cc = tuple(each for each in self.cc if each.addr in left)
+        named = {each.addr for each in (*to, *cc)}
+        bcc = tuple(Address("", each) for each in left if each not in named)
+        if not to:
+            to, cc, bcc = (cc, (), bcc) if cc else (bcc[:1], (), bcc[1:])
+        return replace(self, to=to, cc=cc, bcc=bcc)
 
 
 def unseal(content: bytes) -> Parts:
@@ -131,6 +154,7 @@ def _attachment(part: "EmailMessage") -> PartsAttachment:
         data=data,
         disposition=part.get_content_disposition() or "attachment",
         cid=str(part["content-id"] or "").strip("<> "),
+        charset=part.get_content_charset("") if part.get_content_maintype() == "text" else "",
         headers=tuple(
             (name, str(value))
             for name, value in part.items()

@@ -16,8 +16,9 @@ from flask_outbox.mail.submission import Dsn, Submission
 
 _written = json.JSONEncoder(separators=(",", ":")).encode
 _WORDS = ("mail_options", "rcpt_options", "tags")
+_TRACKED = ("track_opens", "track_clicks")
 _FLAGS = ("utf8", "sensitive", "at_most_once")
-_RARE = (*_WORDS, *_FLAGS, "metadata", "dsn")
+_RARE = (*_WORDS, *_FLAGS, "metadata", "dsn", "provider")
 
 
 class Unreadable(Exception):  # noqa: N818  it never leaves this floor: the row becomes poison
@@ -26,13 +27,17 @@ class Unreadable(Exception):  # noqa: N818  it never leaves this floor: the row 
 
 def pack(submission: Submission) -> str:
     """Write down what has no column of its own."""
-    if not any(getattr(submission, name) for name in _RARE):
+    tracked = {name: said for name in _TRACKED if (said := getattr(submission, name)) is not None}
+    if not tracked and not any(getattr(submission, name) for name in _RARE):
         return f'{{"date":{float(submission.date)!r}}}'
     extra: dict[str, Any] = {"date": submission.date}
     extra.update((name, True) for name in _FLAGS if getattr(submission, name))
     extra.update((name, list(words)) for name in _WORDS if (words := getattr(submission, name)))
     if submission.metadata:
         extra["metadata"] = dict(submission.metadata)
+    if submission.provider:
+        extra["provider"] = dict(submission.provider)
+    extra.update(tracked)
     if (dsn := submission.dsn) is not None:
         extra["dsn"] = {
             "notify": {whom: list(words) for whom, words in dsn.notify.items()},
@@ -89,6 +94,9 @@ def unpack(row: Mapping[str, Any] | RowMapping, recipients: Sequence[str]) -> Su
             date=float(extra["date"]),
             dsn=_dsn(extra.get("dsn")),
             metadata=MappingProxyType(dict(extra.get("metadata", {}))),
+            provider=MappingProxyType(dict(extra.get("provider", {}))),
+            track_opens=extra.get("track_opens"),
+            track_clicks=extra.get("track_clicks"),
             id=row["id"],
             transport=row["transport"],
             route=row["route"],

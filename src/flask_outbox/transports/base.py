@@ -1,19 +1,40 @@
-"""What every way out is: a name, a declaration of what it carries, and a conversation."""
+"""What every way out is: a name, a declaration of what it carries, and a conversation.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+``HttpTransport`` is what all that speak HTTP share; a provider adds how a mail is said in its
+words, and where its id stands in the answer.
+"""
 
-from flask_outbox.mail.exchange import Conversation
-from flask_outbox.mail.submission import Submission
+import re
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar, Protocol
 
+from flask_outbox.mail.address import Address
+from flask_outbox.mail.errors import ConfigurationError, UnsupportedFeature, WireError
+from flask_outbox.mail.exchange import (
+    Answer,
+    Conversation,
+    HttpRequest,
+    HttpResponse,
+    Question,
+    Report,
+    Tls,
+)
+from flask_outbox.mail.outcome import Outcome, Refused
+from flask_outbox.mail.submission import Receipt, Submission
+from flask_outbox.mail.unseal import Parts
+from flask_outbox.transports.carries import Carries, Words, refuse
+from flask_outbox.transports.http_verdict import CREDENTIALS, broken, verdict
+from flask_outbox.transports.smtp_secrets import Secrets
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Carries:
-    """What a transport can take, declared so that enqueue can refuse what it cannot."""
+__all__ = ["VERIFIED", "Carries", "HttpTransport", "Transport", "Words", "bearer", "texts"]
 
-    window: int = 1  # submissions in doubt at most when a line breaks
-    dsn: bool = False
+ROW = "outbox_id"  # what our row's id is called where a provider keeps metadata
+_LONGEST = 500  # letters that are told of an answer
+_HOME = re.compile(r"(https?)://(\[[\d:a-f.]+\]|[\w.-]+)(:\d{1,5})?(/[\w./~-]*)?", re.ASCII)
+_LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|\[::1\]")
+_SECRET = re.compile(r"[!-~]+")
+VERIFIED = Tls()
 
 
 class Transport(Protocol):
@@ -32,3 +53,169 @@ class Transport(Protocol):
     def send(self, submissions: Sequence[Submission]) -> Conversation:
         """Send them in order; yield a Report for each, once, as soon as it is known."""
         ...
+
+
+class HttpTransport:
+    """A provider's API: one request for one mail.
+
+    A subclass names itself, declares what it carries, and writes ``request`` and ``reference``;
+    ``outcomes`` too where the provider answers for each recipient. Status codes, Retry-After,
+    limits of time, secrets and what is told of an answer are the same for all and stand here.
+    """
+
+    name: ClassVar[str]
+    carries: ClassVar[Carries]
+    home: str  # where the API is; an app may name another, such as one in the EU
+    says: ClassVar[tuple[str, ...]] = ("message",)  # where an answer says why, in its JSON
+    seconds: float = 60.0  # for a whole request
+    connect: float = 20.0
+
+    def __init__(self, token: str, home: str | None = None, *, tls: Tls = VERIFIED) -> None:
+        if home is not None:
+            self.home = checked_home(home)
+        self._secrets = Secrets()
+        self.token = self.confide(token)
+        self.tls = tls
+
+    def confide(self, secret: str) -> str:
+        """Check what goes into a header as a secret; no text of an answer will show it."""
+        if not _SECRET.fullmatch(secret):
+            raise ConfigurationError(
+                f"MAIL_TRANSPORT: the key of {self.name} has to be printable ASCII without spaces:"
+                f" {self.name}://KEY@"
+            )
+        self._secrets.note(secret)
+        return secret
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.home}>"
+
+    # --- what a provider writes ---
+
+    def request(self, submission: Submission) -> HttpRequest:
+        """Say it in the provider's words; raise UnsupportedFeature for what it has none for."""
+        raise NotImplementedError
+
+    def reference(self, response: HttpResponse) -> str:
+        """Find the id that the provider gave it; nothing where there is none."""
+        raise NotImplementedError
+
+    def outcomes(self, submission: Submission, response: HttpResponse) -> Mapping[str, Outcome]:
+        """Give each recipient's outcome: one for all, unless the provider tells them apart."""
+        return Receipt.same(submission, self.verdict(submission, response))
+
+    # --- what all have in common ---
+
+    def check(self, submission: Submission) -> None:
+        """Raise UnsupportedFeature for what it cannot carry, before anything is written down."""
+        refuse(self.name, self.carries, submission)
+        if not self.carries.raw:
+            self.request(submission)
+
+    def send(self, submissions: Sequence[Submission]) -> Conversation:
+        """Send them in order, a request for each."""
+        for submission in submissions:
+            outcomes: dict[str, Outcome] = {}
+            for portion in self._portions(submission):
+                outcomes.update((yield from self._sent(portion)))
+            receipt = Receipt({each: outcomes[each] for each in submission.recipients})
+            yield Report(submission, receipt)
+
+    def _portions(self, submission: Submission) -> Iterator[Submission]:
+        """Send one by one to those who are hidden, where nobody else is left to stand in To.
+
+        An API that takes parts shows all whom it finds in To to one another.
+        """
+        if self.carries.raw or len(submission.recipients) == 1:
+            yield submission
+            return
+        parts = submission.parts()
+        shown = {each.addr for each in (*parts.to, *parts.cc)}
+        if shown.isdisjoint(submission.recipients):
+            for recipient in submission.recipients:
+                yield submission.only([recipient])
+        else:
+            yield submission
+
+    def _sent(self, submission: Submission) -> Generator[Question, Answer, Mapping[str, Outcome]]:
+        try:
+            refuse(self.name, self.carries, submission)
+            request = replace(
+                self.request(submission), tls=self.tls, seconds=self.seconds, connect=self.connect
+            )
+        except UnsupportedFeature as error:
+            return Receipt.same(submission, Refused(str(error)))
+        try:
+            response: HttpResponse = yield request
+        except WireError as error:
+            return Receipt.same(submission, broken(request, error))
+        return self.outcomes(submission, response)
+
+    def verdict(self, submission: Submission, response: HttpResponse) -> Outcome:
+        """Judge by the status."""
+        return verdict(response, self.told(submission, response), self._reference(response))
+
+    def told(self, submission: Submission, response: HttpResponse) -> str:
+        """Say of an answer what may be told: of one to a sensitive mail, its status."""
+        words = "" if submission.sensitive else self._words(response)
+        hint = f"is the key of {self.name} right?" if response.status in CREDENTIALS else ""
+        return " ".join(filter(None, (str(response.status), words, hint)))
+
+    def _words(self, response: HttpResponse) -> str:
+        """Give the provider's own words, without what it was told in confidence."""
+        text = next(filter(None, [response.text_at(name) for name in self.says]), "")
+        hidden = self._secrets.hide(text)
+        shown = "".join(
+            each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in hidden
+        )
+        return shown[:_LONGEST]
+
+    def _reference(self, response: HttpResponse) -> str:
+        found = self.reference(response)
+        return found if found.isprintable() and len(found) <= _LONGEST else ""
+
+    def parts(self, submission: Submission) -> Parts:
+        """Take it apart for whom it is still to reach; raise for what has no place in parts."""
+        parts = submission.parts()
+        if parts.alternatives:
+            listed = ", ".join(f"text/{each}" for each in parts.alternatives)
+            raise UnsupportedFeature(f"{self.name} cannot carry {listed} besides text and HTML.")
+        if any(each.headers for each in parts.attachments):
+            raise UnsupportedFeature(f"{self.name} cannot carry headers of an attachment.")
+        if not self.carries.envelope and submission.sender != parts.sender.addr:
+            raise UnsupportedFeature(f"{self.name} cannot carry a return_path of its own.")
+        written = (parts.text or "").strip() or parts.html
+        if any(name in submission.provider for name in self.carries.template):
+            if written or parts.subject:
+                raise UnsupportedFeature(
+                    f"{self.name} cannot carry a subject or a text besides a template."
+                )
+        elif not written:
+            raise UnsupportedFeature(f"{self.name} cannot carry a mail without a text.")
+        return parts.for_whom(submission.recipients)
+
+    def metadata(self, submission: Submission) -> dict[str, str]:
+        """Give the app's metadata with our row's id, by which what we hear later is tied to it."""
+        own = {ROW: submission.id} if submission.id else {}
+        return {**submission.metadata, **own}
+
+
+def checked_home(home: str) -> str:
+    """Check a base URL: https, or http on this machine; no slash at its end."""
+    found = _HOME.fullmatch(home)
+    if found is None or (found[1] == "http" and not _LOOPBACK.fullmatch(found[2])):
+        raise ConfigurationError(
+            "MAIL_TRANSPORT: home= has to be an https:// URL, without a user, ? or #"
+            " (http:// on this machine alone)"
+        )
+    return home.rstrip("/")
+
+
+def bearer(token: str) -> dict[str, str]:
+    """Give the header of RFC 6750."""
+    return {"Authorization": f"Bearer {token}"}
+
+
+def texts(addresses: Sequence[Address]) -> list[str]:
+    """Write addresses as a header would, names in Unicode."""
+    return [str(each) for each in addresses]

@@ -19,7 +19,7 @@ from flask_outbox.mail.unseal import unseal
 from flask_outbox.transports.base import Carries
 
 _UNFIT = re.compile(r"[^A-Za-z0-9.-]+")
-_CARRIES = Carries(window=1, dsn=True)
+_CARRIES = Carries(window=1, dsn=True, provider=None, opens=True, clicks=True)
 
 
 def _each(submissions: Iterable[Submission], take: Callable[[Submission], Outcome]) -> Conversation:

@@ -16,6 +16,7 @@ from flask_outbox.transports.smtp_timeouts import Timeouts
 
 AUTH_REFUSED = "AUTH refused"  # how the text of such an outcome begins
 CHALLENGE = 334
+_NOT_ACCEPTED = 535  # RFC 4954 section 6
 _LONGEST = 500  # octets of an AUTH line; what is longer waits for a 334 (RFC 4954 section 4)
 
 
@@ -103,12 +104,30 @@ def authenticate(
     *,
     private: bool,
 ) -> Asking:
-    """Log in, or raise LoginRefused with the server's reply; ``secrets`` learns what was said."""
+    """Log in, or raise LoginRefused with the server's reply; ``secrets`` learns what was said.
+
+    A token that is refused may have been withdrawn before its time: another is asked for, once.
+    """
     name = choose(offered, credentials, secrets, private=private)
-    if credentials.token is not None:
-        secret = usable((yield Token(credentials.token)))
+    if credentials.token is None:
+        reply = yield from _attempt(name, credentials, credentials.password or "", secrets, times)
     else:
-        secret = credentials.password or ""
+        token = usable((yield Token(credentials.token)))
+        reply = yield from _attempt(name, credentials, token, secrets, times)
+        if reply.code == _NOT_ACCEPTED:
+            fresh = usable((yield Token(credentials.token, refused=token)))
+            if fresh != token:
+                reply = yield from _attempt(name, credentials, fresh, secrets, times)
+    if not 200 <= reply.code < 300:  # noqa: PLR2004  the class of a reply is its first digit
+        raise LoginRefused(
+            f"{AUTH_REFUSED}: MAIL_USERNAME, by {name}, was answered with {secrets.clean(reply)}"
+        )
+
+
+def _attempt(
+    name: str, credentials: Credentials, secret: str, secrets: Secrets, times: Timeouts
+) -> Generator[Question, Answer, SmtpReply]:
+    """Say AUTH and all that belongs to it, and hear the last word."""
     secrets.note(secret)
     responses = _noted(_MECHANISMS[name](credentials.username, secret), credentials, secrets)
     command = b"AUTH " + name.encode()
@@ -125,10 +144,7 @@ def authenticate(
         yield Write((_coded(response) + b"\r\n",), times.block)
         response = None
         reply = yield read
-    if not 200 <= reply.code < 300:  # noqa: PLR2004  the class of a reply is its first digit
-        raise LoginRefused(
-            f"{AUTH_REFUSED}: MAIL_USERNAME, by {name}, was answered with {secrets.clean(reply)}"
-        )
+    return reply
 
 
 def usable(token: object) -> str:

@@ -3,6 +3,8 @@
 ============  ===============================================================================
 scheme        means
 ============  ===============================================================================
+``resend``    Resend's API: ``resend://KEY@``
+``postmark``  Postmark's API: ``postmark://TOKEN@``
 ``smtp``      a relay; TLS by ``tls=required``, the default where there are credentials
 ``smtps``     a relay with TLS from the first byte
 ``console``   print: ``console:``
@@ -13,7 +15,8 @@ scheme        means
 ============  ===============================================================================
 
 User, password, host and values are percent-decoded. Parameters of smtp and smtps: tls (required,
-none, insecure), ca_file, cert_file, key_file, fingerprint, ehlo_name, window, max_per_line.
+none, insecure), ca_file, cert_file, key_file, fingerprint, ehlo_name, window, max_per_line. Of
+every API: home (another base URL), ca_file; of postmark besides: stream.
 """
 
 import re
@@ -26,6 +29,8 @@ from flask_outbox.mail.errors import ConfigurationError
 from flask_outbox.mail.exchange import Tls
 from flask_outbox.transports.base import Transport
 from flask_outbox.transports.local import Console, Folder, Memory, Null
+from flask_outbox.transports.postmark import Postmark
+from flask_outbox.transports.resend import Resend
 from flask_outbox.transports.smtp import Smtp
 from flask_outbox.transports.smtp_login import Security
 
@@ -40,7 +45,7 @@ class Url:
     """The parts, decoded. Its repr shows no secret."""
 
     scheme: str
-    username: str | None = None
+    username: str | None = field(default=None, repr=False)  # of an API, this is the key
     password: str | None = field(default=None, repr=False)
     host: str = ""
     port: int = 0
@@ -48,7 +53,8 @@ class Url:
     parameters: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
     def __str__(self) -> str:
-        who = "" if self.username is None else f"{self.username}:***@"
+        named = "" if self.password is None else f"{self.username}:"
+        who = "" if self.username is None else f"{named}***@"
         where = f"//{who}{self.host}{f':{self.port}' if self.port else ''}" if self.host else ""
         return f"{self.scheme}:{where}{self.path}"
 
@@ -179,6 +185,28 @@ def _count(name: str, text: str) -> int:
     return int(text)
 
 
+def _key(parts: Url) -> str:
+    if parts.username is None or parts.password is not None or parts.host or parts.path:
+        raise ConfigurationError(
+            f"MAIL_TRANSPORT: write {parts.scheme}://KEY@, where KEY is the one of the API"
+        )
+    return parts.username
+
+
+def _api(parts: Url) -> tuple[str, str | None, Tls]:
+    return _key(parts), parts.parameters.get("home"), Tls(ca_file=parts.parameters.get("ca_file"))
+
+
+def _resend(parts: Url) -> Resend:
+    key, home, tls = _api(parts)
+    return Resend(key, home, tls=tls)
+
+
+def _postmark(parts: Url) -> Postmark:
+    key, home, tls = _api(parts)
+    return Postmark(key, home, stream=parts.parameters.get("stream", ""), tls=tls)
+
+
 def _folder(parts: Url) -> Folder:
     if parts.host or not parts.path:
         raise ConfigurationError(
@@ -200,9 +228,12 @@ _RELAY = (
     *("tls", "ca_file", "cert_file", "key_file", "fingerprint"),
     *("ehlo_name", "window", "max_per_line"),
 )
+_API = ("home", "ca_file")
 _SCHEMES: Mapping[str, tuple[Callable[[Url], Transport], tuple[str, ...]]] = {
     "smtp": (_relay, _RELAY),
     "smtps": (_relay, _RELAY),
+    "resend": (_resend, _API),
+    "postmark": (_postmark, (*_API, "stream")),
     "console": (_bare(Console), ()),
     "folder": (_folder, ()),
     "maildir": (_folder, ()),

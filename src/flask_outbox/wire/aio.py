@@ -8,13 +8,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Hashable
 from functools import partial
 from time import monotonic
-from typing import assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from flask_outbox.mail.errors import WireError
 from flask_outbox.mail.exchange import (
     Answer,
     Close,
     Conversation,
+    HttpRequest,
     Keep,
     Open,
     Opened,
@@ -28,6 +29,9 @@ from flask_outbox.wire.aio_line import Line, connect
 from flask_outbox.wire.driver import Driver, ask_token, too_slow
 from flask_outbox.wire.pool import Pool
 
+if TYPE_CHECKING:
+    from flask_outbox.wire.http import Answers
+
 __all__ = ["Pool", "carry"]
 
 
@@ -36,18 +40,20 @@ class _Driver(Driver[Line]):
 
     __slots__ = ()
 
-    async def ask(self, question: Open | StartTls | Token | Keep | Close) -> Answer:
+    async def ask(self, question: Open | StartTls | HttpRequest | Token | Keep | Close) -> Answer:
         """Do one thing and answer."""
         match question:
             case Open():
                 return self._reopen(question) or await self._open(question)
+            case HttpRequest():
+                return await self._exchange(question)
             case StartTls():
                 until = self.limit(question.seconds)
                 await self.line.shake(question.tls, question.host, until)
             case Token():
                 return await self._ask_token(question)
             case Keep():
-                self._rest(question)
+                self.rest(question.session)
             case Close():
                 self.close()
             case _:
@@ -60,9 +66,34 @@ class _Driver(Driver[Line]):
             self.line.disturbed = None
         return opened
 
-    async def _open(self, question: Open) -> Opened:
-        until = self.limit(question.seconds)
-        self.line = line = await connect(question.host, question.port, until)
+    async def _exchange(self, request: HttpRequest) -> Answer:
+        from flask_outbox.wire.http import Answers, Exchange  # noqa: PLC0415  not for SMTP alone
+
+        exchange = Exchange(request)
+        until = self.limit(request.seconds)
+        while True:
+            kept = self._reopen(exchange.opening)
+            answers: Answers = kept.session if kept else Answers()
+            if not kept:
+                await self._open(exchange.opening, answers, until)
+            try:
+                write = exchange.write(answers)
+                if (rest := self.line.begin_write(write)) is not None:
+                    await self.line.finish_write(write, rest, until)
+                answer = await self.line.read(until)
+            except WireError as error:
+                self.close()
+                if kept and not error.sent:
+                    continue  # it was gone before we wrote
+                return exchange.broken(answers, error)
+            self.done(answers)
+            return answer
+
+    async def _open(
+        self, question: Open, answers: "Answers | None" = None, latest: float = float("inf")
+    ) -> Opened:
+        until = min(latest, self.limit(question.seconds))
+        self.line = line = await connect(question.host, question.port, until, answers)
         if question.tls:
             await line.shake(question.tls, question.host, until)
         return Opened(None, line.local_ip)
@@ -71,14 +102,14 @@ class _Driver(Driver[Line]):
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.asking() - monotonic()):
-                return await loop.run_in_executor(None, ask_token, question.source)
+                return await loop.run_in_executor(None, ask_token, question)
         except TimeoutError:
             raise too_slow() from None
 
-    def _rest(self, question: Keep) -> None:
+    def rest(self, session: Any) -> None:
         """Keep the line, and close it as soon as the server says anything."""
         line = self.line
-        self.keep(question.session)
+        super().rest(session)
         if not line.gone:
             line.disturbed = partial(_disturbed, line, self._pool, self._key)
 

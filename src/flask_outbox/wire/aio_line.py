@@ -6,10 +6,15 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from time import monotonic
+from typing import TYPE_CHECKING
 
-from flask_outbox.mail.exchange import SmtpReply, Tls, Write
+from flask_outbox.mail.exchange import Tls, Write
 from flask_outbox.wire import smtp_line
 from flask_outbox.wire.tls import Privacy
+
+if TYPE_CHECKING:
+    from flask_outbox.wire.http import Answers
+    from flask_outbox.wire.smtp_replies import Replies
 
 Rest = tuple[int, Iterator[bytes | memoryview]]  # replies owed before, pieces that are to go
 _TURN = 1_048_576  # bytes that one line may push before the others have their turn
@@ -31,8 +36,10 @@ class Line(smtp_line.Line):
         "disturbed",
     )
 
-    def __init__(self, sock: socket.socket, where: str) -> None:
-        super().__init__(sock, where)
+    def __init__(
+        self, sock: socket.socket, where: str, replies: "Replies | Answers | None" = None
+    ) -> None:
+        super().__init__(sock, where, replies)
         self.disturbed: Callable[[], None] | None = None  # told while it rests in a pool
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
@@ -136,7 +143,7 @@ class Line(smtp_line.Line):
         else:
             waiter.set_exception(TimeoutError())
 
-    async def read(self, until: float) -> SmtpReply:
+    async def read(self, until: float) -> smtp_line.Reply:
         """Wait for one whole reply."""
         replies = self.replies
         while (reply := replies.take()) is None:
@@ -246,7 +253,7 @@ def _wake(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
-async def connect(host: str, port: int, until: float) -> Line:
+async def connect(host: str, port: int, until: float, answers: "Answers | None" = None) -> Line:
     """Try every address of the host, each with its share of the time that is left."""
     where = f"{host}:{port}"
     loop = asyncio.get_running_loop()
@@ -268,5 +275,5 @@ async def connect(host: str, port: int, until: float) -> Line:
                 problem = error
                 continue
             unless_connected.pop_all()
-            return Line(sock, where)
+            return Line(sock, where, answers)
     raise smtp_line.unreachable(where, problem) from problem

@@ -5,7 +5,7 @@ from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from flask_outbox.mail.errors import WireError
-from flask_outbox.mail.exchange import Open, Opened
+from flask_outbox.mail.exchange import Open, Opened, Token
 from flask_outbox.wire.pool import Pool
 from flask_outbox.wire.smtp_line import Line
 
@@ -73,7 +73,12 @@ class Driver(Generic[LineT]):
         self._line = kept.line
         return Opened(kept.session, kept.line.local_ip)
 
-    def keep(self, session: Any) -> None:
+    def done(self, session: Any) -> None:
+        """Put the line at rest after one whole exchange; the next may have it, or another."""
+        self.rest(session)
+        self._fresh = False
+
+    def rest(self, session: Any) -> None:
         """Put the line at rest, if it is fit for that."""
         line, self._line = self._line, None
         if line is None:
@@ -95,9 +100,14 @@ def too_slow() -> WireError:
     return WireError("the token source took too long")
 
 
-def ask_token(source: Callable[[], str]) -> str:
-    """Ask; what it raises may hold a secret, so only its kind is passed on."""
+def ask_token(question: Token) -> str:
+    """Ask; what it raises may hold a secret, so only its kind is passed on, unless it is ours."""
+    renew: Callable[[str], str] | None = getattr(question.source, "renew", None)
     try:
-        return source()
+        if question.refused and renew is not None:
+            return renew(question.refused)
+        return question.source()
+    except WireError:
+        raise
     except Exception as error:
         raise WireError(f"the token source failed with {type(error).__name__}") from error

@@ -1,4 +1,4 @@
-"""What both drivers know of an SMTP line: its state, its failures, how a Write is cut up.
+"""What both drivers know of a line: its state, its failures, how a Write is cut up.
 
 The two drivers differ only in how they wait.
 """
@@ -8,11 +8,15 @@ import socket
 from collections.abc import Iterator, Sequence
 from ssl import SSLError
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from flask_outbox.mail.errors import TlsError, WireError
-from flask_outbox.mail.exchange import SmtpReply, Tls, Write
+from flask_outbox.mail.exchange import HttpResponse, SmtpReply, Tls, Write
 from flask_outbox.wire.smtp_replies import Replies
 from flask_outbox.wire.tls import Privacy, reason
+
+if TYPE_CHECKING:
+    from flask_outbox.wire.http import Answers
 
 RECEIVE = 16_384  # bytes that are asked of the kernel at once
 PIECE = 65_536  # bytes that a Write hands to TLS and the kernel at once
@@ -21,16 +25,20 @@ LEAST_SHARE = 0.05  # seconds that each address gets, even when the time is all 
 AWAITED = "while a reply was awaited"
 OVERDUE = "kept us waiting too long"
 
+Reply = SmtpReply | HttpResponse  # by what the line speaks
+
 
 class Line:
     """What a line is, whichever driver waits for it."""
 
     __slots__ = ("_counted", "gone", "privacy", "replies", "sent", "sock", "where")
 
-    def __init__(self, sock: socket.socket, where: str) -> None:
+    def __init__(
+        self, sock: socket.socket, where: str, replies: "Replies | Answers | None" = None
+    ) -> None:
         self.sock = sock
         self.where = where  # host:port, for texts
-        self.replies = Replies()
+        self.replies = Replies() if replies is None else replies
         self.privacy: Privacy | None = None
         self.sent = 0  # bytes of the latest Write that may have reached the far side
         self.gone = ""  # what became of it, where it is of no more use

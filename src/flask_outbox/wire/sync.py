@@ -10,20 +10,20 @@ from collections.abc import Iterator
 from functools import partial
 from ipaddress import ip_address
 from time import monotonic
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from flask_outbox.mail.errors import WireError
 from flask_outbox.mail.exchange import (
     Answer,
     Close,
     Conversation,
+    HttpRequest,
     Keep,
     Open,
     Opened,
     Question,
     Read,
     Report,
-    SmtpReply,
     StartTls,
     Tls,
     Token,
@@ -33,6 +33,9 @@ from flask_outbox.wire import smtp_line
 from flask_outbox.wire.blocking import within
 from flask_outbox.wire.driver import Driver, ask_token, too_slow
 from flask_outbox.wire.pool import Pool
+
+if TYPE_CHECKING:
+    from flask_outbox.wire.http import Answers
 
 __all__ = ["Pool", "carry"]
 
@@ -59,7 +62,7 @@ class _Line(smtp_line.Line):
                 self.sock.settimeout(0)
                 self.receive()
 
-    def read(self, until: float) -> SmtpReply:
+    def read(self, until: float) -> smtp_line.Reply:
         """Wait for one whole reply."""
         replies = self.replies
         while (reply := replies.take()) is None:
@@ -140,7 +143,7 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _connect(host: str, port: int, until: float) -> _Line:
+def _connect(host: str, port: int, until: float, answers: "Answers | None") -> _Line:
     """Try every address of the host, each with its share of the time that is left."""
     where = f"{host}:{port}"
     look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
@@ -160,7 +163,7 @@ def _connect(host: str, port: int, until: float) -> _Line:
                 problem = error
                 continue
             unless_connected.pop_all()
-            return _Line(sock, where)
+            return _Line(sock, where, answers)
     raise smtp_line.unreachable(where, problem) from problem
 
 
@@ -178,12 +181,14 @@ class _Driver(Driver[_Line]):
                 return self.line.read(self.limit(question.seconds))
             case Open():
                 return self.reuse(question) or self._open(question)
+            case HttpRequest():
+                return self._exchange(question)
             case StartTls():
                 self.line.shake(question.tls, question.host, self.limit(question.seconds))
             case Token():
                 return self._ask_token(question)
             case Keep():
-                self.keep(question.session)
+                self.rest(question.session)
             case Close() | Report():
                 self.close()
             case _:
@@ -192,13 +197,36 @@ class _Driver(Driver[_Line]):
 
     def _ask_token(self, question: Token) -> str:
         try:
-            return within(self.asking(), partial(ask_token, question.source))
+            return within(self.asking(), partial(ask_token, question))
         except TimeoutError:
             raise too_slow() from None
 
-    def _open(self, question: Open) -> Opened:
-        until = self.limit(question.seconds)
-        self.line = line = _connect(question.host, question.port, until)
+    def _exchange(self, request: HttpRequest) -> Answer:
+        from flask_outbox.wire.http import Answers, Exchange  # noqa: PLC0415  not for SMTP alone
+
+        exchange = Exchange(request)
+        until = self.limit(request.seconds)
+        while True:
+            kept = self.reuse(exchange.opening)
+            answers: Answers = kept.session if kept else Answers()
+            if not kept:
+                self._open(exchange.opening, answers, until)
+            try:
+                self.line.write(exchange.write(answers), until)
+                answer = self.line.read(until)
+            except WireError as error:
+                self.close()
+                if kept and not error.sent:
+                    continue  # it was gone before we wrote
+                return exchange.broken(answers, error)
+            self.done(answers)
+            return answer
+
+    def _open(
+        self, question: Open, answers: "Answers | None" = None, latest: float = float("inf")
+    ) -> Opened:
+        until = min(latest, self.limit(question.seconds))
+        self.line = line = _connect(question.host, question.port, until, answers)
         if question.tls:
             line.shake(question.tls, question.host, until)
         return Opened(None, line.local_ip)

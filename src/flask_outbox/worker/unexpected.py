@@ -7,9 +7,10 @@ than the content has: it cannot have left, and may be tried again. As many or mo
 import traceback
 from collections.abc import Callable
 from contextlib import closing, suppress
+from math import inf
 
 from flask_outbox.mail.errors import WireError
-from flask_outbox.mail.exchange import Answer, Conversation, Write
+from flask_outbox.mail.exchange import Answer, Conversation, HttpRequest, Write
 from flask_outbox.mail.outcome import Deferred, Fault, Outcome, Refused, Unclear
 from flask_outbox.mail.retry import MAX_CRASHES
 from flask_outbox.mail.submission import Submission
@@ -22,7 +23,7 @@ class Watched:
 
     def __init__(self, begin: Callable[[], Conversation]) -> None:
         self._begin = begin
-        self.written = 0
+        self.written = 0.0
         self.failed = False  # the conversation itself, rather than the driver under it
 
     def cannot_have_sent(self, submission: Submission) -> bool:
@@ -47,6 +48,8 @@ class Watched:
                 question = conversation.throw(broken) if broken else conversation.send(answer)
                 if isinstance(question, Write):
                     self.written += sum(map(len, question.blocks))
+                elif isinstance(question, HttpRequest):
+                    self.written = inf  # what is said in other words may be shorter
                 answer = broken = None
                 try:
                     answer = yield question

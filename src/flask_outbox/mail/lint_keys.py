@@ -1,0 +1,59 @@
+"""The linter's rule on access keys: a mailbox is read by more people, and longer, than one thinks.
+
+What is found is never quoted; of a key its first four letters are told, which all of its kind have.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+from flask_outbox.mail.lint_letter import Letter, without_links
+
+_EDGE = r"(?<![A-Za-z0-9_-])"
+
+# What each begins with is documented by who gives it out, and listed among GitHub's "Supported
+# secret scanning patterns" (read 2026-11-29).
+KEYS: Mapping[str, re.Pattern[str]] = MappingProxyType(
+    {
+        "a private key": re.compile(r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY"),
+        "a key of GitHub's": re.compile(_EDGE + r"(?:gh[pousr]_\w{36}|github_pat_\w{22})"),
+        "a key of GitLab's": re.compile(_EDGE + r"glpat-[\w-]{20}"),
+        "a key of Slack's": re.compile(_EDGE + r"(?:xox[abeoprs]|xapp)-[\w-]{10}"),
+        "a webhook of Slack's": re.compile(
+            r"hooks\.slack\.com/services/T\w{6,16}/B\w{6,16}/\w{16}"
+        ),
+        "a key of Stripe's": re.compile(_EDGE + r"(?:[rs]k_live_\w{16}|whsec_[\w+/]{24})"),
+        "a key of SendGrid's": re.compile(_EDGE + r"SG\.[\w-]{16,64}+\.[\w-]{16}"),
+        "a key of Mailgun's": re.compile(_EDGE + r"key-[0-9a-f]{32}(?![0-9a-f])"),
+        "a key of Google's": re.compile(_EDGE + r"AIza[\w-]{35}"),
+        "a key of npm's": re.compile(_EDGE + r"npm_[A-Za-z0-9]{36}"),
+        "a key of PyPI's": re.compile(_EDGE + r"pypi-AgE[\w-]{50}"),
+        "a key of an AI service": re.compile(_EDGE + r"sk-(?:ant-|proj-)?[\w-]{32}"),
+    },
+)
+# In a link these are at their place: an id of AWS in a presigned address, a token in a reset.
+KEYS_OUTSIDE_LINKS: Mapping[str, re.Pattern[str]] = MappingProxyType(
+    {
+        "an access key of AWS": re.compile(_EDGE + r"(?:AKIA|ASIA)[A-Z2-7]{16}(?![A-Za-z0-9])"),
+        "a JSON web token": re.compile(_EDGE + r"eyJ[\w-]{8,}+\.eyJ[\w-]{8,}+\.[\w-]{8}"),
+    },
+)
+
+
+def access_key(letter: Letter) -> Iterator[str]:
+    """Say where a key stands that opens somebody's account."""
+    for name, text in letter.texts():
+        for keys, where in ((KEYS, text), (KEYS_OUTSIDE_LINKS, without_links(text))):
+            for kind, pattern in keys.items():
+                if found := pattern.search(where):
+                    yield (
+                        f"{name} has what looks like {kind} ({found[0][:4]}…); take it out, and"
+                        " have it replaced where it was given out."
+                    )
+    targets = "\n".join(link.target for link in letter.page.links)
+    for kind, pattern in KEYS.items():
+        if pattern.search(targets):
+            yield (
+                f"A link in the HTML has what looks like {kind}; take it out, and have it replaced"
+                " where it was given out."
+            )

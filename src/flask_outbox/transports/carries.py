@@ -1,0 +1,93 @@
+"""What a transport can take, declared, so that what it cannot is refused and never dropped.
+
+``refuse`` looks at a submission when it is enqueued and again when it is sent: between the two an
+app may have been given another transport.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from flask_outbox.mail.errors import UnsupportedFeature
+from flask_outbox.mail.submission import Submission
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """What words may go along: how many, and how each may look, as a regular expression."""
+
+    most: int
+    names: str = r"(?s:.)*"  # of tags, and of what metadata are called
+    values: str = r"(?s:.)*"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carries:
+    """What a transport can take. The defaults are a relay's.
+
+    ``tags`` and ``metadata`` None: they stay in the outbox, as with SMTP. ``provider``: the names
+    that ``Message(provider={…})`` may have; None: whatever it has. ``template``: those of them
+    that name a template, which then is the mail's text. Sizes in octets of the sealed mail.
+    """
+
+    window: int = 1  # submissions in doubt at most when a line breaks
+    dsn: bool = False
+    raw: bool = True  # the bytes as they are sealed, and so their signatures; else their parts
+    envelope: bool = True  # a return path of its own, and ESMTP options
+    utf8: bool = True  # addresses whose local part is not ASCII (RFC 6531)
+    tags: Words | None = None
+    metadata: Words | None = None
+    provider: tuple[str, ...] | None = ()
+    template: tuple[str, ...] = ()
+    opens: bool = False  # track_opens=
+    clicks: bool = False  # track_clicks=
+    idempotency: bool = False  # a repeat of the same request is no second mail
+    recipients: int | None = None
+    size: int | None = None
+
+
+def refuse(name: str, carries: Carries, submission: Submission) -> None:
+    """Raise UnsupportedFeature for the first thing that the transport of this name cannot carry."""
+    for what in _missing(carries, submission):
+        raise UnsupportedFeature(f"{name} cannot carry {what}.")
+
+
+def _missing(carries: Carries, submission: Submission) -> Iterator[str]:
+    if submission.dsn is not None and not carries.dsn:
+        yield "dsn"
+    if not carries.envelope and (submission.mail_options or submission.rcpt_options):
+        yield "mail_options and rcpt_options, which are SMTP's"
+    if submission.utf8 and not carries.utf8:
+        yield "an address whose local part is not ASCII"
+    if submission.track_opens is not None and not carries.opens:
+        yield "track_opens"
+    if submission.track_clicks is not None and not carries.clicks:
+        yield "track_clicks"
+    yield from _unknown(carries, submission)
+    if carries.tags is not None:
+        yield from _unfit("tags", carries.tags, dict.fromkeys(submission.tags, ""))
+    if carries.metadata is not None:
+        yield from _unfit("metadata", carries.metadata, submission.metadata)
+    if carries.recipients is not None and len(submission.recipients) > carries.recipients:
+        yield f"more than {carries.recipients} recipients in one message"
+    if carries.size is not None and len(submission.content) > carries.size:
+        yield f"a message of more than {carries.size} octets"
+
+
+def _unknown(carries: Carries, submission: Submission) -> Iterator[str]:
+    known = carries.provider
+    if known is not None:
+        for name in submission.provider:
+            if name not in known:
+                listed = f"; it knows {', '.join(known)}" if known else ""
+                yield f"provider[{name!r}]{listed}"
+
+
+def _unfit(field: str, words: Words, given: Mapping[str, str]) -> Iterator[str]:
+    if len(given) > words.most:
+        yield f"more than {words.most} of {field}"
+    for name, value in given.items():
+        if not re.fullmatch(words.names, name):
+            yield f"{field} that do not match {words.names}"
+        if not re.fullmatch(words.values, value):
+            yield f"{field} whose values do not match {words.values}"

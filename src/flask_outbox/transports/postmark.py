@@ -1,0 +1,118 @@
+"""Postmark: one JSON object for one mail.
+
+Read on 2026-11-29: postmarkapp.com/developer/api/email-api, …/api/templates-api and
+…/api/overview#error-codes. The mail's Date is Postmark's own; it is asked to keep the Message-ID.
+"""
+
+import re
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+
+from flask_outbox.mail.exchange import HttpRequest, HttpResponse, Tls
+from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Outcome, Refused
+from flask_outbox.mail.submission import Receipt, Submission
+from flask_outbox.mail.unseal import Parts
+from flask_outbox.transports.base import VERIFIED, Carries, HttpTransport, Words
+from flask_outbox.transports.http_verdict import ours
+
+# Token; maintenance; sender signature not there, not confirmed; no credits; account pending, or
+# not allowed to send; too many requests: all of them about the account, with HTTP 422 for most.
+OURS = frozenset({10, 100, 400, 401, 405, 412, 413, 429})
+INACTIVE = 406  # it has bounced or complained before
+INVALID = 300  # about the mail, unless it is about its sender
+_SENDER = "'From'"
+_ADDRESS = re.compile(r"[^\s,;:<>'\"]+@[^\s,;:<>'\"]+")
+
+
+class Postmark(HttpTransport):
+    """The way out."""
+
+    name = "postmark"
+    home = "https://api.postmarkapp.com"
+    says = ("Message",)
+    carries = Carries(
+        raw=False,
+        envelope=False,
+        utf8=False,
+        tags=Words(most=1, names=r"(?s:.){1,1000}"),
+        metadata=Words(most=9, names=r"(?s:.){1,20}", values=r"(?s:.){0,80}"),
+        provider=("MessageStream", "TemplateId", "TemplateAlias", "TemplateModel", "InlineCss"),
+        template=("TemplateId", "TemplateAlias"),
+        opens=True,
+        clicks=True,
+        recipients=50,
+        size=10 * 1024 * 1024,
+    )
+
+    def __init__(
+        self, token: str, home: str | None = None, *, stream: str = "", tls: Tls = VERIFIED
+    ) -> None:
+        super().__init__(token, home, tls=tls)
+        self.stream = stream  # the message stream, where it is not Postmark's default one
+
+    def request(self, submission: Submission) -> HttpRequest:
+        """Say it in Postmark's words; a template has an address of its own."""
+        parts = self.parts(submission)
+        template = any(name in submission.provider for name in self.carries.template)
+        clicks = {None: None, True: "HtmlAndText", False: "None"}[submission.track_clicks]
+        return HttpRequest.json(
+            f"{self.home}/email{'/withTemplate' if template else ''}",
+            headers={"X-Postmark-Server-Token": self.token},
+            body={
+                "From": str(parts.sender),
+                "To": ", ".join(map(str, parts.to)),
+                "Cc": ", ".join(map(str, parts.cc)),
+                "Bcc": ", ".join(map(str, parts.bcc)),
+                "ReplyTo": ", ".join(map(str, parts.reply_to)),
+                "Subject": parts.subject,
+                "TextBody": None if template else parts.text,
+                "HtmlBody": parts.html,
+                "Headers": list(_headers(parts)),
+                "Tag": "".join(submission.tags),
+                "Metadata": self.metadata(submission),
+                "TrackOpens": submission.track_opens,
+                "TrackLinks": clicks,
+                "MessageStream": self.stream,
+                "Attachments": list(_attachments(parts)),
+            },
+            extra=submission.provider,
+        )
+
+    def reference(self, response: HttpResponse) -> str:
+        """Find it in ``{"MessageID": "b7bc2f4a-…"}``."""
+        return response.text_at("MessageID")
+
+    def outcomes(self, submission: Submission, response: HttpResponse) -> Mapping[str, Outcome]:
+        """Judge by Postmark's own code, and name by name where it will not write to some."""
+        code, message = response.number_at("ErrorCode"), response.text_at("Message")
+        text = self.told(submission, response)
+        outcome = self.verdict(submission, response)
+        accepted = isinstance(outcome, Accepted)
+        if not accepted and (code in OURS or (code == INVALID and _SENDER in message)):
+            return Receipt.same(submission, ours(response, text))
+        named = {each.rstrip(".").lower() for each in _ADDRESS.findall(message)}
+        inactive = {each for each in submission.recipients if each.lower() in named}
+        if not inactive or not (accepted or code == INACTIVE):
+            return Receipt.same(submission, outcome)
+        # It wrote to the others; or to nobody, and then they are written to without these.
+        rest = outcome if accepted else Deferred(text, Fault.NONE)
+        refused = Refused(text)
+        return {each: refused if each in inactive else rest for each in submission.recipients}
+
+
+def _headers(parts: Parts) -> Iterator[dict[str, str]]:
+    for name, value in parts.headers:
+        yield {"Name": name, "Value": value}
+    if parts.message_id:
+        yield {"Name": "Message-ID", "Value": parts.message_id}
+        yield {"Name": "X-PM-KeepID", "Value": "true"}
+
+
+def _attachments(parts: Parts) -> Iterator[dict[str, str]]:
+    for each in parts.attachments:
+        yield {
+            "Name": each.filename or "attachment",
+            "Content": b64encode(each.data).decode(),
+            "ContentType": each.media_type,
+            "ContentID": f"cid:{each.cid}" if each.cid else "",
+        }
