@@ -14,6 +14,7 @@ class Carries:
 
     window: int = 1  # submissions in doubt at most when a line breaks
     dsn: bool = False
+    dkim: bool = True  # sends the octets on as they are; False: whoever is there signs them
 
 
 class Transport(Protocol):
