@@ -211,16 +211,16 @@ class Mail(_MailMixin):
 
 
 class Commands(AppGroup):
-    """``flask outbox``: cli.py and cli_mail.py, which have the commands, are imported late."""
+    """``flask outbox``: the modules that have the commands are imported late."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name them."""
-        import_module("flask_outbox.app.cli_mail")
+        _import_commands()
         return super().list_commands(ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Find one."""
-        import_module("flask_outbox.app.cli_mail")
+        _import_commands()
         return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -229,6 +229,11 @@ class Commands(AppGroup):
             return super().invoke(ctx)
         except OutboxError as error:
             raise click.ClickException(str(error)) from None
+
+
+def _import_commands() -> None:
+    for name in ("cli_mail", "cli_dkim"):
+        import_module(f"flask_outbox.app.{name}")
 
 
 outbox = Commands("outbox", help="Mail that was sent later: look at it, retry it, send it.")
