@@ -26,6 +26,7 @@ NEEDED = {
     "/usr/bin/redis-server": "redis-server",  # a broker of engines, and of a peer in the benches
     "/usr/sbin/rabbitmq-server": "rabbitmq-server",  # the other broker; brings Erlang
     "/usr/bin/spamassassin": "spamassassin",  # what scores mail; its daemon is another package
+    "/usr/sbin/opendkim": "opendkim",  # another's word on our signatures
 }
 POLICY = Path("/usr/sbin/policy-rc.d")
 FORBIDDEN = "#!/bin/sh\nexit 101\n"  # 101: action forbidden by policy (invoke-rc.d)

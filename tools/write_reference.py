@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from flask_outbox.app.cli import outbox
-from flask_outbox.app.keys import FLASK_MAILS, MESSAGES, OUTBOX, WAYS_OUT
+from flask_outbox.app.keys import DKIM, FLASK_MAILS, MESSAGES, OUTBOX, WAYS_OUT
 from flask_outbox.mail.lifecycle import TRANSITIONS, State
 
 PAGES = Path(__file__).parents[1] / "docs" / "reference"
@@ -18,6 +18,7 @@ GROUPS = {
     "Flask-Mail's": FLASK_MAILS,
     "The ways out": WAYS_OUT,
     "The messages": MESSAGES,
+    "DKIM": DKIM,
     "The outbox and its workers": OUTBOX,
 }
 NOTE = "<!-- Written by tools/write_reference.py from the code. -->\n"

@@ -31,7 +31,7 @@ with app.app_context():
 """
 COMMANDS = [
     *("upgrade", "worker", "drain", "list", "show", "retry", "cancel", "stats", "prune"),
-    *("erase", "send-test"),
+    *("erase", "send-test", "dkim-keygen"),
 ]
 
 RUNNER = """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from flask_outbox.app import reading
+from flask_outbox.app import reading, reading_dkim
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +120,31 @@ MESSAGES: Mapping[str, Key] = MappingProxyType(
     }
 )
 
+DKIM: Mapping[str, Key] = MappingProxyType(
+    {
+        "MAIL_DKIM_DOMAIN": Key(
+            "Whose mail is signed: the domain of its senders, or one above it.",
+            reading_dkim.domain,
+        ),
+        "MAIL_DKIM_SELECTOR": Key(
+            "Under which name the key is published: `selector._domainkey.domain`.",
+            reading_dkim.selector,
+        ),
+        "MAIL_DKIM_KEY": Key(
+            "The private key, RSA or Ed25519, as PEM; `flask outbox dkim-keygen` makes one.",
+            reading.secret,
+            secret=True,
+        ),
+        "MAIL_DKIM_KEYS": Key(
+            "More keys, of this or of other domains: a list of mappings with `domain`, `selector`,"
+            " and `key`, or `key_file`, the name of a file.",
+            reading_dkim.keys,
+            (),
+            secret=True,
+        ),
+    }
+)
+
 OUTBOX: Mapping[str, Key] = MappingProxyType(
     {
         "MAIL_OUTBOX_URL": Key(
@@ -177,4 +202,6 @@ OUTBOX: Mapping[str, Key] = MappingProxyType(
     }
 )
 
-KEYS: Mapping[str, Key] = MappingProxyType({**FLASK_MAILS, **WAYS_OUT, **MESSAGES, **OUTBOX})
+KEYS: Mapping[str, Key] = MappingProxyType(
+    {**FLASK_MAILS, **WAYS_OUT, **MESSAGES, **DKIM, **OUTBOX}
+)

@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flask import Flask
 
-from flask_outbox.app import engines, fingerprints, privacy, starting, ways_out
+from flask_outbox.app import engines, fingerprints, privacy, signing, starting, ways_out
 from flask_outbox.app.flask_mail import Message, _Mail
 from flask_outbox.app.settings import Settings
 from flask_outbox.app.telling import tell_alert, tell_recorded
 from flask_outbox.mail.errors import MessageError
+from flask_outbox.mail.submission import Submission
 from flask_outbox.transports.base import Transport
 
 if TYPE_CHECKING:
     from flask_outbox.app.joined import Joined
     from flask_outbox.outbox.database import Outbox
     from flask_outbox.outbox.workers import Badge
+    from flask_outbox.transports.dkim import Keys
     from flask_outbox.wire import aio, sync
     from flask_outbox.worker.embedded import Embedded
     from flask_outbox.worker.engine import Engine, Wakes
@@ -224,12 +226,30 @@ class Made:
         if self.engine is None and self.settings.worker == "celery":
             engines.celery_is_installed()
         ways_out.check_tls_files(self.settings)
+        _ = self.dkim_keys
+
+    @property
+    def dkim_keys(self) -> "Keys":
+        """The keys of MAIL_DKIM_*; raises ConfigurationError where one cannot be used."""
+        if not signing.is_on(self.settings):
+            return {}
+        return self._once("dkim_keys", lambda: signing.load(self.settings))
+
+    def sign(self, submission: Submission) -> Submission:
+        """Sign what leaves now, where its way out sends it on as it is."""
+        keys = self.dkim_keys
+        if not (keys and self.transport(submission.transport).carries.raw):
+            return submission
+        from flask_outbox.transports.dkim import sign  # noqa: PLC0415  brings cryptography
+
+        return sign(submission, keys)
 
     def plan(self) -> "Plan":
         """Say what a worker works with."""
         from flask_outbox.app.overhear import Overheard  # noqa: PLC0415  in workers only
         from flask_outbox.worker.loop import Plan  # noqa: PLC0415  in workers only
 
+        _ = self.dkim_keys  # a worker that could not sign would better not begin
         transports: Mapping[str, Transport] = {name: self.transport(name) for name in self.names()}
         if self.state.debug:
             transports = {name: Overheard(each) for name, each in transports.items()}
@@ -242,6 +262,7 @@ class Made:
             observe=self.observe,
             alert=lambda alert: tell_alert(self.app, alert),
             badge=self.badge(),
+            sign=self.sign,
             retention=self._once("retention", lambda: privacy.retention(self.settings)),
         )
 

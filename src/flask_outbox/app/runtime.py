@@ -10,7 +10,7 @@ from flask import Flask, has_app_context
 from flask_outbox.app import engines, starting, ways_out
 from flask_outbox.app.flask_mail import _Mail
 from flask_outbox.app.made import Made
-from flask_outbox.app.preparing import BeforeSend, Prepared, check_kind, prepare
+from flask_outbox.app.preparing import BIG, BeforeSend, Prepared, check_kind, prepare
 from flask_outbox.app.rehearsal import Everywhere, Rehearsal, Rehearsed
 from flask_outbox.app.settings import Settings
 from flask_outbox.app.telling import tell_drained, tell_queued, tell_sent, tell_unsent
@@ -98,7 +98,7 @@ class Runtime(Made):
         if host is None:
             receipt: object = None
         else:
-            host.sealed = submission
+            host.sealed = submission = self.sign(submission)
             with _TellFailure(self.app, prepared.message):
                 receipt = host.sendmail(
                     submission.sender,
@@ -125,9 +125,13 @@ class Runtime(Made):
         if self.suppressed:
             receipt = Receipt.same(submission, Accepted())
         else:
+            if len(submission.content) > BIG:
+                signed = await asyncio.to_thread(self.sign, submission)
+            else:
+                signed = self.sign(submission)
             sending = send_on_loop(
                 self.transport(),
-                submission,
+                signed,
                 self.async_pool,
                 seconds=self.settings.timeout or IN_A_REQUEST,
                 debug=bool(self.state.debug),

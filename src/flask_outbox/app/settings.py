@@ -14,6 +14,7 @@ from typing import Any
 
 from flask_outbox.app import reading
 from flask_outbox.app.keys import KEYS
+from flask_outbox.app.reading_dkim import Given
 from flask_outbox.mail.address import Address
 from flask_outbox.mail.errors import ConfigurationError
 
@@ -52,6 +53,10 @@ class Settings:
     text_from_html: bool
     max_size: int | None
     max_recipients: int | None
+    dkim_domain: str | None
+    dkim_selector: str | None
+    dkim_key: str | None = field(repr=False)
+    dkim_keys: tuple[Given, ...] = field(repr=False)
     outbox_url: str | None = field(repr=False)
     outbox_keys: tuple[str, ...] = field(repr=False)
     worker: str
@@ -122,5 +127,11 @@ def read(config: Mapping[str, Any], *, debug: int = 0) -> Settings:
     if bool(settings.tls_cert_file) != bool(settings.tls_key_file):
         raise ConfigurationError(
             "MAIL_TLS_CERT_FILE and MAIL_TLS_KEY_FILE belong together: set both or neither."
+        )
+    dkim = (settings.dkim_domain, settings.dkim_selector, settings.dkim_key)
+    if any(dkim) and not all(dkim):
+        raise ConfigurationError(
+            "MAIL_DKIM_DOMAIN, MAIL_DKIM_SELECTOR and MAIL_DKIM_KEY (or MAIL_DKIM_KEY_FILE) belong"
+            " together: set all three or none."
         )
     return settings

@@ -157,7 +157,7 @@ def message_of(submission: Submission, kind: type[Message] = Message) -> Any:
         ],
         reply_to=_reply_to(parts.reply_to),
         date=submission.date,
-        extra_headers=dict(parts.headers) or None,
+        extra_headers=_composed(parts.headers) or None,
         mail_options=list(submission.mail_options),
         rcpt_options=list(submission.rcpt_options),
         dsn=submission.dsn,
@@ -168,6 +168,11 @@ def message_of(submission: Submission, kind: type[Message] = Message) -> Any:
     )
     message.__dict__["msgId"] = submission.message_id
     return message
+
+
+def _composed(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Leave out what was added when it left: a signature holds for no other mail."""
+    return {name: value for name, value in headers if name.lower() != "dkim-signature"}
 
 
 def _reply_to(several: Sequence[Address]) -> Mailbox | list[Mailbox] | None:
