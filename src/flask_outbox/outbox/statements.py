@@ -51,10 +51,12 @@ class Statement:
 
     def run(self, connection: Connection, **terms: Any) -> int:
         """Run it; tell how many rows it was about."""
-        return self._run(connection, terms).rowcount
+        return self._run(connection, terms).rowcount if terms["ids"] else 0
 
     def rows(self, connection: Connection, **terms: Any) -> list[Terms]:
         """Run it, and give what it finds, by the names of the columns."""
+        if not terms["ids"]:
+            return []
         found = self._run(connection, terms)
         names = tuple(found.keys())
         return [dict(zip(names, row, strict=True)) for row in found.all()]
