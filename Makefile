@@ -44,6 +44,7 @@ check: lint docs test
 bench: $(STAMP)
 	$(BIN)/python tools/provide_servers.py
 	$(BIN)/python bench/compose.py
+	$(BIN)/python bench/dkim.py
 	$(BIN)/python bench/smtp.py
 	$(BIN)/python bench/send_later.py
 	$(BIN)/python bench/under_load.py

@@ -14,8 +14,9 @@ from base64 import b64encode
 from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
+from importlib import import_module
+from typing import Any
 
-import dkim
 from compose import HTML, SENDER, SUBJECT, TEXT
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
@@ -28,6 +29,9 @@ from flask_outbox.mail.message import Message
 from flask_outbox.mail.mime import seal
 from flask_outbox.transports.dkim import by_domain, sign
 from flask_outbox.transports.dkim_key import DkimKey
+
+sys.path.append(sys.path.pop(0))  # dkimpy's package is called as this program is
+dkim: Any = import_module("dkim")
 
 TARGET = 1.75
 ROUNDS = 25

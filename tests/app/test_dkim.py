@@ -246,6 +246,18 @@ def test_under_testing_nothing_is_signed_and_no_key_is_loaded():
     assert len(outbox) == 1
 
 
+def test_with_a_key_that_cannot_be_used_no_worker_begins_and_nothing_is_sent(make, server):
+    app = make(server, MAIL_SUPPRESS_SEND=True, MAIL_DKIM_KEY="none")
+    app.extensions["mail"].suppress = False  # as tests do, after the keys would have been looked at
+    with app.app_context():
+        mail = mail_of(app)
+        mail.send_later(note())
+        for way in (lambda: mail.drain(seconds=20), lambda: mail.send(note())):
+            with pytest.raises(ConfigurationError, match="MAIL_DKIM_KEY must be"):
+                way()
+    assert server.heard == []
+
+
 def test_what_cannot_be_signed_is_poison_and_is_never_sent_unsigned(
     make, server, monkeypatch, caplog
 ):

@@ -111,7 +111,7 @@ def test_a_short_token_is_kept_for_most_of_its_life():
     [
         *(("3599", 3599), (1e999, oauth2.UNSAID), (None, oauth2.UNSAID), (-5, oauth2.UNSAID)),
         *(("soon", oauth2.UNSAID), (10**12, oauth2.UNSAID), (99_999, oauth2.MOST), (True, 300)),
-        *((0, 0), (3599.5, oauth2.UNSAID), ([], oauth2.UNSAID)),
+        *((0, 0), ("\u0663", oauth2.UNSAID), (3599.5, oauth2.UNSAID), ([], oauth2.UNSAID)),
     ],
 )
 def test_whatever_is_said_of_its_end_has_an_end(said, life):
@@ -309,14 +309,11 @@ class TestFailing:
 @pytest.mark.parametrize(
     "authority",
     [
-        "http://x.test",
-        "http://127.0.0.1.x.test",
-        "ftp://x.test",
-        "x.test",
-        "",
-        "https://",
-        "https://[x",
+        *("http://x.test", "http://127.0.0.1.x.test", "ftp://x.test", "ftp://127.0.0.1", "x.test"),
+        *("", "https://", "https://[x", "https://x.test:0", "https://x.test:99999"),
+        *("https://bücher.test", "https://x.test/\N{NO-BREAK SPACE}", "https://x.test/\x7f"),
     ],
+    ids=ascii,
 )
 def test_secrets_are_told_to_nobody_in_the_open(authority):
     with pytest.raises(ConfigurationError, match="https"):

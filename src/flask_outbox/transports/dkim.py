@@ -115,7 +115,7 @@ def relaxed_body(body: bytes) -> bytes:
 
 
 def _single_spaced(text: bytes) -> bytes:
-    """Make one space of each run; by bytes methods, in a tenth of the time of an expression."""
+    """Make one space of each run: by bytes methods, in a fraction of an expression's time."""
     if b"\t" in text:
         text = text.replace(b"\t", b" ")
     while b"  " in text:  # each round halves the longest run

@@ -214,7 +214,7 @@ def _need(source: str, **values: object) -> None:
 def _checked(endpoint: str) -> str:
     try:
         parts = urlsplit(endpoint)
-        known = bool(parts.hostname) and (parts.port or 1) > 0
+        known = bool(parts.hostname) and parts.port != 0
     except ValueError:
         parts, known = urlsplit(""), False
     is_private = parts.scheme == "https" or (
