@@ -72,16 +72,17 @@ def hand_over(monkeypatch, *words):
 def test_what_is_handed_over_is_taken_once_and_passed_on_to_nobody(monkeypatch, pipe):
     for each in pipe:
         os.set_inheritable(each, True)  # noqa: FBT003  the only way to say it
-    assert hand_over(monkeypatch, os.getppid(), *pipe) == anew.Handed(*pipe)
+    assert hand_over(monkeypatch, *pipe) == anew.Handed(*pipe)
     assert not any(map(os.get_inheritable, pipe))
     assert anew.handed_over() is None
-    assert hand_over(monkeypatch, os.getppid(), pipe[0]) == anew.Handed(pipe[0], None)
+    assert hand_over(monkeypatch, pipe[0]) == anew.Handed(pipe[0], None)
 
 
-def test_what_was_meant_for_another_process_is_not_taken(monkeypatch, pipe, tmp_path):
-    assert hand_over(monkeypatch, os.getpid(), *pipe) is None
+def test_what_is_no_pipe_was_meant_for_another_process(monkeypatch, pipe, tmp_path):
     with (tmp_path / "file").open("w") as file:
-        assert hand_over(monkeypatch, os.getppid(), file.fileno(), pipe[1]) is None
+        closed = file.fileno()
+        assert hand_over(monkeypatch, closed, pipe[1]) is None
+    assert hand_over(monkeypatch, closed, pipe[1]) is None
 
 
 def test_that_it_works_is_told_by_one_byte(pipe):

@@ -70,17 +70,24 @@ def begin(command: Sequence[str], where: str, handed: Handed) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     os.chdir(where)
-    ours = {HANDED: ":".join(map(str, [os.getppid(), *pipes]))}
+    ours = {HANDED: ":".join(map(str, pipes))}
     os.execve(command[0], [*command], {**environment(), **ours})  # noqa: S606  our own command line
 
 
 def handed_over() -> Handed | None:
-    """Give what the parent handed over, once; None where this process was started by a person."""
-    parent, *pipes = (os.environ.pop(HANDED, "") or "0").split(":")
-    if parent != str(os.getppid()) or not pipes:
+    """Give what the parent handed over, once; None where this process was started by a person.
+
+    Whoever's parent died meanwhile is a worker all the same, and ends: its lifeline did. As a
+    parent itself it would start as many more, which nobody would ever stop.
+    """
+    named = os.environ.pop(HANDED, "")
+    if not named:
         return None
-    for each in map(int, pipes):
-        os.set_inheritable(each, False)  # noqa: FBT003  the only way to say it
-        if not stat.S_ISFIFO(os.fstat(each).st_mode):
-            return None
-    return Handed(*map(int, pipes))
+    pipes = list(map(int, named.split(":")))
+    try:
+        for each in pipes:
+            os.set_inheritable(each, False)  # noqa: FBT003  the only way to say it
+        are_pipes = all(stat.S_ISFIFO(os.fstat(each).st_mode) for each in pipes)
+    except OSError:
+        return None
+    return Handed(*pipes) if are_pipes else None
