@@ -10,6 +10,7 @@ from flask import Flask
 
 from dkim_judges import OpenDkim, dkimpy
 from flask_outbox import Mail, Message
+from flask_outbox.transports.dkim_key import DkimKey, private_key
 from hostile import Hostile
 
 
@@ -42,9 +43,12 @@ def settings(printed):
 
 
 @pytest.mark.parametrize(
-    "options", [(), ("--type", "rsa", "--bits", "3072"), ("--type", "ed25519")]
+    ("options", "bits"),
+    [((), 2048), (("--type", "rsa", "--bits", "3072"), 3072), (("--type", "ed25519"), 256)],
 )
-def test_a_mail_that_is_sent_with_what_it_prints_holds_by_what_it_prints(keygen, tmp_path, options):
+def test_a_mail_that_is_sent_with_what_it_prints_holds_by_what_it_prints(
+    keygen, tmp_path, options, bits
+):
     file = tmp_path / "key.pem"
     old = os.umask(0)
     try:
@@ -53,6 +57,8 @@ def test_a_mail_that_is_sent_with_what_it_prints_holds_by_what_it_prints(keygen,
         os.umask(old)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert not [line for line in file.read_text().splitlines()[1:-1] if line in printed]
+    read = private_key(file.read_text(), "FILE")
+    assert DkimKey("example.com", "outbox", read).bits == bits
     with Hostile() as server:
         app = Flask("shop")
         app.config.update(MAIL_PORT=server.port, MAIL_DEFAULT_SENDER="shop@example.com")
