@@ -121,7 +121,8 @@ class TestSpam:
             ("#!/bin/sh\necho 'X-Spam-Lint: 1.0 5.0 A=1'\nexit 1\n", "gave no score"),
             ("#!/bin/sh\necho 'A: b'; echo; echo 'X-Spam-Lint: 1.0 5.0 A=1'\n", "gave no score"),
             ("#!/nonexistent\n", "could not be started"),
-            ("#!/bin/sh\necho 'X-Spam-Lint: 1.0 5.0 none'\n", "gives it 1 points"),
+            ("#!/bin/sh\necho 'X-Spam-Lint: 1.0 5.0 none'\n", "calls 5.0 spam."),
+            ("#!/bin/sh\necho 'X-Spam-Lint: 1.0 5.0 A=0.1,B=0.09'\n", "spam: A (0.1)."),
             ("#!/bin/sh\necho 'X-Spam-Lint: 5.0 5.0 A=4.95,B=0.05'\n", "A (4.95); write"),
         ],
     )
