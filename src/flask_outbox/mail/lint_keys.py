@@ -11,8 +11,7 @@ from flask_outbox.mail.lint_letter import Letter, without_links
 
 _EDGE = r"(?<![A-Za-z0-9_-])"
 
-# What each begins with is documented by who gives it out, and listed among GitHub's "Supported
-# secret scanning patterns" (read 2026-11-29).
+# What each begins with is documented by who gives it out.
 KEYS: Mapping[str, re.Pattern[str]] = MappingProxyType(
     {
         "a private key": re.compile(r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY"),
