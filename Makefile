@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: help demo test check lint docs bench faults clean
+.PHONY: help demo test check lint docs bench faults mutants clean
 
 help:
 	@echo "make demo      the main job, end to end, on this machine (ONCE=1: one round, then stop)"
 	@echo "make test      install what is missing, then the whole suite against real servers"
 	@echo "make check     lint, types, floors, docs, and make test"
 	@echo "make bench     every figure in the docs, beside its peers"
+	@echo "make mutants   break each provider in one place after another, and see its tests notice"
 	@echo "make faults    seeded random kills of workers, of web processes, of Celery's workers"
 	@echo "               (SEED=n KILLS=500 MESSAGES=20000 WEB=300 DATABASE=sqlite BROKER=redis)"
 
@@ -62,6 +63,9 @@ faults: $(STAMP)
 	$(BIN)/python tests/faults/engine_kills.py $(if $(SEED),--seed $(SEED)) \
 		--kills $(or $(KILLS),500) --messages $(or $(MESSAGES),20000) \
 		--broker $(or $(BROKER),all) --database $(or $(DATABASE),postgresql)
+
+mutants: $(STAMP)
+	$(BIN)/python tools/mutants.py $(ONLY)
 
 clean:
 	rm -rf $(VENV) site build dist

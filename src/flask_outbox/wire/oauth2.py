@@ -18,9 +18,9 @@ from flask_outbox.mail.exchange import Conversation, HttpRequest, HttpResponse, 
 from flask_outbox.wire.pool import Pool
 from flask_outbox.wire.sync import carry
 
-# As the vendors' pages name them: "Microsoft identity platform and the OAuth 2.0 client credentials
-# flow", with the scope of "Authenticate an IMAP, POP or SMTP connection using OAuth"; and "Using OAuth
-# 2.0 for Web Server Applications". Tried against a server of ours only, never against theirs.
+# As the vendors' pages have them: "Microsoft identity platform and the OAuth 2.0 client credentials
+# flow", with the scope of "Authenticate an IMAP, POP or SMTP connection using OAuth"; and "Using
+# OAuth 2.0 for Web Server Applications". Tried against a server of ours, never against theirs.
 MICROSOFT = "https://login.microsoftonline.com"
 MICROSOFT_SCOPE = "https://outlook.office365.com/.default"
 GOOGLE = "https://oauth2.googleapis.com/token"

@@ -1,0 +1,82 @@
+"""Postmark, beside its documentation."""
+
+from pathlib import Path
+
+import pytest
+
+from contract.http_mails import ADA, BOB, plain, rich, sealed
+from contract.http_transport_contract import KEY, HttpTransportContract
+from flask_outbox.mail.message import Message
+from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Refused
+from flask_outbox.transports.postmark import Postmark
+from hostile_http import say
+
+TEMPLATE = {"TemplateAlias": "welcome", "TemplateModel": {"name": "", "count": 0}}
+
+
+def empty(**more):
+    return Message("", [ADA], sender="shop@example.com", **more)
+
+
+SAID = {
+    "a template": lambda: sealed(empty(provider=TEMPLATE)),
+    "a template by number": lambda: sealed(
+        empty(provider={"TemplateId": 7, "TemplateModel": {}, "InlineCss": False})
+    ),
+    "watched": lambda: sealed(plain(track_opens=True, track_clicks=True)),
+    "unwatched": lambda: sealed(plain(track_opens=False, track_clicks=False)),
+    "another stream": lambda: sealed(plain(provider={"MessageStream": "broadcast"})),
+}
+UNSAYABLE = {
+    "besides a template": lambda: sealed(plain(provider=TEMPLATE)),
+    "subject or a text besides": lambda: sealed(plain(provider={"TemplateId": 7})),
+    "of tags": lambda: sealed(plain(tags=["a", "b"])),
+    "tags that do not match": lambda: sealed(plain(tags=["x" * 1001])),
+    "of metadata": lambda: sealed(plain(metadata={str(at): "x" for at in range(10)})),
+    "metadata that do not match": lambda: sealed(plain(metadata={"x" * 21: "c"})),
+    "metadata whose values do not match": lambda: sealed(plain(metadata={"a": "b" * 81})),
+}
+
+
+class TestPostmark(HttpTransportContract):
+    recorded = Path(__file__).parent / "fixtures" / "postmark"
+    largest = 10 * 1024 * 1024
+    mails = SAID
+    unsupported = UNSAYABLE
+
+    def at(self, home):
+        return Postmark(KEY, home)
+
+    @pytest.mark.parametrize("code", [10, 100, 400, 401, 405, 412, 413, 429])
+    def test_a_code_about_our_account_pauses_the_route(self, code):
+        (outcome,) = self.sent({"whole": say(422, {"ErrorCode": code, "Message": "no"})})
+        assert isinstance(outcome, Deferred)
+        assert outcome.fault is Fault.OURS
+
+    @pytest.mark.parametrize("code", [10, 406, 300])
+    def test_what_was_accepted_stays_so_whatever_the_code(self, code):
+        (outcome,) = self.sent({"whole": say(200, {"ErrorCode": code, "MessageID": "7"})})
+        assert outcome == Accepted("200", "7")
+
+    @pytest.mark.parametrize("code", [0, 300, 402, 403, 409, 411, 1101])
+    def test_any_other_code_refuses_the_mail(self, code):
+        (outcome,) = self.sent({"whole": say(422, {"ErrorCode": code, "Message": f"no {ADA}"})})
+        assert isinstance(outcome, Refused)
+
+    def test_a_stream_is_named(self, driver, server):
+        transport = Postmark(KEY, server.home, stream="broadcast")
+        self.carry(transport.send([sealed(plain())]))
+        assert server.requests[0].json()["MessageStream"] == "broadcast"
+
+    def test_those_who_were_not_written_to_are_written_to_without_the_inactive_one(self):
+        said = f"Found inactive addresses: {ADA.upper()}. Inactive recipients are ones that …"
+        answer = say(422, {"ErrorCode": 406, "Message": said})
+        ada, bob = self.sent({"whole": answer}, sealed(rich(), ADA, BOB))
+        assert isinstance(ada, Refused)
+        assert isinstance(bob, Deferred)
+        assert bob.fault is Fault.NONE
+
+
+def test_by_itself_it_goes_to_postmark():
+    assert Postmark(KEY).home == "https://api.postmarkapp.com"
+    assert repr(Postmark(KEY)) == "<Postmark https://api.postmarkapp.com>"

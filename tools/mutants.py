@@ -1,0 +1,139 @@
+"""Break each provider's file in one place after another, and see its tests notice.
+
+    python tools/mutants.py             every provider, and what all of them share
+    python tools/mutants.py resend      one file of transports/
+
+A mutant lacks one entry of a dict, one argument given by name, one member of a set or a list, or
+one ``raise``. It is made of a copy, and the file's own tests run against that. Each mutant is
+printed with what became of it; the exit status is 1 if one was not caught.
+"""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+TOP = Path(__file__).parents[1]
+FOLDER = Path("src", "flask_outbox", "transports")
+TESTS = Path("tests", "transports")
+SHARED = ("base", "carries", "http_verdict")
+AT_ONCE = 2
+FIRST = "documentation or by_name or account"  # what notices most of them, and is soon done
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A file with one thing left out."""
+
+    file: str
+    line: int
+    what: str
+    source: str
+
+
+def providers() -> list[str]:
+    """List the files of providers: those that make an HttpTransport."""
+    files = sorted((TOP / FOLDER).glob("*.py"))
+    return [file.stem for file in files if "(HttpTransport):" in file.read_text(encoding="utf-8")]
+
+
+def mutants(file: str) -> Iterator[Mutant]:
+    """Make all of a file."""
+    source = (TOP / FOLDER / f"{file}.py").read_text(encoding="utf-8")
+    lines = source.encode().splitlines(keepends=True)
+    starts = [0]
+    for line in lines:
+        starts.append(starts[-1] + len(line))
+    for first, last, instead in sorted(_places(ast.parse(source))):
+        begin = starts[first[0] - 1] + first[1]
+        end = starts[last[0] - 1] + last[1]
+        raw = source.encode()
+        what = " ".join(raw[begin:end].decode().split())
+        if not instead:  # an entry goes with its comma
+            rest = raw[end:].lstrip()
+            if rest.startswith(b","):
+                end = len(raw) - len(rest) + 1
+        broken = (raw[:begin] + instead + raw[end:]).decode()
+        compile(broken, file, "exec")
+        yield Mutant(file, first[0], what, broken)
+
+
+Place = tuple[tuple[int, int], tuple[int, int], bytes]
+
+
+def _places(tree: ast.Module) -> Iterator[Place]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Dict(keys=keys, values=values):
+                for key, value in zip(keys, values, strict=True):
+                    if key is None:  # **more
+                        yield (value.lineno, value.col_offset - 2), _end(value), b""
+                    else:
+                        yield _start(key), _end(value), b""
+            case ast.Call(keywords=keywords):
+                for each in keywords:
+                    yield _start(each), _end(each), b""
+            case ast.Set(elts=members) | ast.List(elts=members) if len(members) > 1:
+                for each in members:
+                    yield _start(each), _end(each), b""
+            case ast.Raise():
+                yield _start(node), _end(node), b"pass"
+            case _:
+                pass
+
+
+def _start(node: ast.expr | ast.stmt | ast.keyword) -> tuple[int, int]:
+    return node.lineno, node.col_offset
+
+
+def _end(node: ast.expr | ast.stmt | ast.keyword) -> tuple[int, int]:
+    return node.end_lineno or node.lineno, node.end_col_offset or 0
+
+
+def is_caught(tests: list[str], mutant: Mutant) -> bool:
+    """Run the tests against a copy that has the mutant in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(TOP / "src", Path(folder, "src"))
+        broken = Path(folder, FOLDER, f"{mutant.file}.py")
+        broken.write_text(mutant.source, encoding="utf-8")
+        return _fails(folder, [*tests, "-k", FIRST]) or _fails(folder, tests)
+
+
+def _fails(folder: str, arguments: list[str]) -> bool:
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(Path(folder, "src"))}
+    done = subprocess.run(command, cwd=TOP, env=environment, capture_output=True, check=False)
+    if done.returncode not in {0, 1, 2}:  # no test, or no pytest
+        raise SystemExit(done.stdout.decode() + done.stderr.decode())
+    return done.returncode != 0
+
+
+def main() -> int:
+    """Make them, print what became of each, and count."""
+    known = providers()
+    survived = total = 0
+    for file in sys.argv[1:] or [*known, *SHARED]:
+        names = known if file in SHARED else [file]
+        tests = [str(TESTS / f"test_{name}.py") for name in names]
+        if _fails(str(TOP), tests):
+            raise SystemExit(f"the tests of {file} fail as they are")
+        made = list(mutants(file))
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for mutant, caught in zip(made, pool.map(partial(is_caught, tests), made), strict=True):
+                word = "caught" if caught else "SURVIVED"
+                print(f"{word:8} {mutant.file}.py:{mutant.line} without {mutant.what}", flush=True)
+                survived += not caught
+        total += len(made)
+    print(f"{total} mutants, {total - survived} caught, {survived} survived")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
