@@ -188,7 +188,7 @@ def test_the_signature_is_over_what_before_send_and_the_sandbox_made_of_the_mail
 class Provider(Memory):
     """A way out that signs by itself."""
 
-    carries = Carries(raw=False)
+    carries = Carries(signature=False)
 
 
 @pytest.mark.parametrize("way", [send, send_async, later_and_drained], ids=lambda way: way.__name__)

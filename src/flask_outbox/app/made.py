@@ -238,7 +238,12 @@ class Made:
     def sign(self, submission: Submission) -> Submission:
         """Sign what leaves now, where its way out sends it on as it is."""
         keys = self.dkim_keys
-        if not (keys and self.transport(submission.transport).carries.raw):
+        if not keys:
+            return submission
+        from flask_outbox.transports.carries import completed  # noqa: PLC0415  where it is asked
+
+        carried = completed(self.transport(submission.transport).carries)
+        if not (carried.raw and carried.signature):
             return submission
         from flask_outbox.transports.dkim import sign  # noqa: PLC0415  brings cryptography
 

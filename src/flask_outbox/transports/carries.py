@@ -32,7 +32,8 @@ class Carries:
 
     window: int = 1  # submissions in doubt at most when a line breaks
     dsn: bool = False
-    raw: bool = True  # the bytes as they are sealed, and so their signatures; else their parts
+    raw: bool = True  # the bytes as they are sealed; else their parts
+    signature: bool = True  # a DKIM signature of ours, where it takes the bytes: it changes none
     envelope: bool = True  # a return path of its own, and ESMTP options
     utf8: bool = True  # addresses whose local part is not ASCII (RFC 6531)
     tags: Words | None = None
@@ -51,12 +52,14 @@ def refuse(name: str, carries: object, submission: Submission) -> None:
 
     A third party's declaration need not be one of ours: what it does not say is as with a relay.
     """
-    whole = carries if isinstance(carries, Carries) else _completed(carries)
-    for what in _missing(whole, submission):
+    for what in _missing(completed(carries), submission):
         raise UnsupportedFeature(f"{name} cannot carry {what}.")
 
 
-def _completed(carries: object) -> Carries:
+def completed(carries: object) -> Carries:
+    """Take a declaration that may be a third party's, with a relay's defaults for what it lacks."""
+    if isinstance(carries, Carries):
+        return carries
     names = [each.name for each in fields(Carries)]
     return Carries(**{name: getattr(carries, name) for name in names if hasattr(carries, name)})
 
