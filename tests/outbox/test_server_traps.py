@@ -3,8 +3,10 @@
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
+import pymysql
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from database_fixtures import KINDS
 from flask_outbox.mail.errors import MessageError, OutboxUnavailable, TooLargeError
@@ -159,3 +161,28 @@ def test_a_mail_larger_than_a_packet_is_an_error_that_breaks_no_transaction(mari
         outbox.close()
         mariadb.ask("SET GLOBAL max_allowed_packet = 67108864")
     assert "Set it to 64M" in caplog.text
+
+
+def a_deadlock(name):
+    if name == "mariadb":
+        return pymysql.err.OperationalError(1213, "Deadlock found when trying to get lock")
+    return psycopg.errors.DeadlockDetected("deadlock detected")
+
+
+@pytest.mark.parametrize("name", ["mariadb", "postgresql"])
+def test_a_claim_that_gave_way_to_another_is_made_once_more(request, name):
+    url = request.getfixturevalue(name).new()
+    Outbox(url).upgrade()
+    outbox = Outbox(url)
+    row = put(outbox)
+    died = []
+
+    def die(_connection, _cursor, statement, *_):
+        if "SKIP LOCKED" in statement and not died:
+            died.append(statement)
+            raise a_deadlock(name)
+
+    event.listen(outbox.open(), "before_cursor_execute", die)
+    assert [each.id for each in take(outbox)] == [row]
+    assert len(died) == 1
+    outbox.close()

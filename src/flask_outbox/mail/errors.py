@@ -60,6 +60,10 @@ class OutboxUnavailable(OutboxError):  # noqa: N818  what is unavailable is the 
     """The outbox could not be opened or written; nothing was half done."""
 
 
+class Contended(OutboxUnavailable):
+    """Another transaction was given way to; nothing was done, and it may be done at once."""
+
+
 class InDoubt(OutboxUnavailable):
     """The database fell silent at a commit: what it was for may be done, or not."""
 

@@ -20,7 +20,7 @@ from sqlalchemy import (
     update,
 )
 
-from flask_outbox.mail.errors import InDoubt
+from flask_outbox.mail.errors import Contended, InDoubt
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.claimed import Claimed, opened, read
@@ -37,7 +37,7 @@ __all__ = [
     "claim", "extend", "has_open", "leave", "next_due", "reclaim", "release", "start",
 ]  # fmt: skip
 
-ROUNDS_MOST = 20  # of one claim, while it finds nothing that can be read
+ROUNDS_MOST = 20  # of one claim, while it gives way, or finds nothing that can be read
 OCTETS_MOST = 32 * 1024 * 1024  # content that one claim brings, or one message if it has more
 
 _m = message.c
@@ -121,7 +121,10 @@ def claim(
     comes alone in its list. What cannot be decrypted is held back, and does not stand in the way.
     """
     for _ in range(ROUNDS_MOST):
-        leased = _claim(outbox, transports, limit, worker)
+        try:
+            leased = _claim(outbox, transports, limit, worker)
+        except Contended:  # several claims at once, on MariaDB
+            continue
         readable = opened(outbox, leased)
         if readable or not leased:
             return readable

@@ -26,6 +26,7 @@ FIXES = {
     1290: "it is read-only, as a replica is. Point MAIL_OUTBOX_URL at the primary.",
     1836: "it is read-only. Point MAIL_OUTBOX_URL at the primary.",
 }
+DEADLOCK = 1213
 
 
 class MySql(Server):
@@ -91,7 +92,16 @@ class MySql(Server):
                 f" {self._packet} in {self}. Raise that to 64M, and start the app again."
             )
 
+    def gave_way(self, cause: BaseException | None) -> bool:
+        """Tell whether the transaction was undone for the sake of another one."""
+        return _number(cause) == DEADLOCK
+
     def fix(self, cause: BaseException | None) -> str | None:
         """Say what a person can do about it, where that is known."""
-        number = cause.args[0] if cause is not None and cause.args else None
-        return FIXES.get(number) if isinstance(number, int) else None
+        number = _number(cause)
+        return None if number is None else FIXES.get(number)
+
+
+def _number(cause: BaseException | None) -> int | None:
+    number = cause.args[0] if cause is not None and cause.args else None
+    return number if isinstance(number, int) else None

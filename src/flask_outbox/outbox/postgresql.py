@@ -20,6 +20,7 @@ FIXES = {
     "42501": "this user may not use its tables. Grant it what the documentation names.",
     "3D000": "it has no such database. Create it, or mend MAIL_OUTBOX_URL.",
 }
+GAVE_WAY = ("40001", "40P01")  # serialization_failure, deadlock_detected
 
 
 class PostgreSql(Server):
@@ -69,6 +70,10 @@ class PostgreSql(Server):
                     name,
                     self,
                 )
+
+    def gave_way(self, cause: BaseException | None) -> bool:
+        """Tell whether the transaction was undone for the sake of another one."""
+        return getattr(cause, "sqlstate", None) in GAVE_WAY
 
     def fix(self, cause: BaseException | None) -> str | None:
         """Say what a person can do about it, where that is known."""

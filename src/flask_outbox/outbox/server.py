@@ -14,7 +14,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from flask_outbox.mail.errors import ConfigurationError, InDoubt, OutboxUnavailable
+from flask_outbox.mail.errors import ConfigurationError, Contended, InDoubt, OutboxUnavailable
 from flask_outbox.mail.say import Say
 from flask_outbox.outbox.schema import APPS, UPGRADE
 
@@ -134,10 +134,16 @@ class Server:
                 if not _cannot(cause):
                     raise
                 reason = " ".join(str(cause).split("\nDETAIL")[0].split())
+            if self.gave_way(cause):
+                raise Contended(f"The outbox {self} was busy: {reason}") from error
             raise OutboxUnavailable(f"The outbox {self} could not be used: {reason}") from error
 
     def fix(self, cause: BaseException | None) -> str | None:
         """Say what a person can do about it, where that is known."""
+        raise NotImplementedError
+
+    def gave_way(self, cause: BaseException | None) -> bool:
+        """Tell whether the transaction was undone for the sake of another one."""
         raise NotImplementedError
 
     def close(self, engine: Engine | None) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from random import random
 
-from flask_outbox.mail.errors import OutboxUnavailable
+from flask_outbox.mail.errors import Contended, OutboxUnavailable
 from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.submission import Submission
@@ -170,7 +170,7 @@ class Worker:
                 try:
                     self._step()
                 except Exception as error:
-                    if raises and self._is_idle():
+                    if raises and self._is_idle() and not isinstance(error, Contended):
                         raise
                     self._rest(self._trouble(error))
                 else:
