@@ -322,13 +322,15 @@ class HttpTransportContract(TransportContract):
     def test_what_the_far_side_repeats_of_a_secret_is_not_told(self):
         for status in (200, 400, 401, 422, 500):
             words = f"{KEY} is not good, \r\n\x1b {KEY}"
-            body = {"message": words, "Message": words, "ErrorCode": 300, "errors": [words]}
+            said = {"message": words}
+            body = {**said, "Message": words, "ErrorCode": 300, "errors": [said]}
             outcomes = self.sent({"whole": say(status, body)})
             assert KEY not in repr(outcomes)
             assert "\\r" not in repr(outcomes)
 
     def test_of_an_answer_to_a_sensitive_mail_the_status_is_told(self):
-        body = {"message": "no hello", "Message": "no hello", "ErrorCode": 300}
+        said = {"message": "no hello"}
+        body = {**said, "Message": "no hello", "ErrorCode": 300, "errors": [said]}
         secretive = sealed(rich(), ADA, sensitive=True)
         (outcome,) = self.sent({"whole": say(422, body)}, secretive)
         assert "hello" not in repr(outcome)

@@ -66,7 +66,7 @@ class HttpTransport:
     name: ClassVar[str]
     carries: ClassVar[Carries]
     home: str  # where the API is; an app may name another, such as one in the EU
-    says: ClassVar[tuple[str, ...]] = ("message",)  # where an answer says why, in its JSON
+    says: ClassVar[tuple[str | int, ...]] = ("message",)  # where an answer's JSON says why
     seconds: float = 60.0  # for a whole request
     connect: float = 20.0
 
@@ -163,8 +163,7 @@ class HttpTransport:
 
     def _words(self, response: HttpResponse) -> str:
         """Give the provider's own words, without what it was told in confidence."""
-        text = next(filter(None, [response.text_at(name) for name in self.says]), "")
-        hidden = self._secrets.hide(text)
+        hidden = self._secrets.hide(response.text_at(*self.says))
         shown = "".join(
             each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in hidden
         )

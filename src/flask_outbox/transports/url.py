@@ -5,6 +5,7 @@ scheme        means
 ============  ===============================================================================
 ``resend``    Resend's API: ``resend://KEY@``
 ``postmark``  Postmark's API: ``postmark://TOKEN@``
+``sendgrid``  SendGrid's API: ``sendgrid://KEY@``
 ``smtp``      a relay; TLS by ``tls=required``, the default where there are credentials
 ``smtps``     a relay with TLS from the first byte
 ``console``   print: ``console:``
@@ -31,6 +32,7 @@ from flask_outbox.transports.base import Transport
 from flask_outbox.transports.local import Console, Folder, Memory, Null
 from flask_outbox.transports.postmark import Postmark
 from flask_outbox.transports.resend import Resend
+from flask_outbox.transports.sendgrid import SendGrid
 from flask_outbox.transports.smtp import Smtp
 from flask_outbox.transports.smtp_login import Security
 
@@ -207,6 +209,11 @@ def _postmark(parts: Url) -> Postmark:
     return Postmark(key, home, stream=parts.parameters.get("stream", ""), tls=tls)
 
 
+def _sendgrid(parts: Url) -> SendGrid:
+    key, home, tls = _api(parts)
+    return SendGrid(key, home, tls=tls)
+
+
 def _folder(parts: Url) -> Folder:
     if parts.host or not parts.path:
         raise ConfigurationError(
@@ -234,6 +241,7 @@ _SCHEMES: Mapping[str, tuple[Callable[[Url], Transport], tuple[str, ...]]] = {
     "smtps": (_relay, _RELAY),
     "resend": (_resend, _API),
     "postmark": (_postmark, (*_API, "stream")),
+    "sendgrid": (_sendgrid, _API),
     "console": (_bare(Console), ()),
     "folder": (_folder, ()),
     "maildir": (_folder, ()),
