@@ -6,6 +6,7 @@ scheme        means
 ``resend``    Resend's API: ``resend://KEY@``
 ``postmark``  Postmark's API: ``postmark://TOKEN@``
 ``sendgrid``  SendGrid's API: ``sendgrid://KEY@``
+``mailgun``   Mailgun's API: ``mailgun://KEY@DOMAIN``
 ``smtp``      a relay; TLS by ``tls=required``, the default where there are credentials
 ``smtps``     a relay with TLS from the first byte
 ``console``   print: ``console:``
@@ -22,7 +23,7 @@ every API: home (another base URL), ca_file; of postmark besides: stream.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from urllib.parse import unquote
 
@@ -30,6 +31,7 @@ from flask_outbox.mail.errors import ConfigurationError
 from flask_outbox.mail.exchange import Tls
 from flask_outbox.transports.base import Transport
 from flask_outbox.transports.local import Console, Folder, Memory, Null
+from flask_outbox.transports.mailgun import Mailgun
 from flask_outbox.transports.postmark import Postmark
 from flask_outbox.transports.resend import Resend
 from flask_outbox.transports.sendgrid import SendGrid
@@ -214,6 +216,11 @@ def _sendgrid(parts: Url) -> SendGrid:
     return SendGrid(key, home, tls=tls)
 
 
+def _mailgun(parts: Url) -> Mailgun:
+    key, home, tls = _api(replace(parts, host=""))
+    return Mailgun(key, parts.host, home, tls=tls)
+
+
 def _folder(parts: Url) -> Folder:
     if parts.host or not parts.path:
         raise ConfigurationError(
@@ -242,6 +249,7 @@ _SCHEMES: Mapping[str, tuple[Callable[[Url], Transport], tuple[str, ...]]] = {
     "resend": (_resend, _API),
     "postmark": (_postmark, (*_API, "stream")),
     "sendgrid": (_sendgrid, _API),
+    "mailgun": (_mailgun, _API),
     "console": (_bare(Console), ()),
     "folder": (_folder, ()),
     "maildir": (_folder, ()),
