@@ -3,9 +3,9 @@
     python tools/mutants.py             every provider, and what all of them share
     python tools/mutants.py resend      one file of transports/
 
-A mutant lacks one entry of a dict, one argument given by name, one member of a set or a list, or one
-``raise``. It is made of a copy, and the file's own tests run against that. Each mutant is printed
-with what became of it; the exit status is 1 if one was not caught.
+A mutant lacks one entry of a dict, one argument given by name, one member of a set or a list, or
+one ``raise``. It is made of a copy, and the file's own tests run against that. Each mutant is
+printed with what became of it; the exit status is 1 if one was not caught.
 """
 
 import ast
@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 TOP = Path(__file__).parents[1]
@@ -96,7 +97,7 @@ def _end(node: ast.expr | ast.stmt | ast.keyword) -> tuple[int, int]:
     return node.end_lineno or node.lineno, node.end_col_offset or 0
 
 
-def is_caught(mutant: Mutant, tests: list[str]) -> bool:
+def is_caught(tests: list[str], mutant: Mutant) -> bool:
     """Run the tests against a copy that has the mutant in it."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(TOP / "src", Path(folder, "src"))
@@ -125,9 +126,7 @@ def main() -> int:
             raise SystemExit(f"the tests of {file} fail as they are")
         made = list(mutants(file))
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for mutant, caught in zip(
-                made, pool.map(lambda each: is_caught(each, tests), made), strict=True
-            ):
+            for mutant, caught in zip(made, pool.map(partial(is_caught, tests), made), strict=True):
                 word = "caught" if caught else "SURVIVED"
                 print(f"{word:8} {mutant.file}.py:{mutant.line} without {mutant.what}", flush=True)
                 survived += not caught

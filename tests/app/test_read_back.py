@@ -34,6 +34,11 @@ MAILS = {
         "at_most_once": True,
         "auto_submitted": "auto-generated",
     },
+    "provider": {
+        "provider": {"template": {"id": "x", "variables": [1, None, "ü", {"a": 0.5}]}},
+        "track_opens": False,
+        "track_clicks": True,
+    },
     "attachments": {
         "html": "<img src='cid:i@x'>",
         "attachments": [

@@ -40,6 +40,7 @@ UNSAYABLE = {
 
 class TestPostmark(HttpTransportContract):
     recorded = Path(__file__).parent / "fixtures" / "postmark"
+    largest = 10 * 1024 * 1024
     mails = SAID
     unsupported = UNSAYABLE
 

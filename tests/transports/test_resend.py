@@ -30,6 +30,7 @@ UNSAYABLE = {
 
 class TestResend(HttpTransportContract):
     recorded = Path(__file__).parent / "fixtures" / "resend"
+    largest = 40 * 1024 * 1024
     mails = SAID
     unsupported = UNSAYABLE
 

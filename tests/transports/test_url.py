@@ -5,6 +5,8 @@ import pytest
 from flask_outbox.mail.errors import ConfigurationError
 from flask_outbox.mail.exchange import Tls
 from flask_outbox.transports.local import Console, Folder, Memory, Null
+from flask_outbox.transports.postmark import Postmark
+from flask_outbox.transports.resend import Resend
 from flask_outbox.transports.smtp import Smtp
 from flask_outbox.transports.smtp_login import Security
 from flask_outbox.transports.url import Url, transport_from_url
@@ -75,6 +77,16 @@ def test_local_ways_out(url, kind, name):
     assert transport.name == name
 
 
+def test_an_api_is_read_with_its_key_and_its_parameters():
+    resend = transport_from_url("resend://re%5Fkey@")
+    assert (resend.name, resend.token, resend.home) == ("resend", "re_key", Resend.home)
+    url = "postmark://tok@?home=https://eu.example.com/v1/&stream=bulk&ca_file=%2Fca.pem"
+    postmark = transport_from_url(url)
+    assert isinstance(postmark, Postmark)
+    assert (postmark.home, postmark.stream) == ("https://eu.example.com/v1", "bulk")
+    assert postmark.tls == Tls(ca_file="/ca.pem")
+
+
 def test_a_folder_is_where_the_url_says():
     assert repr(transport_from_url("folder:///var/mail%20out")) == "<Folder '/var/mail out'>"
     assert repr(transport_from_url("folder:out")) == "<Folder 'out'>"
@@ -116,6 +128,14 @@ def test_a_folder_is_where_the_url_says():
         ("smtp://u:%zz@h", "%25"),
         ("smtp://u:p#1@h", "%23"),
         ("smtp://h\r\n", "control"),
+        ("resend://", "resend://KEY@"),
+        ("resend:", "resend://KEY@"),
+        ("resend://user:key@", "resend://KEY@"),
+        ("postmark://key@api.example.com", "postmark://KEY@"),
+        ("postmark://key@/path", "postmark://KEY@"),
+        ("resend://key@?stream=x", "unknown parameter stream"),
+        ("resend://key@?home=http://api.example.com", "home="),
+        ("resend://a%20key@", "printable ASCII"),
     ],
 )
 def test_what_cannot_work_is_said_with_what_would(url, says):
@@ -137,6 +157,12 @@ def test_what_cannot_work_is_said_with_what_would(url, says):
         "smtp://u:hunter2@h?tls=none",
         "smtp://u:hunter/2@h",
         "smtp:u:hunter2@h",
+        "resend://hunter2@h",
+        "resend://user:hunter2@",
+        "resend://hunter2",
+        "resend://hunter2%20@",
+        "resend://key@?home=https://hunter2@h",
+        "resned://hunter2@",
     ],
 )
 def test_no_error_shows_a_secret(url):
@@ -145,6 +171,13 @@ def test_no_error_shows_a_secret(url):
     for secret in ("hunter2", "ter2", "hun"):
         assert secret not in str(error.value)
         assert secret not in repr(error.value.__context__)
+
+
+def test_the_key_of_an_api_is_not_shown():
+    url = Url.parsed("resend://hunter2@?home=https://h")
+    assert str(url) == "resend:"
+    for each in (url, transport_from_url("resend://hunter2@")):
+        assert "hunter2" not in repr(each) + str(each)
 
 
 def test_neither_the_url_nor_the_relay_shows_its_password():

@@ -163,6 +163,9 @@ def message_of(submission: Submission, kind: type[Message] = Message) -> Any:
         dsn=submission.dsn,
         tags=submission.tags,
         metadata=submission.metadata,
+        provider=submission.provider,
+        track_opens=submission.track_opens,
+        track_clicks=submission.track_clicks,
         sensitive=submission.sensitive,
         at_most_once=submission.at_most_once,
     )

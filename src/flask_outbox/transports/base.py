@@ -170,7 +170,7 @@ class HttpTransport:
         return shown[:_LONGEST]
 
     def _reference(self, response: HttpResponse) -> str:
-        found = self.reference(response)
+        found = self._secrets.hide(self.reference(response))
         return found if found.isprintable() and len(found) <= _LONGEST else ""
 
     def parts(self, submission: Submission) -> Parts:

@@ -6,7 +6,7 @@ app may have been given another transport.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from flask_outbox.mail.errors import UnsupportedFeature
 from flask_outbox.mail.submission import Submission
@@ -46,10 +46,19 @@ class Carries:
     size: int | None = None
 
 
-def refuse(name: str, carries: Carries, submission: Submission) -> None:
-    """Raise UnsupportedFeature for the first thing that the transport of this name cannot carry."""
-    for what in _missing(carries, submission):
+def refuse(name: str, carries: object, submission: Submission) -> None:
+    """Raise UnsupportedFeature for the first thing that the transport of this name cannot carry.
+
+    A third party's declaration need not be one of ours: what it does not say is as with a relay.
+    """
+    whole = carries if isinstance(carries, Carries) else _completed(carries)
+    for what in _missing(whole, submission):
         raise UnsupportedFeature(f"{name} cannot carry {what}.")
+
+
+def _completed(carries: object) -> Carries:
+    names = [each.name for each in fields(Carries)]
+    return Carries(**{name: getattr(carries, name) for name in names if hasattr(carries, name)})
 
 
 def _missing(carries: Carries, submission: Submission) -> Iterator[str]:
