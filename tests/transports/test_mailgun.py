@@ -53,6 +53,7 @@ def message_of(asked):
 class TestMailgun(HttpTransportContract):
     recorded = Path(__file__).parent / "fixtures" / "mailgun"
     secrets = (KEY, b64encode(f"api:{KEY}".encode()).decode())
+    largest = 25 * 1024 * 1024
     mails: ClassVar = {
         "a template": lambda: sealed(empty(provider=TEMPLATE)),
         "watched": lambda: sealed(plain(track_opens=True, track_clicks=True)),

@@ -29,6 +29,7 @@ def with_an_empty_attachment():
 
 class TestSendGrid(HttpTransportContract):
     recorded = Path(__file__).parent / "fixtures" / "sendgrid"
+    largest = 30 * 1024 * 1024
     mails: ClassVar = {
         "a template": lambda: sealed(empty(provider=TEMPLATE)),
         "a template without data": lambda: sealed(empty(provider={"template_id": "d-1"})),

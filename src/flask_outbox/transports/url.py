@@ -7,6 +7,7 @@ scheme        means
 ``postmark``  Postmark's API: ``postmark://TOKEN@``
 ``sendgrid``  SendGrid's API: ``sendgrid://KEY@``
 ``mailgun``   Mailgun's API: ``mailgun://KEY@DOMAIN``
+``ses``       Amazon SES: ``ses://?region=eu-west-1``, ``ses://ID:SECRET@?region=eu-west-1``
 ``smtp``      a relay; TLS by ``tls=required``, the default where there are credentials
 ``smtps``     a relay with TLS from the first byte
 ``console``   print: ``console:``
@@ -18,7 +19,8 @@ scheme        means
 
 User, password, host and values are percent-decoded. Parameters of smtp and smtps: tls (required,
 none, insecure), ca_file, cert_file, key_file, fingerprint, ehlo_name, window, max_per_line. Of
-every API: home (another base URL), ca_file; of postmark besides: stream.
+every API: home (another base URL), ca_file; of postmark besides: stream; of ses: region,
+configuration_set.
 """
 
 import re
@@ -35,6 +37,7 @@ from flask_outbox.transports.mailgun import Mailgun
 from flask_outbox.transports.postmark import Postmark
 from flask_outbox.transports.resend import Resend
 from flask_outbox.transports.sendgrid import SendGrid
+from flask_outbox.transports.ses import WRITE, Ses
 from flask_outbox.transports.smtp import Smtp
 from flask_outbox.transports.smtp_login import Security
 
@@ -221,6 +224,19 @@ def _mailgun(parts: Url) -> Mailgun:
     return Mailgun(key, parts.host, home, tls=tls)
 
 
+def _ses(parts: Url) -> Ses:
+    given = parts.parameters
+    if parts.host or parts.path or (parts.username is None) != (parts.password is None):
+        raise ConfigurationError(f"MAIL_TRANSPORT: {WRITE}")
+    return Ses(
+        given.get("region", ""),
+        (parts.username or "", parts.password or "") if parts.username is not None else None,
+        given.get("home"),
+        configuration_set=given.get("configuration_set", ""),
+        tls=Tls(ca_file=given.get("ca_file")),
+    )
+
+
 def _folder(parts: Url) -> Folder:
     if parts.host or not parts.path:
         raise ConfigurationError(
@@ -250,6 +266,7 @@ _SCHEMES: Mapping[str, tuple[Callable[[Url], Transport], tuple[str, ...]]] = {
     "postmark": (_postmark, (*_API, "stream")),
     "sendgrid": (_sendgrid, _API),
     "mailgun": (_mailgun, _API),
+    "ses": (_ses, (*_API, "region", "configuration_set")),
     "console": (_bare(Console), ()),
     "folder": (_folder, ()),
     "maildir": (_folder, ()),
