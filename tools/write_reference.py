@@ -1,10 +1,10 @@
-"""Write the reference pages that say what the code says: settings, commands, states.
+"""Write the reference pages that say what the code says: settings, commands, states, providers.
 
 ``--check`` writes nothing, and ends with status 1 where a page is not what it would be.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -12,6 +12,9 @@ import click
 from flask_outbox.app.cli import outbox
 from flask_outbox.app.keys import FLASK_MAILS, MESSAGES, OUTBOX, WAYS_OUT
 from flask_outbox.mail.lifecycle import TRANSITIONS, State
+from flask_outbox.transports.base import Carries, HttpTransport, Words
+from flask_outbox.transports.smtp import Smtp
+from flask_outbox.transports.url import transport_from_url
 
 PAGES = Path(__file__).parents[1] / "docs" / "reference"
 GROUPS = {
@@ -70,10 +73,85 @@ def states() -> Iterator[str]:
     yield "What was not accepted goes back to `queued` only by hand: `flask outbox retry`.\n"
 
 
+def _yes(*, carried: bool) -> str:
+    return "yes" if carried else "-"
+
+
+def _words(words: Words | None) -> str:
+    if words is None:
+        return "stay in the outbox"
+    anything = Words(most=0)
+    told = [f"{words.most} at most"]
+    if words.names != anything.names:
+        told.append(f"`{words.names}`")
+    if words.values != anything.values:
+        told.append(f"values `{words.values}`")
+    return ", ".join(told)
+
+
+def _most(many: int | None) -> str:
+    return "no limit of its own" if many is None else str(many)
+
+
+def _names(names: tuple[str, ...] | None) -> str:
+    if names is None:
+        return "whatever there is"
+    return ", ".join(f"`{name}`" for name in names) or "-"
+
+
+FEATURES: dict[str, Callable[[Carries], str]] = {
+    "the mail as it is sealed": lambda c: "yes" if c.raw else "its parts",
+    "Bcc, reply-to, headers, attachments, inline images": lambda _: "yes",
+    "`invitation`, `alts` besides text and HTML, headers of an attachment": lambda c: _yes(
+        carried=c.raw
+    ),
+    "a return path of its own, `mail_options`, `rcpt_options`": lambda c: _yes(carried=c.envelope),
+    "`dsn`": lambda c: _yes(carried=c.dsn),
+    "addresses with a local part that is not ASCII": lambda c: _yes(carried=c.utf8),
+    "`tags`": lambda c: _words(c.tags),
+    "`metadata`": lambda c: _words(c.metadata),
+    "`track_opens`": lambda c: _yes(carried=c.opens),
+    "`track_clicks`": lambda c: _yes(carried=c.clicks),
+    "`provider={…}`": lambda c: _names(c.provider),
+    "of these, a template in place of a text": lambda c: _names(c.template),
+    "a repeat of what is in doubt is one copy": lambda c: _yes(carried=c.idempotency),
+    "recipients of one message": lambda c: _most(c.recipients),
+    "octets of a sealed message": lambda c: _most(c.size),
+}
+
+
+def providers() -> Iterator[str]:
+    """Print what each way out can carry, from its own declaration."""
+    yield "# What a provider carries"
+    yield NOTE
+    yield (
+        "What stands here as `-`, or beyond what stands here, raises `UnsupportedFeature` in"
+        " `mail.send` and `mail.send_later`, and nothing is written down. How to use them:"
+        " [Send by a provider's API](../how-to/providers.md).\n"
+    )
+    transport_from_url("null:")  # whoever can do that has imported each provider
+    kinds = sorted(HttpTransport.__subclasses__(), key=lambda kind: kind.name)
+    columns = {"smtp": Smtp("relay.example.com").carries}
+    columns |= {kind.name: kind.carries for kind in kinds}
+    yield f"| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}"
+    for feature, tell in FEATURES.items():
+        cells = [tell(carries).replace("|", "\\|") for carries in columns.values()]
+        yield f"| {feature} | {' | '.join(cells)} |"
+    yield ""
+
+
+PAGES_BY_NAME = {
+    "settings.md": settings,
+    "cli.md": commands,
+    "states.md": states,
+    "providers.md": providers,
+}
+
+
 def main() -> int:
     """Write or compare."""
     stale: list[str] = []
-    for make, name in ((settings, "settings.md"), (commands, "cli.md"), (states, "states.md")):
+    for name, make in PAGES_BY_NAME.items():
         page = PAGES / name
         text = "\n".join(make())
         if "--check" in sys.argv[1:]:

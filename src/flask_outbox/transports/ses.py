@@ -1,8 +1,9 @@
 """Amazon SES, version 2 of its API: the sealed mail as it is, or a template of SES.
 
 Read on 2026-11-29: botocore 1.44's service model of sesv2, of which API_SendEmail in the reference
-is made, and docs.aws.amazon.com/ses/latest/dg/troubleshoot-error-messages. FromEmailAddress stands
-beside a template alone: SES would write it over From. Message-ID and Date are SES's own.
+is made, and docs.aws.amazon.com/ses/latest/dg/troubleshoot-error-messages and …/header-fields.
+FromEmailAddress stands beside a template alone: SES would write it over From. Message-ID and Date
+are SES's own.
 """
 
 import re
