@@ -5,8 +5,8 @@
     class TestMine(HttpTransportContract):
         recorded = FIXTURES / "mine"
 
-        def at(self, home):
-            return Mine("s3cret-key", home)
+        def at(self, home, **more):
+            return Mine("s3cret-key", home, **more)
 
 ``recorded`` has two folders, whose files lie beside the provider's documentation: each names the
 page that it was read from, and when.
@@ -22,9 +22,11 @@ from typing import Any, ClassVar
 
 import pytest
 
+from certificates import ca_file, server_context
 from contract.http_mails import ADA, BOB, EVE, HEX, HID, MAILS, ROW, UNSUPPORTED, rich, sealed
 from contract.transport_contract import TransportContract
 from flask_outbox.mail.errors import ConfigurationError, UnsupportedFeature
+from flask_outbox.mail.exchange import Tls
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Refused, Unclear
 from flask_outbox.mail.submission import Submission
 from flask_outbox.transports.base import HttpTransport
@@ -114,8 +116,8 @@ class HttpTransportContract(TransportContract):
     largest: ClassVar[int | None] = None  # octets of a sealed mail that the provider takes
     secrets = (KEY,)
 
-    def at(self, home: str) -> HttpTransport:
-        """Make it, with ``KEY`` for a key."""
+    def at(self, home: str, **more: Any) -> HttpTransport:
+        """Make it, with ``KEY`` for a key; it may be given ``tls``."""
         raise NotImplementedError
 
     def with_key(self, key: str) -> HttpTransport:
@@ -318,6 +320,17 @@ class HttpTransportContract(TransportContract):
             driver.rest()
         assert len(server.accepted) == (1 if transport.carries.idempotency else 2)
         assert len(server.requests) == 2
+
+    def test_whom_it_trusts_may_be_named(self, driver):
+        outcomes: list[Any] = []
+        with HostileHttp(tls=server_context()) as server:
+            for more in ({}, {"tls": Tls(ca_file=ca_file())}):
+                transport = self.at(server.home, **more)
+                (report,) = self.carry(transport.send([sealed(rich(), ADA)]))
+                outcomes += report.receipt.values()
+            driver.rest()
+        assert "".join(map(letter, outcomes)) == "OA"
+        assert len(server.requests) == 1
 
     # --- secrets ---
 

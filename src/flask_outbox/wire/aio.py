@@ -85,7 +85,6 @@ class _Driver(Driver[Line]):
                     await self.line.finish_write(write, rest, until)
                 answer = await self.line.read(until)
             except WireError as error:
-                self.close()
                 if kept and not error.sent:
                     continue  # it was gone before we wrote
                 return exchange.broken(answers, error)

@@ -217,7 +217,6 @@ class _Driver(Driver[_Line]):
                 self.line.write(exchange.write(answers), until)
                 answer = self.line.read(until)
             except WireError as error:
-                self.close()
                 if kept and not error.sent:
                     continue  # it was gone before we wrote
                 return exchange.broken(answers, error)
