@@ -48,10 +48,14 @@ class Asked:
 
 
 def fine(asked: Asked, number: int) -> Said:
-    """Answer as Resend and Postmark do, with an id of its own for each mail."""
+    """Answer as all providers at once, with an id of its own for each mail."""
     name = f"ref-{number}"
-    said = {"id": name, "MessageID": name, "ErrorCode": 0, "Message": "OK"}
-    return 200, {"content-type": "application/json"}, json.dumps(said).encode()
+    said = {"id": name, "MessageID": name, "MessageId": name, "ErrorCode": 0, "Message": "OK"}
+    return (
+        200,
+        {"content-type": "application/json", "x-message-id": name},
+        json.dumps(said).encode(),
+    )
 
 
 def say(status: int, said: Any = b"", **fields: str) -> Act:

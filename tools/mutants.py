@@ -51,7 +51,9 @@ def mutants(file: str) -> Iterator[Mutant]:
     starts = [0]
     for line in lines:
         starts.append(starts[-1] + len(line))
-    for first, last, instead in sorted(_places(ast.parse(source))):
+    tree = ast.parse(source)
+    tree.body = [each for each in tree.body if "__all__" not in ast.unparse(each).partition("=")[0]]
+    for first, last, instead in sorted(_places(tree)):
         begin = starts[first[0] - 1] + first[1]
         end = starts[last[0] - 1] + last[1]
         raw = source.encode()

@@ -107,6 +107,7 @@ FEATURES: dict[str, Callable[[Carries], str]] = {
         carried=c.raw
     ),
     "a return path of its own, `mail_options`, `rcpt_options`": lambda c: _yes(carried=c.envelope),
+    "a DKIM signature of ours": lambda c: _yes(carried=c.raw and c.signature),
     "`dsn`": lambda c: _yes(carried=c.dsn),
     "addresses with a local part that is not ASCII": lambda c: _yes(carried=c.utf8),
     "`tags`": lambda c: _words(c.tags),

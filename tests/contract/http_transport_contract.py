@@ -5,8 +5,8 @@
     class TestMine(HttpTransportContract):
         recorded = FIXTURES / "mine"
 
-        def at(self, home):
-            return Mine("s3cret-key", home)
+        def at(self, home, **more):
+            return Mine("s3cret-key", home, **more)
 
 ``recorded`` has two folders, whose files lie beside the provider's documentation: each names the
 page that it was read from, and when.
@@ -22,14 +22,16 @@ from typing import Any, ClassVar
 
 import pytest
 
+from certificates import ca_file, server_context
 from contract.http_mails import ADA, BOB, EVE, HEX, HID, MAILS, ROW, UNSUPPORTED, rich, sealed
 from contract.transport_contract import TransportContract
 from flask_outbox.mail.errors import ConfigurationError, UnsupportedFeature
+from flask_outbox.mail.exchange import Tls
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Refused, Unclear
 from flask_outbox.mail.submission import Submission
 from flask_outbox.transports.base import HttpTransport
 from hostile import after, dribble, flood, hang_up, raw, reset, stall, take, then
-from hostile_http import HostileHttp, say
+from hostile_http import Asked, HostileHttp, say
 from wire_drivers import DRIVERS
 
 KEY = "s3cret-key"
@@ -114,9 +116,17 @@ class HttpTransportContract(TransportContract):
     largest: ClassVar[int | None] = None  # octets of a sealed mail that the provider takes
     secrets = (KEY,)
 
-    def at(self, home: str) -> HttpTransport:
-        """Make it, with ``KEY`` for a key."""
+    def at(self, home: str, **more: Any) -> HttpTransport:
+        """Make it, with ``KEY`` for a key; it may be given ``tls``."""
         raise NotImplementedError
+
+    def with_key(self, key: str) -> HttpTransport:
+        """Make it with another key."""
+        return type(self.at("https://h"))(key)
+
+    def read(self, asked: Asked) -> Any:
+        """Give a request's body as the records have it."""
+        return asked.json()
 
     @pytest.fixture(params=DRIVERS, ids=lambda driver: driver.name, autouse=True)
     def driver(self, request):
@@ -173,7 +183,7 @@ class HttpTransportContract(TransportContract):
             assert (asked.method, asked.path) == (record["method"], record["path"]), path
             for name, value in record["headers"].items():
                 assert asked.headers[name] == value.replace("KEY", KEY), (path, name)
-            assert asked.json() == record["body"], path
+            assert self.read(asked) == record["body"], path
         assert said.keys() == whole.keys(), "each mail has a recorded request"
 
     def test_each_answer_is_read_as_the_documentation_says(self):
@@ -311,18 +321,31 @@ class HttpTransportContract(TransportContract):
         assert len(server.accepted) == (1 if transport.carries.idempotency else 2)
         assert len(server.requests) == 2
 
+    def test_whom_it_trusts_may_be_named(self, driver):
+        outcomes: list[Any] = []
+        with HostileHttp(tls=server_context()) as server:
+            for more in ({}, {"tls": Tls(ca_file=ca_file())}):
+                transport = self.at(server.home, **more)
+                (report,) = self.carry(transport.send([sealed(rich(), ADA)]))
+                outcomes += report.receipt.values()
+            driver.rest()
+        assert "".join(map(letter, outcomes)) == "OA"
+        assert len(server.requests) == 1
+
     # --- secrets ---
 
     def test_what_the_far_side_repeats_of_a_secret_is_not_told(self):
         for status in (200, 400, 401, 422, 500):
             words = f"{KEY} is not good, \r\n\x1b {KEY}"
-            body = {"message": words, "Message": words, "ErrorCode": 300, "errors": [words]}
+            said = {"message": words}
+            body = {**said, "Message": words, "ErrorCode": 300, "errors": [said]}
             outcomes = self.sent({"whole": say(status, body)})
             assert KEY not in repr(outcomes)
             assert "\\r" not in repr(outcomes)
 
     def test_of_an_answer_to_a_sensitive_mail_the_status_is_told(self):
-        body = {"message": "no hello", "Message": "no hello", "ErrorCode": 300}
+        said = {"message": "no hello"}
+        body = {**said, "Message": "no hello", "ErrorCode": 300, "errors": [said]}
         secretive = sealed(rich(), ADA, sensitive=True)
         (outcome,) = self.sent({"whole": say(422, body)}, secretive)
         assert "hello" not in repr(outcome)
@@ -330,10 +353,9 @@ class HttpTransportContract(TransportContract):
         assert "hello" in repr(outcome) or not self.at("https://h").says
 
     def test_a_key_that_cannot_stand_in_a_header_is_refused_and_not_shown(self):
-        kind = type(self.at("https://h"))
         for key in ("", "s3cret key", "s3cret\r\nX: y", "s3crét"):
             with pytest.raises(ConfigurationError) as error:
-                kind(key)
+                self.with_key(key)
             assert "s3cr" not in str(error.value)
 
     @pytest.mark.parametrize(

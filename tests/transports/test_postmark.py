@@ -44,8 +44,8 @@ class TestPostmark(HttpTransportContract):
     mails = SAID
     unsupported = UNSAYABLE
 
-    def at(self, home):
-        return Postmark(KEY, home)
+    def at(self, home, **more):
+        return Postmark(KEY, home, **more)
 
     @pytest.mark.parametrize("code", [10, 100, 400, 401, 405, 412, 413, 429])
     def test_a_code_about_our_account_pauses_the_route(self, code):

@@ -34,8 +34,8 @@ class TestResend(HttpTransportContract):
     mails = SAID
     unsupported = UNSAYABLE
 
-    def at(self, home):
-        return Resend(KEY, home)
+    def at(self, home, **more):
+        return Resend(KEY, home, **more)
 
 
 def test_by_itself_it_goes_to_resend():

@@ -100,7 +100,7 @@ def test_a_folder_is_where_the_url_says():
         ("stmp://h", "did you mean smtp"),
         (
             "sendgird://h",
-            "known: console, folder, maildir, memory, null, postmark, resend, smtp, smtps",
+            "known: console, folder, maildir, mailgun, memory, null, postmark, resend, sendgrid",
         ),
         ("smtp://h?tsl=none", "did you mean tls"),
         ("smtp://h?nothing=like", "known: ca_file"),

@@ -13,6 +13,7 @@ question         asks the driver to                                    answer
 ``Read``         wait for one whole reply                              ``SmtpReply``
 ``HttpRequest``  send it and wait for its whole answer                 ``HttpResponse``
 ``Token``        call the token source                                 str
+``Sign``         sign a request to AWS                                 ``HttpRequest``
 ``Report``       pass a receipt on                                     None
 ``Keep``         keep the line for the next conversation               None
 ``Close``        close the line                                        None
@@ -199,6 +200,19 @@ class Token:
     refused: str = field(default="", repr=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sign:
+    """Sign a request to AWS (Signature Version 4); to find credentials may block.
+
+    ``account`` is a key's id and its secret; None: what the machine has.
+    """
+
+    request: HttpRequest
+    service: str
+    region: str
+    account: tuple[str, str] | None = field(default=None, repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What became of one submission, said as soon as it is known."""
@@ -230,6 +244,6 @@ class SmtpReply:
         return f"{self.code} {' '.join(self.lines)}".rstrip()
 
 
-Question = Open | StartTls | Write | Read | HttpRequest | Token | Report | Keep | Close
+Question = Open | StartTls | Write | Read | HttpRequest | Token | Sign | Report | Keep | Close
 Answer = Any  # by question, as in the table above
 Conversation = Generator[Question, Answer, None]

@@ -82,6 +82,13 @@ class Submission:
         object.__setattr__(twin, "began_at", now)
         return twin
 
+    @property
+    def author(self) -> str:
+        """Read whom From names: not ``sender``, where the mail has a return path of its own."""
+        from flask_outbox.mail.unseal import unseal  # noqa: PLC0415  seldom needed
+
+        return unseal(self.content.partition(b"\r\n\r\n")[0]).sender.addr
+
     def parts(self) -> "Parts":
         """Take the content apart, for who does not take it as it is."""
         from flask_outbox.mail.unseal import unseal  # noqa: PLC0415  seldom needed

@@ -18,6 +18,7 @@ from flask_outbox.mail.exchange import (
     HttpResponse,
     Question,
     Report,
+    Sign,
     Tls,
 )
 from flask_outbox.mail.outcome import Outcome, Refused
@@ -66,15 +67,15 @@ class HttpTransport:
     name: ClassVar[str]
     carries: ClassVar[Carries]
     home: str  # where the API is; an app may name another, such as one in the EU
-    says: ClassVar[tuple[str, ...]] = ("message",)  # where an answer says why, in its JSON
+    says: ClassVar[tuple[str | int, ...]] = ("message",)  # where an answer's JSON says why
     seconds: float = 60.0  # for a whole request
     connect: float = 20.0
 
-    def __init__(self, token: str, home: str | None = None, *, tls: Tls = VERIFIED) -> None:
+    def __init__(self, token: str | None, home: str | None = None, *, tls: Tls = VERIFIED) -> None:
         if home is not None:
             self.home = checked_home(home)
         self._secrets = Secrets()
-        self.token = self.confide(token)
+        self.token = "" if token is None else self.confide(token)
         self.tls = tls
 
     def confide(self, secret: str) -> str:
@@ -100,6 +101,14 @@ class HttpTransport:
         """Find the id that the provider gave it; nothing where there is none."""
         raise NotImplementedError
 
+    def whole(self, submission: Submission) -> bool:  # noqa: ARG002  for those whom it turns on it
+        """Tell whether it goes as it is sealed, and not in parts."""
+        return self.carries.raw
+
+    def signing(self, request: HttpRequest) -> Sign | None:  # noqa: ARG002  the same
+        """Give the question whose answer is the request with a signature, where it takes one."""
+        return None
+
     def outcomes(self, submission: Submission, response: HttpResponse) -> Mapping[str, Outcome]:
         """Give each recipient's outcome: one for all, unless the provider tells them apart."""
         return Receipt.same(submission, self.verdict(submission, response))
@@ -109,7 +118,7 @@ class HttpTransport:
     def check(self, submission: Submission) -> None:
         """Raise UnsupportedFeature for what it cannot carry, before anything is written down."""
         refuse(self.name, self.carries, submission)
-        if not self.carries.raw:
+        if not self.whole(submission):
             self.request(submission)
 
     def send(self, submissions: Sequence[Submission]) -> Conversation:
@@ -126,7 +135,7 @@ class HttpTransport:
 
         An API that takes parts shows all whom it finds in To to one another.
         """
-        if self.carries.raw or len(submission.recipients) == 1:
+        if self.whole(submission) or len(submission.recipients) == 1:
             yield submission
             return
         parts = submission.parts()
@@ -146,6 +155,8 @@ class HttpTransport:
         except UnsupportedFeature as error:
             return Receipt.same(submission, Refused(str(error)))
         try:
+            if (signing := self.signing(request)) is not None:
+                request = yield signing
             response: HttpResponse = yield request
         except WireError as error:
             return Receipt.same(submission, broken(request, error))
@@ -163,8 +174,7 @@ class HttpTransport:
 
     def _words(self, response: HttpResponse) -> str:
         """Give the provider's own words, without what it was told in confidence."""
-        text = next(filter(None, [response.text_at(name) for name in self.says]), "")
-        hidden = self._secrets.hide(text)
+        hidden = self._secrets.hide(response.text_at(*self.says))
         shown = "".join(
             each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in hidden
         )

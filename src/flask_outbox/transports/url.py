@@ -5,6 +5,9 @@ scheme        means
 ============  ===============================================================================
 ``resend``    Resend's API: ``resend://KEY@``
 ``postmark``  Postmark's API: ``postmark://TOKEN@``
+``sendgrid``  SendGrid's API: ``sendgrid://KEY@``
+``mailgun``   Mailgun's API: ``mailgun://KEY@DOMAIN``
+``ses``       Amazon SES: ``ses://?region=eu-west-1``, ``ses://ID:SECRET@?region=eu-west-1``
 ``smtp``      a relay; TLS by ``tls=required``, the default where there are credentials
 ``smtps``     a relay with TLS from the first byte
 ``console``   print: ``console:``
@@ -16,12 +19,13 @@ scheme        means
 
 User, password, host and values are percent-decoded. Parameters of smtp and smtps: tls (required,
 none, insecure), ca_file, cert_file, key_file, fingerprint, ehlo_name, window, max_per_line. Of
-every API: home (another base URL), ca_file; of postmark besides: stream.
+every API: home (another base URL), ca_file; of postmark besides: stream; of ses: region,
+configuration_set.
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from urllib.parse import unquote
 
@@ -29,8 +33,11 @@ from flask_outbox.mail.errors import ConfigurationError
 from flask_outbox.mail.exchange import Tls
 from flask_outbox.transports.base import Transport
 from flask_outbox.transports.local import Console, Folder, Memory, Null
+from flask_outbox.transports.mailgun import Mailgun
 from flask_outbox.transports.postmark import Postmark
 from flask_outbox.transports.resend import Resend
+from flask_outbox.transports.sendgrid import SendGrid
+from flask_outbox.transports.ses import WRITE, Ses
 from flask_outbox.transports.smtp import Smtp
 from flask_outbox.transports.smtp_login import Security
 
@@ -207,6 +214,29 @@ def _postmark(parts: Url) -> Postmark:
     return Postmark(key, home, stream=parts.parameters.get("stream", ""), tls=tls)
 
 
+def _sendgrid(parts: Url) -> SendGrid:
+    key, home, tls = _api(parts)
+    return SendGrid(key, home, tls=tls)
+
+
+def _mailgun(parts: Url) -> Mailgun:
+    key, home, tls = _api(replace(parts, host=""))
+    return Mailgun(key, parts.host, home, tls=tls)
+
+
+def _ses(parts: Url) -> Ses:
+    given = parts.parameters
+    if parts.host or parts.path or (parts.username is None) != (parts.password is None):
+        raise ConfigurationError(f"MAIL_TRANSPORT: {WRITE}")
+    return Ses(
+        given.get("region", ""),
+        (parts.username or "", parts.password or "") if parts.username is not None else None,
+        given.get("home"),
+        configuration_set=given.get("configuration_set", ""),
+        tls=Tls(ca_file=given.get("ca_file")),
+    )
+
+
 def _folder(parts: Url) -> Folder:
     if parts.host or not parts.path:
         raise ConfigurationError(
@@ -234,6 +264,9 @@ _SCHEMES: Mapping[str, tuple[Callable[[Url], Transport], tuple[str, ...]]] = {
     "smtps": (_relay, _RELAY),
     "resend": (_resend, _API),
     "postmark": (_postmark, (*_API, "stream")),
+    "sendgrid": (_sendgrid, _API),
+    "mailgun": (_mailgun, _API),
+    "ses": (_ses, (*_API, "region", "configuration_set")),
     "console": (_bare(Console), ()),
     "folder": (_folder, ()),
     "maildir": (_folder, ()),

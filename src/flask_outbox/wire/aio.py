@@ -21,12 +21,13 @@ from flask_outbox.mail.exchange import (
     Opened,
     Read,
     Report,
+    Sign,
     StartTls,
     Token,
     Write,
 )
 from flask_outbox.wire.aio_line import Line, connect
-from flask_outbox.wire.driver import Driver, ask_token, too_slow
+from flask_outbox.wire.driver import Driver, asked, too_slow
 from flask_outbox.wire.pool import Pool
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ class _Driver(Driver[Line]):
 
     __slots__ = ()
 
-    async def ask(self, question: Open | StartTls | HttpRequest | Token | Keep | Close) -> Answer:
+    async def ask(
+        self, question: Open | StartTls | HttpRequest | Token | Sign | Keep | Close
+    ) -> Answer:
         """Do one thing and answer."""
         match question:
             case Open():
@@ -50,8 +53,8 @@ class _Driver(Driver[Line]):
             case StartTls():
                 until = self.limit(question.seconds)
                 await self.line.shake(question.tls, question.host, until)
-            case Token():
-                return await self._ask_token(question)
+            case Token() | Sign():
+                return await self._ask(question)
             case Keep():
                 self.rest(question.session)
             case Close():
@@ -82,7 +85,6 @@ class _Driver(Driver[Line]):
                     await self.line.finish_write(write, rest, until)
                 answer = await self.line.read(until)
             except WireError as error:
-                self.close()
                 if kept and not error.sent:
                     continue  # it was gone before we wrote
                 return exchange.broken(answers, error)
@@ -98,13 +100,14 @@ class _Driver(Driver[Line]):
             await line.shake(question.tls, question.host, until)
         return Opened(None, line.local_ip)
 
-    async def _ask_token(self, question: Token) -> str:
+    async def _ask(self, question: Token | Sign) -> Answer:
+        what, call = asked(question)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.asking() - monotonic()):
-                return await loop.run_in_executor(None, ask_token, question)
+                return await loop.run_in_executor(None, call)
         except TimeoutError:
-            raise too_slow() from None
+            raise too_slow(what) from None
 
     def rest(self, session: Any) -> None:
         """Keep the line, and close it as soon as the server says anything."""

@@ -1,11 +1,12 @@
 """What both drivers know of a conversation: its one line, its pool, its limits."""
 
 from collections.abc import Callable, Hashable
+from functools import partial
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from flask_outbox.mail.errors import WireError
-from flask_outbox.mail.exchange import Open, Opened, Token
+from flask_outbox.mail.exchange import HttpRequest, Open, Opened, Sign, Token
 from flask_outbox.wire.pool import Pool
 from flask_outbox.wire.smtp_line import Line
 
@@ -95,9 +96,18 @@ class Driver(Generic[LineT]):
             self._line = None
 
 
-def too_slow() -> WireError:
-    """Say that the token source did not answer in time."""
-    return WireError("the token source took too long")
+def too_slow(what: str) -> WireError:
+    """Say that it did not answer in time."""
+    return WireError(f"{what} took too long")
+
+
+def asked(question: Token | Sign) -> tuple[str, Callable[[], str | HttpRequest]]:
+    """Give what a question that may block asks, and the call that asks it."""
+    if isinstance(question, Token):
+        return "the token source", partial(ask_token, question)
+    from flask_outbox.wire.aws import sign  # noqa: PLC0415  botocore, where it is needed
+
+    return "finding AWS credentials", partial(sign, question)
 
 
 def ask_token(question: Token) -> str:

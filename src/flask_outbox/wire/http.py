@@ -128,7 +128,7 @@ class Answers:
 
     def _rest(self) -> None:
         done = (self._http.our_state, self._http.their_state) == (h11.DONE, h11.DONE)
-        if done and not self.error and not self._http.trailing_data[0]:
+        if done and not self.error:
             self._http.start_next_cycle()
             self.owed = 0
         else:

@@ -24,6 +24,7 @@ from flask_outbox.mail.exchange import (
     Question,
     Read,
     Report,
+    Sign,
     StartTls,
     Tls,
     Token,
@@ -31,7 +32,7 @@ from flask_outbox.mail.exchange import (
 )
 from flask_outbox.wire import smtp_line
 from flask_outbox.wire.blocking import within
-from flask_outbox.wire.driver import Driver, ask_token, too_slow
+from flask_outbox.wire.driver import Driver, asked, too_slow
 from flask_outbox.wire.pool import Pool
 
 if TYPE_CHECKING:
@@ -185,8 +186,8 @@ class _Driver(Driver[_Line]):
                 return self._exchange(question)
             case StartTls():
                 self.line.shake(question.tls, question.host, self.limit(question.seconds))
-            case Token():
-                return self._ask_token(question)
+            case Token() | Sign():
+                return self._ask(question)
             case Keep():
                 self.rest(question.session)
             case Close() | Report():
@@ -195,11 +196,12 @@ class _Driver(Driver[_Line]):
                 assert_never(question)
         return None
 
-    def _ask_token(self, question: Token) -> str:
+    def _ask(self, question: Token | Sign) -> Answer:
+        what, call = asked(question)
         try:
-            return within(self.asking(), partial(ask_token, question))
+            return within(self.asking(), call)
         except TimeoutError:
-            raise too_slow() from None
+            raise too_slow(what) from None
 
     def _exchange(self, request: HttpRequest) -> Answer:
         from flask_outbox.wire.http import Answers, Exchange  # noqa: PLC0415  not for SMTP alone
@@ -215,7 +217,6 @@ class _Driver(Driver[_Line]):
                 self.line.write(exchange.write(answers), until)
                 answer = self.line.read(until)
             except WireError as error:
-                self.close()
                 if kept and not error.sent:
                     continue  # it was gone before we wrote
                 return exchange.broken(answers, error)

@@ -1,0 +1,161 @@
+"""Amazon SES, version 2 of its API: the sealed mail as it is, or a template of SES.
+
+Read on 2026-11-29: botocore 1.44's service model of sesv2, of which API_SendEmail in the reference
+is made, and docs.aws.amazon.com/ses/latest/dg/troubleshoot-error-messages and …/header-fields.
+FromEmailAddress stands beside a template alone: SES would write it over From. Message-ID and Date
+are SES's own.
+"""
+
+import re
+from base64 import b64encode
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from flask_outbox.mail.address import Address
+from flask_outbox.mail.errors import ConfigurationError, UnsupportedFeature
+from flask_outbox.mail.exchange import HttpRequest, HttpResponse, Sign, Tls
+from flask_outbox.mail.headers import address_field
+from flask_outbox.mail.outcome import Accepted, Outcome
+from flask_outbox.mail.submission import Receipt, Submission
+from flask_outbox.transports.base import VERIFIED, Carries, HttpTransport, Words
+from flask_outbox.transports.http_verdict import ours
+
+STATUS = {None: "", True: "ENABLED", False: "DISABLED"}
+WRITE = "write ses://?region=eu-west-1, or ses://ID:SECRET@?region=eu-west-1"
+MISSING = "ses takes a package: pip install 'flask-outbox[ses]'"
+_WORD = r"[A-Za-z0-9_-]{1,256}"
+_REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-\d+")
+_KEY_ID = re.compile(r"[A-Z0-9]{4,128}")
+OURS = frozenset(  # with HTTP 400, and yet about the account, its limits, its key or our clock
+    {
+        *("AccountSuspendedException", "SendingPausedException", "LimitExceededException"),
+        *("MailFromDomainNotVerifiedException", "TooManyRequestsException", "RequestExpired"),
+        *("ThrottlingException", "AccessDeniedException", "ExpiredTokenException"),
+        *("IncompleteSignature", "NotAuthorized"),
+    }
+)
+
+
+class Ses(HttpTransport):
+    """The way out. Our tags and metadata are message tags, as are those of events later."""
+
+    name = "ses"
+    carries = Carries(
+        # It sets Date and Message-ID itself ("Amazon SES header fields", read 2026-11-29).
+        signature=False,
+        envelope=False,
+        utf8=False,
+        tags=Words(most=24, names=_WORD),
+        metadata=Words(most=25, names=_WORD, values=_WORD),
+        provider=(
+            *("Template", "ConfigurationSetName", "ListManagementOptions", "TenantName"),
+            *("FromEmailAddressIdentityArn", "FeedbackForwardingEmailAddressIdentityArn"),
+        ),
+        template=("Template",),
+        opens=True,
+        clicks=True,
+        recipients=50,
+        size=40 * 1024 * 1024,
+    )
+
+    def __init__(
+        self,
+        region: str,
+        account: tuple[str, str] | None = None,
+        home: str | None = None,
+        *,
+        configuration_set: str = "",
+        tls: Tls = VERIFIED,
+    ) -> None:
+        if not _REGION.fullmatch(region) or (account and not _KEY_ID.fullmatch(account[0])):
+            raise ConfigurationError(f"MAIL_TRANSPORT: {WRITE}")
+        if find_spec("botocore") is None:
+            raise ConfigurationError(f"MAIL_TRANSPORT: {MISSING}")
+        self.home = f"https://email.{region}.amazonaws.com{'.cn' * region.startswith('cn-')}"
+        super().__init__(account[1] if account else None, home, tls=tls)
+        self.region, self.account, self.configuration_set = region, account, configuration_set
+
+    def whole(self, submission: Submission) -> bool:
+        """Tell whether it goes as it is sealed: what names a template does not."""
+        return "Template" not in submission.provider
+
+    def request(self, submission: Submission) -> HttpRequest:
+        """Say it in the words of SendEmail."""
+        extra = dict(submission.provider)
+        template = extra.pop("Template", None)
+        whole = self.whole(submission)
+        say = self._sealed(submission) if whole else self._filled(submission, template)
+        tags = [*self.metadata(submission).items(), *((tag, "true") for tag in submission.tags)]
+        opens, clicks = STATUS[submission.track_opens], STATUS[submission.track_clicks]
+        return HttpRequest.json(
+            f"{self.home}/v2/email/outbound-emails",
+            headers={},
+            body={
+                **say,
+                "EmailTags": _pairs(tags),
+                "ConfigurationSetName": self.configuration_set,
+                "ConfigurationOverrides": {
+                    "Tracking": {"OpenTrackingEnabled": opens, "ClickTrackingEnabled": clicks}
+                },
+            },
+            extra=extra,
+        )
+
+    def _sealed(self, submission: Submission) -> dict[str, Any]:
+        own = submission.sender != submission.author
+        return {
+            "Content": {"Raw": {"Data": b64encode(submission.content).decode()}},
+            "Destination": {"ToAddresses": list(submission.recipients)},
+            "FeedbackForwardingEmailAddress": submission.sender if own else "",
+        }
+
+    def _filled(self, submission: Submission, template: Any) -> dict[str, Any]:
+        parts = self.parts(submission)
+        if parts.attachments or not isinstance(template, dict):
+            raise UnsupportedFeature(f"{self.name} cannot carry attachments besides a template.")
+        people = {"To": parts.to, "Cc": parts.cc, "Bcc": parts.bcc}
+        return {
+            "FromEmailAddress": _mailbox(parts.sender),
+            "ReplyToAddresses": list(map(_mailbox, parts.reply_to)),
+            "Destination": {f"{to}Addresses": list(map(_mailbox, people[to])) for to in people},
+            "Content": {"Template": {**template, "Headers": _pairs(parts.headers)}},
+        }
+
+    def signing(self, request: HttpRequest) -> Sign:
+        """Have it signed, with the key that we were given or the one that the machine has."""
+        return Sign(request=request, service="ses", region=self.region, account=self.account)
+
+    def reference(self, response: HttpResponse) -> str:
+        """Find it in ``{"MessageId": "0100018…-000000"}``."""
+        return response.text_at("MessageId")
+
+    def outcomes(self, submission: Submission, response: HttpResponse) -> Mapping[str, Outcome]:
+        """Judge by the kind of error: of those with HTTP 400 many are about the account."""
+        outcome = self.verdict(submission, response)
+        about_us = _kind(response) in OURS or "not verified" in response.text_at("message")
+        if about_us and not isinstance(outcome, Accepted):
+            outcome = ours(response, self.told(submission, response))
+        return Receipt.same(submission, outcome)
+
+    def _words(self, response: HttpResponse) -> str:
+        """Name the kind; words about a wrong signature repeat the request, with its token."""
+        words = super()._words(response)
+        shown = "" if "security-token" in words.lower() else words
+        return ": ".join(filter(None, (_kind(response), shown)))
+
+
+def _kind(response: HttpResponse) -> str:
+    """Find the kind of an error: ``MessageRejected:http://…`` in a field, or in the body."""
+    text = response.header("x-amzn-errortype") or response.text_at("__type")
+    kind = text.partition(":")[0].rpartition("#")[2]
+    return kind if kind.isascii() and kind.isalpha() else ""
+
+
+def _pairs(named: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"Name": name, "Value": value} for name, value in named]
+
+
+def _mailbox(address: Address) -> str:
+    """Write it as a header has it: in ASCII."""
+    return address_field("To", [address]).partition(":")[2].replace("\r\n", "").strip()
