@@ -102,8 +102,8 @@ class TestMailgun(HttpTransportContract):
         "provider['o:deliverytime']": lambda: sealed(plain(provider={"o:deliverytime": "x"})),
     }
 
-    def at(self, home):
-        return Mailgun(KEY, DOMAIN, home)
+    def at(self, home, **more):
+        return Mailgun(KEY, DOMAIN, home, **more)
 
     def with_key(self, key):
         return Mailgun(key, DOMAIN)

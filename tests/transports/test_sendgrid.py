@@ -80,8 +80,8 @@ class TestSendGrid(HttpTransportContract):
         },
     }
 
-    def at(self, home):
-        return SendGrid(KEY, home)
+    def at(self, home, **more):
+        return SendGrid(KEY, home, **more)
 
     def test_a_thousand_recipients_are_no_more_than_it_takes(self, transport):
         many = [f"r{at}@example.org" for at in range(1000)]

@@ -96,8 +96,8 @@ class TestSes(HttpTransportContract):
         "provider['Content']": lambda: sealed(plain(provider={"Content": {}})),
     }
 
-    def at(self, home):
-        return Ses(REGION, (ID, KEY), home, configuration_set="shop")
+    def at(self, home, **more):
+        return Ses(REGION, (ID, KEY), home, configuration_set="shop", **more)
 
     def with_key(self, key):
         return Ses(REGION, (ID, key))
