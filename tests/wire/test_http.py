@@ -100,18 +100,21 @@ def test_a_line_that_was_closed_while_it_rested_is_not_a_failure(driver):
 
 
 def test_a_line_that_is_closed_after_a_last_look_at_it_is_not_a_failure(driver, monkeypatch):
-    closed = threading.Event()
+    kept, closed = threading.Event(), threading.Event()
 
     def close(session):
+        kept.wait(10)
         session.sock.shutdown(socket.SHUT_WR)
         closed.set()
 
     with HostileHttp({"answered": [close]}) as server:
         Exchanged(driver, server.home)
+        kept.set()
         assert closed.wait(10)
+        # The last look at it, had it come a moment earlier.
         monkeypatch.setattr("flask_outbox.wire.smtp_line.Line.is_alive", lambda _: True)
-        # What it would have seen now, had it come a moment earlier.
         assert Exchanged(driver, server.home).only.status == 200
+        monkeypatch.undo()
         driver.rest()
     assert server.connections == 2
 
@@ -221,7 +224,7 @@ def test_a_limit_holds_for_the_whole_of_it(driver, script, body, sends, which):
     assert (error.sent == len(body)) == (sends == "all")
 
 
-@pytest.mark.timeout(20)  # a handshake that never ends has a limit of its own, of 20 s
+@pytest.mark.timeout(10)  # a handshake that never ends has a limit of its own, of 20 s
 @pytest.mark.parametrize("which", ["seconds", "limit"])
 def test_a_limit_holds_for_the_handshake_too(driver, which):
     with HostileHttp({"accept": stall}, tls=server_context()) as server:
