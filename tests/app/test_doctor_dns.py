@@ -90,6 +90,10 @@ def test_a_domain_that_does_not_exist_is_an_error():
         ("v=spf1 include:mx.relay.test -all", "error", "has no SPF record"),
         ("v=spf1 include -all", "error", "names no domain"),
         ("v=spf1 ipv4:192.0.2.1 -all", "error", "a term that is none"),
+        ("v=spf1 exists:%{i}.a exists:%{i}.b exists:%{i}.c -all", "ok", "3 of 10 look-ups"),
+        ("v=spf1 a:six.test a:six.test a:six.test -all", "ok", "3 of 10 look-ups"),
+        ("v=spf1 mx:many.test -all", "error", "more than 10 names in MX"),
+        ("v=spf1 include:all.test -all", "ok", "1 of 10 look-ups"),
         ("v=spf1 +all", "error", "everybody"),
         ("v=spf1 a:relay.test", "warning", "1 of 10"),
         ("v=spf10 -all", "error", "no SPF record"),
@@ -97,7 +101,13 @@ def test_a_domain_that_does_not_exist_is_an_error():
     ],
 )
 def test_spf(record, severity, words):
-    told, text = one("spf", spf(record, **{"sick.test": "SERVFAIL"}))
+    others = {
+        "sick.test": "SERVFAIL",
+        "six.test": {"AAAA": ["2001:db8::6"]},
+        "many.test": {"MX": [f"{number} mx{number}.test." for number in range(11)]},
+        "all.test": {"TXT": ['"v=spf1 +all"']},
+    }
+    told, text = one("spf", spf(record, **others))
     assert (told, words in text) == (severity, True), text
 
 
@@ -145,6 +155,46 @@ def test_dkim(record, severity, words):
 def test_dmarc(record, severity, words):
     told, text = one("dmarc", {"_dmarc.example.com": {"TXT": [record]}})
     assert (told, words in text) == (severity, True), text
+
+
+def test_of_two_dmarc_records_none_holds():
+    zone = {"_dmarc.example.com": {"TXT": ['"v=DMARC1; p=none"', '"v=DMARC1; p=reject"']}}
+    told, text = one("dmarc", zone)
+    assert (told, "has 2 records" in text) == ("error", True)
+
+
+def test_a_dmarc_record_that_nobody_can_look_up_is_not_missing():
+    told, text = one("dmarc", {"_dmarc.example.com": "SERVFAIL"})
+    assert (told, "name servers fail" in text) == ("warning", True)
+
+
+@pytest.mark.parametrize(
+    ("above", "severity"),
+    [
+        ({}, "error"),
+        ({"_dmarc.com": txt("v=DMARC1; p=none")}, "ok"),
+        ({"_dmarc.com": txt("v=DMARC1; p=none; psd=y")}, "error"),
+    ],
+)
+def test_two_domains_below_a_registry_are_no_organisation(above, severity):
+    told, _ = one("alignment", above, MAIL_RETURN_PATH="bounces@other.com")
+    assert told == severity
+
+
+def test_an_organisation_may_end_below_another():
+    zone = {
+        "_dmarc.example.com": txt("v=DMARC1; p=reject; psd=n"),
+        "_dmarc.com": txt("v=DMARC1; p=none"),
+    }
+    assert one("alignment", zone, MAIL_RETURN_PATH="bounces@other.com")[0] == "error"
+
+
+def test_a_strict_domain_is_not_aligned_with_the_key_of_the_one_above_it():
+    config = {**DKIM, "MAIL_RETURN_PATH": "b@relay.test"}
+    for policy, severity in (("p=reject", "ok"), ("p=reject; adkim=s", "error")):
+        zone = {"_dmarc.example.com": txt(f"v=DMARC1; {policy}")}
+        sender = {"MAIL_DEFAULT_SENDER": "a@news.example.com"}
+        assert one("alignment", zone, **config, **sender)[0] == severity
 
 
 def test_a_subdomain_has_the_policy_of_the_one_above_it():
