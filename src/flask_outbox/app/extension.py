@@ -244,7 +244,7 @@ class Commands(AppGroup):
 
 
 def _import_commands() -> None:
-    for name in ("cli", "cli_mail", "cli_lint", "cli_dkim"):
+    for name in ("cli", "cli_mail", "cli_lint", "cli_dkim", "cli_doctor"):
         import_module(f"flask_outbox.app.{name}")
 
 

@@ -6,7 +6,7 @@ A key that holds a secret may be given as ``<KEY>_FILE``, the name of a file who
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -91,14 +91,20 @@ def _given(config: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def warn_of_unknown(config: Mapping[str, Any]) -> None:
-    """Say which MAIL_* keys mean nothing to us, and what they were perhaps meant to be."""
+def unknown(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Give the MAIL_* keys that mean nothing to us, and what each was perhaps meant to be."""
     known = {*KEYS, *(f"{key}_FILE" for key, how in KEYS.items() if how.secret)}
     for key in config:
         if key.startswith("MAIL_") and key not in known:
             close = get_close_matches(key, known, n=1, cutoff=0.8)
-            hint = f": did you mean {close[0]}?" if close else "."
-            log.warning("%s is not a setting of Flask-Outbox%s", key, hint)
+            yield key, close[0] if close else ""
+
+
+def warn_of_unknown(config: Mapping[str, Any]) -> None:
+    """Log them."""
+    for key, close in unknown(config):
+        hint = f": did you mean {close}?" if close else "."
+        log.warning("%s is not a setting of Flask-Outbox%s", key, hint)
 
 
 def read(config: Mapping[str, Any], *, debug: int = 0) -> Settings:

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from itertools import count
 from pathlib import Path
@@ -67,8 +67,9 @@ class Database(Protocol):
         """Give SQLAlchemy's way to it."""
         ...
 
-    def check(self, connection: Connection) -> None:
-        """See whether it is new enough, and whether what it acknowledges is on the disk."""
+    def check(self, connection: Connection) -> Iterator[str]:
+        """See whether it is new enough; say why what it acknowledges may not be on the disk."""
+        ...
 
     def must_fit(self, content: bytes) -> None:
         """Raise TooLargeError for what it takes in no statement."""
@@ -219,7 +220,8 @@ class Outbox:
 
     def _check(self, connection: Connection) -> None:
         if not self._checked:
-            self.database.check(connection)
+            for weakness in self.database.check(connection):
+                log.warning("%s", weakness)
             self._checked = True  # and warned of once
 
     def upgrade(self) -> None:

@@ -1,12 +1,13 @@
 """MariaDB and MySQL, by PyMySQL."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine
 
 from flask_outbox.mail.errors import OutboxUnavailable, TooLargeError
-from flask_outbox.outbox.server import CONNECT, Server, log, told
+from flask_outbox.outbox.server import CONNECT, Server, told
 
 OLDEST = {"MariaDB": (10, 6), "MySQL": (8, 0, 1)}  # the first with SKIP LOCKED
 AROUND = 1024  # octets of a statement besides the content
@@ -56,8 +57,8 @@ class MySql(Server):
             **self.url.query,
         }
 
-    def check(self, connection: Connection) -> None:
-        """See whether it is new enough, and whether what it acknowledges is on the disk."""
+    def check(self, connection: Connection) -> Iterator[str]:
+        """See whether it is new enough; say why what it acknowledges may not be on the disk."""
         version = told(connection, "SELECT VERSION()")
         name = "MariaDB" if "mariadb" in version.lower() else "MySQL"
         if tuple(map(int, re.findall(r"\d+", version)[:3])) < OLDEST[name]:
@@ -66,18 +67,16 @@ class MySql(Server):
                 f"The outbox {self} is {name} {version}; it has to be at least {need}."
             )
         if told(connection, "SELECT @@innodb_flush_log_at_trx_commit") != "1":
-            log.warning(
-                "innodb_flush_log_at_trx_commit is not 1 in %s: mail that was acknowledged may be"
-                " lost when the power fails. Set it to 1.",
-                self,
+            yield (
+                f"innodb_flush_log_at_trx_commit is not 1 in {self}: mail that was acknowledged"
+                " may be lost when the power fails. Set it to 1."
             )
         packet = int(told(connection, "SELECT @@max_allowed_packet"))
         self._packet = packet
         if packet < PACKET:
-            log.warning(
-                "max_allowed_packet is %d in %s: larger messages cannot be kept. Set it to 64M.",
-                packet,
-                self,
+            yield (
+                f"max_allowed_packet is {packet} in {self}: larger messages cannot be kept. Set it"
+                " to 64M."
             )
 
     def must_fit(self, content: bytes) -> None:

@@ -1,11 +1,12 @@
 """PostgreSQL, by psycopg 3: our tables in a schema of our own, so that nobody drops them."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine
 
 from flask_outbox.mail.errors import OutboxUnavailable
-from flask_outbox.outbox.server import CONNECT, Server, log, told
+from flask_outbox.outbox.server import CONNECT, Server, told
 
 SCHEMA = "flask_outbox"
 OLDEST = 120000  # PostgreSQL 12; SKIP LOCKED is older
@@ -55,8 +56,8 @@ class PostgreSql(Server):
             **self.url.query,
         }
 
-    def check(self, connection: Connection) -> None:
-        """See whether it is new enough, and whether what it acknowledges is on the disk."""
+    def check(self, connection: Connection) -> Iterator[str]:
+        """See whether it is new enough; say why what it acknowledges may not be on the disk."""
         if int(told(connection, "SHOW server_version_num")) < OLDEST:
             raise OutboxUnavailable(
                 f"The outbox {self} is PostgreSQL {told(connection, 'SHOW server_version')}; it"
@@ -64,11 +65,9 @@ class PostgreSql(Server):
             )
         for name in ("synchronous_commit", "fsync"):
             if told(connection, f"SHOW {name}") == "off":
-                log.warning(
-                    "%s is off in %s: mail that was acknowledged may be lost when the power"
-                    " fails. Switch it on.",
-                    name,
-                    self,
+                yield (
+                    f"{name} is off in {self}: mail that was acknowledged may be lost when the"
+                    " power fails. Switch it on."
                 )
 
     def gave_way(self, cause: BaseException | None) -> bool:

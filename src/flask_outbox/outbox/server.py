@@ -5,7 +5,7 @@ committed since. Before each use a connection of the pool is asked whether it st
 a restart of the server costs nobody an error.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,8 @@ class Server:
         """Give what the driver needs so that it does not wait for ever."""
         return {}
 
-    def check(self, connection: Connection) -> None:
-        """See whether it is new enough, and whether what it acknowledges is on the disk."""
+    def check(self, connection: Connection) -> Iterator[str]:
+        """See whether it is new enough; say why what it acknowledges may not be on the disk."""
         raise NotImplementedError
 
     def must_fit(self, content: bytes) -> None:

@@ -12,7 +12,7 @@ parent has. So a fork waits until nobody is in a transaction, and finds no conne
 import os
 import sqlite3
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
@@ -164,16 +164,14 @@ class Sqlite:
         event.listen(engine, "begin", self._begun)
         return engine
 
-    def check(self, connection: Connection) -> None:
-        """Warn where what was acknowledged may be lost when the power fails."""
+    def check(self, connection: Connection) -> Iterator[str]:
+        """Say where what was acknowledged may be lost when the power fails."""
         if self._apps is not None and self.file is not None:
             level = connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
             if level < FULL:
-                log.warning(
-                    "PRAGMA synchronous is %s in %s: mail that was acknowledged may be lost when"
-                    " the power fails. Set it to FULL.",
-                    level,
-                    self,
+                yield (
+                    f"PRAGMA synchronous is {level} in {self}: mail that was acknowledged may be"
+                    " lost when the power fails. Set it to FULL."
                 )
             journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
             if journal != "wal":

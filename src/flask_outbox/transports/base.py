@@ -13,9 +13,11 @@ from flask_outbox.mail.address import Address
 from flask_outbox.mail.errors import ConfigurationError, UnsupportedFeature, WireError
 from flask_outbox.mail.exchange import (
     Answer,
+    Close,
     Conversation,
     HttpRequest,
     HttpResponse,
+    Open,
     Question,
     Report,
     Sign,
@@ -36,6 +38,7 @@ _HOME = re.compile(r"(https?)://(\[[\d:a-f.]+\]|[\w.-]+)(:\d{1,5})?(/[\w./~-]*)?
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|\[::1\]")
 _SECRET = re.compile(r"[!-~]+")
 VERIFIED = Tls()
+_PORTS = {"https": 443, "http": 80}
 
 
 class Transport(Protocol):
@@ -130,6 +133,17 @@ class HttpTransport:
             receipt = Receipt({each: outcomes[each] for each in submission.recipients})
             yield Report(submission, receipt)
 
+    def knock(self) -> Conversation:
+        """Connect, with verified TLS, and ask for nothing: a key is only tried by sending."""
+        scheme, host, port, _ = _split_home(self.home)
+        yield Open(
+            host.strip("[]"),
+            int(port[1:]) if port else _PORTS[scheme],
+            self.connect,
+            self.tls if scheme == "https" else None,
+        )
+        yield Close()
+
     def _portions(self, submission: Submission) -> Iterator[Submission]:
         """Send one by one to those who are hidden, where nobody else is left to stand in To.
 
@@ -219,6 +233,13 @@ def checked_home(home: str) -> str:
             " (http:// on this machine alone)"
         )
     return home.rstrip("/")
+
+
+def _split_home(home: str) -> tuple[str, str, str, str]:
+    found = _HOME.fullmatch(home)
+    if found is None:
+        raise ConfigurationError(f"{home} is no base URL of an API")
+    return found[1], found[2], found[3] or "", found[4] or ""
 
 
 def bearer(token: str) -> dict[str, str]:

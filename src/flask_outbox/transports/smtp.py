@@ -120,6 +120,36 @@ class Smtp:
             if session is not None:
                 yield from self._carry(waiting, session)
 
+    @property
+    def host(self) -> str:
+        """Where it is."""
+        return self._door.opening.host
+
+    @property
+    def security(self) -> Security:
+        """How its lines are kept from being read."""
+        return self._door.security
+
+    @property
+    def logs_in(self) -> bool:
+        """Whether it says who we are."""
+        return self._door.credentials is not None
+
+    def knock(self) -> Conversation:
+        """Get in as if to send, and take leave; WireError or TlsError says why there is no way."""
+        door = self._door
+        secrets = confided(door.credentials)
+        try:
+            opened: Opened = yield door.opening
+            yield from log_in(door, opened, secrets)
+        except LoginRefused as error:
+            yield from self._quit(secrets.clean)
+            raise WireError(trouble(door, error)) from error
+        except WireError as error:
+            raise type(error)(trouble(door, error)) from error
+        yield from self._quit(secrets.clean)
+        yield Close()
+
     def _enter(self, waiting: deque[Transaction]) -> Generator[Question, Answer, Session | None]:
         """Get a line that is ready; no way in is our own fault, and no message's."""
         door = self._door

@@ -1,0 +1,106 @@
+"""The doctor's look at the app's settings and keys."""
+
+from collections.abc import Iterator
+
+from flask_outbox.app import privacy, signing
+from flask_outbox.app.patient import Patient
+from flask_outbox.app.settings import unknown
+from flask_outbox.mail.diagnosis import Diagnosis, Grade
+from flask_outbox.mail.errors import ConfigurationError
+
+
+def settings(patient: Patient) -> Iterator[Diagnosis]:
+    """Look at MAIL_*: what could never send, and what sends nothing or to others."""
+    runtime = patient.runtime
+    runtime.check()
+    found = list(_of_settings(patient))
+    yield from found
+    if not found:
+        yield Diagnosis("settings", Grade.OK, "MAIL_* are read, and can send.")
+
+
+def _of_settings(patient: Patient) -> Iterator[Diagnosis]:
+    runtime = patient.runtime
+    held = runtime.settings
+    for key, hint in unknown(runtime.app.config):
+        yield Diagnosis(
+            "settings",
+            Grade.WARNING,
+            f"{key} is not a setting of Flask-Outbox.",
+            f"Write {hint}." if hint else "Take it out.",
+        )
+    if runtime.suppressed:
+        yield Diagnosis(
+            "settings",
+            Grade.WARNING,
+            "Nothing is sent: by MAIL_SUPPRESS_SEND, or TESTING.",
+            "Set neither where mail is to go out.",
+        )
+    if not runtime.is_configured:
+        yield Diagnosis(
+            "settings",
+            Grade.WARNING,
+            "Nothing says where mail goes: it is given to port 25 of this machine.",
+            "Set MAIL_SERVER or MAIL_TRANSPORT.",
+        )
+    if not runtime.state.default_sender:
+        yield Diagnosis(
+            "settings",
+            Grade.WARNING,
+            "MAIL_DEFAULT_SENDER is not set: a message without a sender is refused.",
+            "Set it.",
+        )
+    if (held.redirect_to or held.allow_only) and not runtime.app.debug:
+        yield Diagnosis(
+            "settings",
+            Grade.WARNING,
+            "MAIL_REDIRECT_TO or MAIL_ALLOW_ONLY keeps mail from people, outside debug mode.",
+            "Take it out where people are to have their mail.",
+        )
+
+
+def keys(patient: Patient) -> Iterator[Diagnosis]:
+    """Encrypt and decrypt a word, and load what mail is signed with."""
+    runtime = patient.runtime
+    ring = privacy.keyring(runtime.app, runtime.settings)
+    if not runtime.app.secret_key:
+        yield Diagnosis(
+            "keys",
+            Grade.WARNING,
+            "SECRET_KEY is not set: workers cannot be told apart by their settings, and sensitive"
+            " mail has no key unless MAIL_OUTBOX_KEYS gives one.",
+            "Set SECRET_KEY, the same on every host.",
+        )
+    try:
+        ring.decrypt(ring.encrypt(b"word", patient.now), "fernet")
+    except ConfigurationError as error:
+        yield Diagnosis("keys", Grade.WARNING, "Sensitive mail cannot be kept.", str(error))
+    else:
+        yield Diagnosis("keys", Grade.OK, "Sensitive mail is kept encrypted, and can be read.")
+    if not signing.is_on(runtime.settings):
+        yield Diagnosis(
+            "keys",
+            Grade.SKIPPED,
+            "Mail is not signed here: no MAIL_DKIM_*.",
+            "Set them, unless what sends your mail on signs it: flask outbox dkim-keygen",
+        )
+        return
+    loaded = [key for held in runtime.dkim_keys.values() for key in held]
+    names = ", ".join(key.name for key in loaded)
+    yield Diagnosis("keys", Grade.OK, f"Mail is signed by {names}.")
+
+
+def base_url(patient: Patient) -> Iterator[Diagnosis]:
+    """Look at what links begin with."""
+    url = patient.runtime.settings.base_url
+    if url is None:
+        yield Diagnosis("base URL", Grade.SKIPPED, "MAIL_BASE_URL is not set.")
+    elif not url.lower().startswith("https:") and not patient.runtime.app.debug:
+        yield Diagnosis(
+            "base URL",
+            Grade.WARNING,
+            "MAIL_BASE_URL is not https: who is on the way can read and change what links open.",
+            "Serve the app by https, and write https: into it.",
+        )
+    else:
+        yield Diagnosis("base URL", Grade.OK, f"Links begin with {url}.")

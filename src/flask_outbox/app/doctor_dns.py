@@ -1,0 +1,181 @@
+"""The doctor's look at what domains publish: MX, SPF, DKIM, DMARC; and PTR of addresses."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from flask_outbox.app import signing
+from flask_outbox.app.patient import Patient
+from flask_outbox.mail import dmarc, spf
+from flask_outbox.mail.diagnosis import Diagnosis, Grade
+from flask_outbox.mail.lookup import Ask, Found, How
+
+if TYPE_CHECKING:
+    from flask_outbox.wire.dns import Resolver
+
+NOT_INSTALLED = "pip install 'flask-outbox[doctor]'"
+LATER = "Try again; if it stays so, look at the name servers of the domain, and at this machine's."
+
+
+def published(patient: Patient) -> Iterator[Diagnosis]:
+    """Look at every domain of From, at our keys, and at the addresses that were named."""
+    if not patient.dns:
+        yield Diagnosis("dns", Grade.SKIPPED, "Nothing was looked up: --no-dns.")
+        return
+    try:
+        from flask_outbox.wire.dns import Resolver  # noqa: PLC0415  brings dnspython
+    except ImportError:
+        yield Diagnosis("dns", Grade.SKIPPED, "dnspython is not installed.", NOT_INSTALLED)
+        return
+    resolver = Resolver(patient.nameservers, patient.port, seconds=patient.seconds)
+    if not patient.from_domains:
+        yield Diagnosis("dns", Grade.SKIPPED, "No domain to look up: name one by --domain.")
+    for domain in patient.from_domains:
+        bounces = patient.bounce_domain(domain)
+        for each in dict.fromkeys((domain, bounces)):
+            yield _mx(each, resolver.look_up(Ask(each, "MX")), resolver)
+        yield _spf(bounces, resolver.carry(spf.check(bounces)))
+        yield from _dmarc(patient, domain, bounces, resolver)
+    yield from _dkim(patient, resolver)
+    yield from _ptr(patient, resolver)
+
+
+def _mx(domain: str, found: Found, resolver: "Resolver") -> Diagnosis:
+    if found.unknown:
+        return Diagnosis("mx", Grade.WARNING, f"MX of {domain}: {found.how.value}.", LATER)
+    if found.how is How.FOUND and found.records != ("0 .",):
+        return Diagnosis("mx", Grade.OK, f"{domain} takes mail: {', '.join(found.records)}.")
+    if found.how is How.EMPTY:
+        addresses = [resolver.look_up(Ask(domain, kind)) for kind in ("A", "AAAA")]
+        if any(each.records for each in addresses):
+            text = f"{domain} has no MX; bounces go to its own address."
+            return Diagnosis("mx", Grade.WARNING, text, "Publish an MX for it.")
+    why = "says that it takes no mail (null MX)"
+    if not found.records:
+        why = f"has no MX: {found.how.value}"
+    return Diagnosis(
+        "mx",
+        Grade.ERROR,
+        f"{domain} {why}; neither bounces nor replies reach you, and many refuse mail from it.",
+        "Publish an MX, or send from a domain that has one.",
+    )
+
+
+def _spf(domain: str, found: spf.Spf) -> Diagnosis:
+    if found.unknown:
+        return Diagnosis("spf", Grade.WARNING, f"SPF of {domain}: {found.unknown}.", LATER)
+    if found.problem:
+        return Diagnosis(
+            "spf",
+            Grade.ERROR,
+            f"SPF of {domain} is void to receivers: {found.problem}.",
+            f"Mend the record: one, of at most {spf.MOST} look-ups, {spf.MOST_VOID} in vain.",
+        )
+    if found.record is None:
+        text = f"{domain} has no SPF record."
+        return Diagnosis("spf", Grade.ERROR, text, "Publish what your mail server's owner names.")
+    counted = f"{found.lookups} of {spf.MOST} look-ups"
+    if found.other == "pass":
+        text = f"SPF of {domain} lets everybody send for it (+all)."
+        return Diagnosis("spf", Grade.ERROR, text, "End it with ~all or -all.")
+    if found.other == "neutral":
+        text = f"SPF of {domain} says nothing of other senders; {counted}."
+        return Diagnosis("spf", Grade.WARNING, text, "End it with ~all or -all.")
+    return Diagnosis("spf", Grade.OK, f"SPF of {domain} can be used: {counted}.")
+
+
+def _dmarc(
+    patient: Patient, domain: str, bounces: str, resolver: "Resolver"
+) -> Iterator[Diagnosis]:
+    found = resolver.carry(dmarc.check(domain))
+    if found.unknown:
+        yield Diagnosis("dmarc", Grade.WARNING, f"DMARC of {domain}: {found.unknown}.", LATER)
+        return
+    if found.problem:
+        text = f"DMARC of {domain} is void to receivers: {found.problem}."
+        yield Diagnosis("dmarc", Grade.ERROR, text, "Publish one record: v=DMARC1; p=none")
+        return
+    if not found.policy:
+        yield Diagnosis(
+            "dmarc",
+            Grade.WARNING,
+            f"{domain} has no DMARC record; large mailbox providers ask for one.",
+            f"Publish at _dmarc.{domain}: v=DMARC1; p=none; rua=mailto:… of yours.",
+        )
+        return
+    yield Diagnosis("dmarc", Grade.OK, f"DMARC of {domain} has the policy {found.policy}.")
+    yield _alignment(patient, domain, bounces, found, resolver)
+
+
+def _alignment(
+    patient: Patient, domain: str, bounces: str, found: dmarc.Dmarc, resolver: "Resolver"
+) -> Diagnosis:
+    def stands(other: str, *, strict: bool) -> bool:
+        theirs = resolver.carry(dmarc.check(other)).organisation
+        pair = found.organisation, theirs
+        return dmarc.aligned(domain, other, strict=strict, organisations=pair)
+
+    ways = ["SPF"] if stands(bounces, strict=found.strict_spf) else []
+    signers = _signers(patient, domain)
+    ways += ["DKIM"] if any(stands(each, strict=found.strict_dkim) for each in signers) else []
+    if ways:
+        text = f"{domain} is aligned by {' and '.join(ways)}."
+        return Diagnosis("alignment", Grade.OK, text)
+    return Diagnosis(
+        "alignment",
+        Grade.WARNING if found.policy == "none" else Grade.ERROR,
+        f"Neither {bounces} (SPF) nor a key of ours (DKIM) is aligned with {domain}.",
+        "Sign by a key of the From domain (flask outbox dkim-keygen), or let MAIL_RETURN_PATH be"
+        " of it.",
+    )
+
+
+def _signers(patient: Patient, domain: str) -> list[str]:
+    if not signing.is_on(patient.runtime.settings):
+        return []
+    from flask_outbox.transports.dkim import keys_for  # noqa: PLC0415  brings cryptography
+
+    return [key.domain for key in keys_for(domain, patient.runtime.dkim_keys)]
+
+
+def _dkim(patient: Patient, resolver: "Resolver") -> Iterator[Diagnosis]:
+    if not signing.is_on(patient.runtime.settings):
+        return
+    from flask_outbox.transports.dkim_record import trouble  # noqa: PLC0415  brings cryptography
+
+    for key in (key for keys in patient.runtime.dkim_keys.values() for key in keys):
+        found = resolver.look_up(Ask(key.name, "TXT"))
+        what = trouble(key, found)
+        if found.unknown:
+            yield Diagnosis("dkim", Grade.WARNING, f"{key.name}: {what}.", LATER)
+        elif what:
+            yield Diagnosis(
+                "dkim",
+                Grade.ERROR,
+                f"The record {key.name} does not fit our key: {what}.",
+                f"Publish there as TXT: {key.record}",
+            )
+        else:
+            yield Diagnosis("dkim", Grade.OK, f"The record {key.name} is that of our key.")
+
+
+def _ptr(patient: Patient, resolver: "Resolver") -> Iterator[Diagnosis]:
+    if not patient.addresses:
+        text = "Which address mail leaves from is not known here: name it by --address."
+        yield Diagnosis("ptr", Grade.SKIPPED, text)
+    for address in patient.addresses:
+        found = resolver.look_up(Ask(address, "PTR"))
+        kind = "AAAA" if ":" in address else "A"
+        back = [resolver.look_up(Ask(name, kind)) for name in found.records]
+        unknown = [each for each in (found, *back) if each.unknown]
+        if any(address in each.records for each in back):
+            yield Diagnosis("ptr", Grade.OK, f"{address} is {found.records[0]}, and back.")
+        elif unknown:
+            why = unknown[0].how.value
+            yield Diagnosis("ptr", Grade.WARNING, f"PTR of {address}: {why}.", LATER)
+        else:
+            yield Diagnosis(
+                "ptr",
+                Grade.ERROR,
+                f"{address} has no name that leads back to it; large mailbox providers refuse it.",
+                "Have its owner publish a PTR to a name whose address it is.",
+            )

@@ -1,0 +1,55 @@
+"""What a doctor sees of an outbox, without making, migrating or writing anything."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from flask_outbox.outbox.database import Outbox, place
+from flask_outbox.outbox.schema import APPS, is_current, version
+from flask_outbox.outbox.tables import REVISION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examined:
+    """An outbox that answers.
+
+    ``revision``: its schema; None where it has none yet. ``upgrade``: the command that brings it
+    up to date; "" where the first use does. ``weaknesses``: why mail that was acknowledged may
+    be lost. ``now``: its time, in seconds since 1970.
+    """
+
+    revision: str | None
+    current: bool
+    upgrade: str
+    weaknesses: tuple[str, ...]
+    now: float
+
+
+def examine(outbox: Outbox) -> Examined:
+    """Look; raise OutboxUnavailable where it cannot be used, or its schema does not fit."""
+    database = outbox.database
+    engine = database.engine()
+    try:
+        with database.reading(engine) as connection:
+            weaknesses = tuple(database.check(connection))
+            now = database.time(connection)
+            current = is_current(connection, database)
+            kept_by_app = database.keeper == APPS
+            return Examined(
+                revision=REVISION if kept_by_app else version(connection, database.schema),
+                current=current,
+                upgrade=database.keeper,
+                weaknesses=weaknesses,
+                now=now,
+            )
+    finally:
+        database.close(engine)
+
+
+def is_beside(outbox: Outbox, url: str) -> bool:
+    """Tell whether our tables stand among those of the database at ``url``."""
+    try:
+        return outbox.database.schema is None and place(outbox.database.url) == place(make_url(url))
+    except ArgumentError:
+        return False

@@ -1,0 +1,325 @@
+"""flask outbox doctor: each fault of a set-up is found by a check that says what to do about it."""
+
+import json
+
+import pytest
+from cryptography.fernet import Fernet
+from flask import Flask
+from flask_migrate import Migrate
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import create_engine, text
+
+import certificates
+import relay
+from flask_outbox import Mail, include_object
+from flask_outbox.app import cli_doctor
+from flask_outbox.app.doctor import CHECKS, examine
+from flask_outbox.app.patient import Patient
+from flask_outbox.mail.diagnosis import Grade
+from flask_outbox.mail.exchange import Tls
+from flask_outbox.transports.resend import Resend
+from hostile_http import HostileHttp
+
+NOW = 1_700_000_000.0
+
+
+@pytest.fixture
+def shop(tmp_path):
+    made = []
+
+    def make(db=None, **config):
+        app = Flask("shop", instance_path=str(tmp_path / "instance"), root_path=str(tmp_path))
+        plain = {
+            "SECRET_KEY": "key",
+            "MAIL_TRANSPORT": "null:",
+            "MAIL_DEFAULT_SENDER": "shop@example.com",
+        }
+        given = {**plain, **config}
+        app.config.update({key: value for key, value in given.items() if value is not None})
+        if db is not None:
+            db.init_app(app)
+        Mail(app)
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        app.extensions["outbox"].close()
+
+
+@pytest.fixture(scope="session")
+def postfix():
+    with relay.running() as running:
+        yield running
+
+
+def found(app, *checks, now=NOW):
+    """What is found, by check, less what is well."""
+    patient = Patient(runtime=app.extensions["outbox"], now=now, seconds=20, dns=False)
+    with app.app_context():
+        findings = list(examine(patient, lambda _: None))
+    assert all(each.fix for each in findings if each.severity in {Grade.WARNING, Grade.ERROR})
+    return [each for each in findings if each.check in checks]
+
+
+def one(app, check, **more):
+    (finding,) = found(app, check, **more)
+    return finding.severity.value, finding.text, finding.fix
+
+
+def doctor(app, *options):
+    return app.test_cli_runner().invoke(args=["outbox", "doctor", "--no-dns", *options])
+
+
+class TestSettings:
+    def test_of_an_app_that_can_send_are_well(self, shop):
+        assert one(shop(), "settings")[0] == "ok"
+
+    @pytest.mark.parametrize(
+        ("config", "words"),
+        [
+            ({"MAIL_SERVR": "x"}, ("MAIL_SERVR", "MAIL_SERVER")),
+            ({"MAIL_ODD": "x"}, ("MAIL_ODD", "Take it out")),
+            ({"MAIL_SUPPRESS_SEND": True}, ("Nothing is sent", "Set neither")),
+            ({"MAIL_TRANSPORT": None}, ("port 25", "MAIL_SERVER")),
+            ({"MAIL_DEFAULT_SENDER": None}, ("MAIL_DEFAULT_SENDER", "Set it")),
+            ({"MAIL_REDIRECT_TO": ["dev@x.test"]}, ("MAIL_REDIRECT_TO", "Take it out")),
+            ({"MAIL_ALLOW_ONLY": ["x.test"]}, ("MAIL_ALLOW_ONLY", "Take it out")),
+        ],
+    )
+    def test_that_would_surprise_somebody_are_told(self, shop, config, words):
+        severity, what, fix = one(shop(**config), "settings")
+        assert severity == "warning"
+        assert words[0] in what
+        assert words[1] in fix
+
+    def test_that_could_never_send_are_an_error_though_nothing_is_sent_now(self, shop):
+        app = shop(MAIL_SUPPRESS_SEND=True, MAIL_TRANSPORT=None, MAIL_SERVER="")
+        severity, what, _ = one(app, "settings")
+        assert severity == "error"
+        assert what.startswith("MAIL_SERVER is empty: set it")
+
+
+class TestKeys:
+    def test_that_work_are_well(self, shop):
+        (first, dkim) = found(shop(), "keys")
+        assert (first.severity, dkim.severity) == (Grade.OK, Grade.SKIPPED)
+
+    def test_that_are_not_there_are_missed(self, shop):
+        first, second, _ = found(shop(SECRET_KEY=None), "keys")
+        assert (first.severity, "SECRET_KEY" in first.fix) == (Grade.WARNING, True)
+        assert (second.severity, "MAIL_OUTBOX_KEYS" in second.fix) == (Grade.WARNING, True)
+
+    def test_of_the_outbox_alone_are_enough_for_sensitive_mail(self, shop):
+        app = shop(SECRET_KEY=None, MAIL_OUTBOX_KEYS=Fernet.generate_key().decode())
+        assert [each.severity.value for each in found(app, "keys")] == ["warning", "ok", "skipped"]
+
+
+@pytest.mark.parametrize(
+    ("url", "severity"),
+    [(None, "skipped"), ("http://shop.test", "warning"), ("https://shop.test", "ok")],
+)
+def test_links_that_are_not_https_are_told(shop, url, severity):
+    assert one(shop(MAIL_BASE_URL=url), "base URL")[0] == severity
+
+
+def test_in_debug_mode_links_need_no_https(shop):
+    app = shop(MAIL_BASE_URL="http://127.0.0.1:5000")
+    app.debug = True
+    assert one(app, "base URL")[0] == "ok"
+
+
+class TestOutbox:
+    def test_is_not_made_by_being_looked_at(self, shop):
+        app = shop()
+        assert [each.severity for each in found(app, "outbox", "schema")] == [Grade.SKIPPED]
+        assert not app.extensions["outbox"].exists
+
+    def test_on_each_database_has_its_schema_its_durability_and_its_clock_looked_at(
+        self, shop, database
+    ):
+        app = shop(MAIL_OUTBOX_URL=database)
+        runtime = app.extensions["outbox"]
+        runtime.outbox.upgrade()
+        with runtime.outbox.read() as connection:
+            now = runtime.outbox.now(connection)
+        findings = found(app, "schema", "durability", "clock", now=now)
+        assert [(each.check, each.severity.value) for each in findings] == [
+            ("schema", "ok"),
+            ("durability", "ok"),
+            ("clock", "ok"),
+        ]
+        assert one(app, "clock", now=now - 3600)[0] == "warning"
+        assert " s ahead of this machine's" in one(app, "clock", now=now - 3600)[1]
+        assert " s behind this machine's" in one(app, "clock", now=now + 3600)[1]
+
+    def test_on_a_server_that_has_no_tables_yet_is_an_error_that_names_the_command(
+        self, shop, postgresql
+    ):
+        severity, _, fix = one(shop(MAIL_OUTBOX_URL=postgresql.new()), "schema")
+        assert (severity, fix) == ("error", "Run `flask outbox upgrade`.")
+
+    def test_of_a_file_with_an_old_schema_is_left_as_it_is(self, shop, tmp_path):
+        place = tmp_path / "old.sqlite3"
+        app = shop(MAIL_OUTBOX_URL=f"sqlite:///{place}")
+        app.extensions["outbox"].outbox.upgrade()
+        engine = create_engine(f"sqlite:///{place}")
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE outbox_version SET version_num = '0002'"))
+        assert "next use" in one(app, "schema")[1]
+        with engine.begin() as connection:
+            kept = connection.execute(text("SELECT version_num FROM outbox_version")).scalar()
+        engine.dispose()
+        assert kept == "0002"
+
+    def test_that_may_lose_what_it_acknowledged_is_told(self, shop, postgresql):
+        url = postgresql.new()
+        name = url.rpartition("/")[2]
+        postgresql.ask(f"ALTER DATABASE {name} SET synchronous_commit = off")
+        app = shop(MAIL_OUTBOX_URL=url)
+        app.extensions["outbox"].outbox.upgrade()
+        severity, what, fix = one(app, "durability")
+        assert (severity, fix) == ("warning", "Switch it on.")
+        assert what.startswith("synchronous_commit is off")
+
+    def test_that_cannot_be_used_is_an_error(self, shop):
+        app = shop(MAIL_OUTBOX_URL="postgresql://outbox:s3cret@127.0.0.1:1/none")
+        severity, what, _ = one(app, "outbox")
+        assert severity == "error"
+        assert "s3cret" not in what
+
+
+class TestMigrations:
+    def beside(self, shop, tmp_path, **options):
+        place = f"sqlite:///{tmp_path / 'shop.sqlite3'}"
+        db = SQLAlchemy()
+        app = shop(db, SQLALCHEMY_DATABASE_URI=place, MAIL_OUTBOX_URL=place)
+        Migrate(app, db, **options)
+        return app
+
+    def test_that_would_drop_our_tables_are_an_error(self, shop, tmp_path):
+        severity, _, fix = one(self.beside(shop, tmp_path), "migrations")
+        assert severity == "error"
+        assert "include_object" in fix
+
+    def test_that_were_given_include_object_are_well(self, shop, tmp_path):
+        app = self.beside(shop, tmp_path, include_object=include_object)
+        assert one(app, "migrations")[0] == "ok"
+
+    def test_that_have_it_in_env_py_are_well(self, shop, tmp_path):
+        app = self.beside(shop, tmp_path)
+        (tmp_path / "migrations").mkdir()
+        (tmp_path / "migrations" / "env.py").write_text("context.configure(include_object=ours)")
+        assert one(app, "migrations")[0] == "ok"
+
+    def test_of_another_database_are_none_of_ours(self, shop, tmp_path):
+        app = shop(SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path / 'another.sqlite3'}")
+        assert one(app, "migrations")[0] == "skipped"
+
+
+class TestTransports:
+    def login(self, postfix, **config):
+        return {
+            "MAIL_TRANSPORT": None,
+            "MAIL_SERVER": "localhost",
+            "MAIL_PORT": postfix.private,
+            "MAIL_USE_TLS": True,
+            "MAIL_USERNAME": relay.USER,
+            "MAIL_PASSWORD": relay.PASSWORD,
+            "MAIL_TLS_CA_FILE": certificates.ca_file(),
+            **config,
+        }
+
+    def test_that_let_us_in_are_left_before_anything_is_sent(self, shop, postfix):
+        severity, what, _ = one(shop(**self.login(postfix)), "transports")
+        assert severity == "ok"
+        assert what.endswith("was reached, TLS verified, AUTH accepted.")
+        assert relay.PASSWORD not in what
+        postfix.logged(r"ehlo=2 starttls=1 auth=1 quit=1 commands=5")
+
+    def test_that_refuse_the_password_name_the_setting(self, shop, postfix):
+        app = shop(**self.login(postfix, MAIL_PASSWORD="wr0ng"))
+        severity, what, fix = one(app, "transports")
+        assert severity == "error"
+        assert "AUTH refused: MAIL_USERNAME" in what
+        assert "MAIL_USERNAME and MAIL_PASSWORD" in fix
+        assert "wr0ng" not in what + fix
+
+    def test_that_nobody_vouches_for_name_the_setting(self, shop, postfix):
+        stranger = certificates.ca_file("stranger")
+        severity, what, fix = one(
+            shop(**self.login(postfix, MAIL_TLS_CA_FILE=stranger)), "transports"
+        )
+        assert severity == "error"
+        assert "certificate is not to be trusted" in what
+        assert "MAIL_TLS_CA_FILE" in fix
+
+    def test_that_are_not_there_say_where_to_look(self, shop):
+        app = shop(MAIL_TRANSPORT="smtp://127.0.0.1:1")
+        severity, _, fix = one(app, "transports")
+        assert severity == "error"
+        assert "MAIL_SERVER and MAIL_PORT" in fix
+
+    def test_are_each_looked_at(self, shop, postfix):
+        app = shop(
+            MAIL_TRANSPORTS={"bulk": f"smtp://127.0.0.1:{postfix.plain}", "none": "null:"},
+        )
+        assert [(each.severity.value, each.text) for each in found(app, "transports")] == [
+            ("skipped", "default: null is not asked over a network."),
+            (
+                "ok",
+                f"bulk: <Smtp 127.0.0.1:{postfix.plain} tls=none> was reached, without AUTH.",
+            ),
+            ("skipped", "none: null is not asked over a network."),
+        ]
+
+    @pytest.mark.parametrize(
+        ("ca", "severity", "words"),
+        [
+            ("ours", "ok", "was reached; its key is only tried by sending"),
+            ("stranger", "error", "certificate is not to be trusted"),
+        ],
+    )
+    def test_that_are_apis_are_connected_to_and_asked_for_nothing(self, shop, ca, severity, words):
+        with HostileHttp(tls=certificates.server_context()) as server:
+            home = f"https://localhost:{server.port}"
+            way = Resend("re_k3y", home, tls=Tls(ca_file=certificates.ca_file(ca)))
+            told, what, _ = one(shop(MAIL_TRANSPORT=way), "transports")
+            assert server.requests == []
+        assert told == severity
+        assert words in what
+        assert "re_k3y" not in what
+
+
+class TestCommand:
+    def test_shows_a_table_and_below_it_what_to_do(self, shop):
+        result = doctor(shop(MAIL_BASE_URL="http://shop.test"))
+        assert result.exit_code == 0
+        lines = result.stdout.splitlines()
+        assert lines[0].split() == ["SEVERITY", "CHECK", "FINDING"]
+        assert "What to do:" in lines
+        assert lines[-1] == "  base URL: Serve the app by https, and write https: into it."
+
+    def test_ends_with_1_where_there_is_an_error(self, shop):
+        assert doctor(shop(MAIL_TRANSPORT="smtp://127.0.0.1:1")).exit_code == 1
+
+    def test_ends_with_2_where_it_is_called_wrongly(self, shop):
+        assert doctor(shop(), "--timeout", "0").exit_code == 2
+
+    def test_prints_json_for_scripts(self, shop):
+        findings = json.loads(doctor(shop(), "--json").stdout)
+        assert {frozenset(each) for each in findings} == {
+            frozenset({"check", "severity", "text", "fix"})
+        }
+
+    def test_tells_no_secret(self, shop):
+        url = "smtp://ada:p4ss@127.0.0.1:1?tls=insecure"
+        result = doctor(shop(SECRET_KEY="k3y", MAIL_TRANSPORT=url))
+        assert "p4ss" not in result.output
+        assert "k3y" not in result.output
+
+    def test_says_on_stderr_what_it_waits_for(self, shop, monkeypatch):
+        monkeypatch.setattr(cli_doctor, "LONG", -1.0)
+        result = doctor(shop(), "--json")
+        assert result.stderr.splitlines() == [f"Looking at {name} …" for name in CHECKS]
+        json.loads(result.stdout)

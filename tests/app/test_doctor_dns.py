@@ -1,0 +1,248 @@
+"""flask outbox doctor on what domains publish, asked of a name server of the tests' own."""
+
+import json
+
+import pytest
+from flask import Flask
+
+from dkim_judges import RSA, pem_of
+from flask_outbox import Mail
+from name_server import serving
+
+FINE = {
+    "example.com": {"MX": ["10 mx.example.com."], "TXT": ['"v=spf1 include:relay.test -all"']},
+    "relay.test": {"TXT": ['"v=spf1 ip4:192.0.2.1 a mx -all"'], "A": ["192.0.2.1"]}
+    | {"MX": ["10 mx.relay.test."]},
+    "_dmarc.example.com": {"TXT": ['"v=DMARC1; p=reject"']},
+    "1.2.0.192.in-addr.arpa": {"PTR": ["mx.relay.test."]},
+    "mx.relay.test": {"A": ["192.0.2.1"]},
+}
+DKIM = {"MAIL_DKIM_DOMAIN": "example.com", "MAIL_DKIM_SELECTOR": "r", "MAIL_DKIM_KEY": pem_of(RSA)}
+
+
+def txt(text):
+    return {"TXT": [" ".join(f'"{text[at : at + 200]}"' for at in range(0, len(text), 200))]}
+
+
+def spf(record, **more):
+    return {"example.com": {**FINE["example.com"], "TXT": [f'"{record}"']}, **more}
+
+
+def look(check, zone=None, *options, **config):
+    """What a check of that name finds, in one zone or another."""
+    app = Flask("shop")
+    app.config.update(
+        MAIL_TRANSPORT="null:", MAIL_DEFAULT_SENDER="shop@example.com", SECRET_KEY="key"
+    )
+    app.config.update(config)
+    Mail(app)
+    with serving({**FINE, **(zone or {})}) as server:
+        asked = ["--json", "--nameserver", "127.0.0.1", "--port", str(server.port)]
+        result = app.test_cli_runner().invoke(args=["outbox", "doctor", *asked, *options])
+    assert result.exit_code in {0, 1}, result.output
+    found = [each for each in json.loads(result.stdout) if each["check"] == check]
+    errors = any(each["severity"] == "error" for each in json.loads(result.stdout))
+    assert result.exit_code == errors
+    assert all(each["fix"] for each in found if each["severity"] in {"warning", "error"})
+    return found
+
+
+def one(check, zone=None, *options, **config):
+    (finding,) = look(check, zone, *options, **config)
+    return finding["severity"], finding["text"]
+
+
+@pytest.mark.parametrize(
+    ("zone", "severity", "words"),
+    [
+        ({}, "ok", "10 mx.example.com"),
+        ({"example.com": {"MX": ["0 ."]}}, "error", "null MX"),
+        ({"example.com": {"A": ["192.0.2.9"]}}, "warning", "no MX"),
+        ({"example.com": {"AAAA": ["2001:db8::9"]}}, "warning", "no MX"),
+        ({"example.com": {"TXT": ["x"]}}, "error", "the name has no such record"),
+        ({"example.com": "SERVFAIL"}, "warning", "name servers fail"),
+    ],
+)
+def test_mx(zone, severity, words):
+    told, text = one("mx", zone)
+    assert (told, words in text) == (severity, True), text
+
+
+def test_a_domain_that_does_not_exist_is_an_error():
+    found = look("mx", {}, "--domain", "none.invalid")
+    assert [each["severity"] for each in found] == ["ok", "error"]
+    assert "there is no such name" in found[1]["text"]
+
+
+@pytest.mark.parametrize(
+    ("record", "severity", "words"),
+    [
+        ("v=spf1 include:relay.test -all", "ok", "3 of 10 look-ups"),
+        ("v=spf1 ip4:192.0.2.1 ip6:2001:db8::/32 ~all", "ok", "0 of 10 look-ups"),
+        ("v=spf1 redirect=relay.test", "ok", "3 of 10 look-ups"),
+        ("v=spf1 exists:%{i}.relay.test ptr -all", "ok", "2 of 10 look-ups"),
+        ("v=spf1" + " a:relay.test" * 10 + " -all", "ok", "10 of 10 look-ups"),
+        ("v=spf1" + " a:relay.test" * 11 + " -all", "error", "more than 10 look-ups"),
+        ("v=spf1 -all" + " a:relay.test" * 11, "ok", "0 of 10 look-ups"),
+        ("v=spf1 include:example.com -all", "error", "more than 10 look-ups"),
+        ("v=spf1 a:x.invalid a:y.invalid -all", "ok", "2 of 10 look-ups"),
+        ("v=spf1 a:x.invalid a:y.invalid a:z.invalid -all", "error", "find nothing"),
+        ("v=spf1 include:mx.relay.test -all", "error", "has no SPF record"),
+        ("v=spf1 include -all", "error", "names no domain"),
+        ("v=spf1 ipv4:192.0.2.1 -all", "error", "a term that is none"),
+        ("v=spf1 exists:%{i}.a exists:%{i}.b exists:%{i}.c -all", "ok", "3 of 10 look-ups"),
+        ("v=spf1 a:six.test a:six.test a:six.test -all", "ok", "3 of 10 look-ups"),
+        ("v=spf1 mx:many.test -all", "error", "more than 10 names in MX"),
+        ("v=spf1 include:all.test", "warning", "1 of 10 look-ups"),
+        ("v=spf1 +all", "error", "everybody"),
+        ("v=spf1 a:relay.test", "warning", "1 of 10"),
+        ("v=spf10 -all", "error", "no SPF record"),
+        ("v=spf1 include:sick.test -all", "warning", "sick.test: its name servers fail"),
+    ],
+)
+def test_spf(record, severity, words):
+    others = {
+        "sick.test": "SERVFAIL",
+        "six.test": {"AAAA": ["2001:db8::6"]},
+        "many.test": {"MX": [f"{number} mx{number}.test." for number in range(11)]},
+        "all.test": {"TXT": ['"v=spf1 +all"']},
+    }
+    told, text = one("spf", spf(record, **others))
+    assert (told, words in text) == (severity, True), text
+
+
+def test_of_two_spf_records_none_holds():
+    two = {"example.com": {"MX": ["1 a.test."], "TXT": ['"v=spf1 -all"', '"v=spf1 ~all"']}}
+    assert "2 SPF records" in one("spf", two)[1]
+
+
+def test_spf_is_asked_of_the_domain_that_bounces_go_to():
+    assert "relay.test" in one("spf", MAIL_RETURN_PATH="bounces@relay.test")[1]
+
+
+@pytest.mark.parametrize(
+    ("record", "severity", "words"),
+    [
+        (None, "error", "there is no such name"),
+        ("ours", "ok", "our key"),
+        ("v=DKIM1; k=rsa; p=", "error", "revoked"),
+        ("v=DKIM1; k=rsa; p=AAAA", "error", "another key"),
+        ("v=DKIM1; k=ed25519; p=AAAA", "error", "of the kind ed25519"),
+        ("ours; t=y", "error", "as a test"),
+        ("v=DKIM1", "error", "0 records"),
+    ],
+)
+def test_dkim(record, severity, words):
+    zone = (
+        {}
+        if record is None
+        else {"r._domainkey.example.com": txt(record.replace("ours", RSA.record))}
+    )
+    told, text = one("dkim", zone, **DKIM)
+    assert (told, words in text) == (severity, True), text
+    assert "PRIVATE" not in text
+
+
+@pytest.mark.parametrize(
+    ("record", "severity", "words"),
+    [
+        ('"v=DMARC1; p=none"', "ok", "none"),
+        ('"v=DMARC1; rua=mailto:a@example.com"', "error", "no policy"),
+        ('"v=DMARC1; p=none" "v=DMARC1; p=none"', "ok", "none"),
+        ('"v=spf1"', "warning", "no DMARC record"),
+    ],
+)
+def test_dmarc(record, severity, words):
+    told, text = one("dmarc", {"_dmarc.example.com": {"TXT": [record]}})
+    assert (told, words in text) == (severity, True), text
+
+
+def test_of_two_dmarc_records_none_holds():
+    zone = {"_dmarc.example.com": {"TXT": ['"v=DMARC1; p=none"', '"v=DMARC1; p=reject"']}}
+    told, text = one("dmarc", zone)
+    assert (told, "has 2 records" in text) == ("error", True)
+
+
+def test_a_dmarc_record_that_nobody_can_look_up_is_not_missing():
+    told, text = one("dmarc", {"_dmarc.example.com": "SERVFAIL"})
+    assert (told, "name servers fail" in text) == ("warning", True)
+
+
+@pytest.mark.parametrize(
+    ("above", "severity"),
+    [
+        ({}, "error"),
+        ({"_dmarc.com": txt("v=DMARC1; p=none")}, "ok"),
+        ({"_dmarc.com": txt("v=DMARC1; p=none; psd=y")}, "error"),
+    ],
+)
+def test_two_domains_below_a_registry_are_no_organisation(above, severity):
+    told, _ = one("alignment", above, MAIL_RETURN_PATH="bounces@other.com")
+    assert told == severity
+
+
+def test_an_organisation_may_end_below_another():
+    zone = {
+        "_dmarc.example.com": txt("v=DMARC1; p=reject; psd=n"),
+        "_dmarc.com": txt("v=DMARC1; p=none"),
+    }
+    assert one("alignment", zone, MAIL_RETURN_PATH="bounces@other.com")[0] == "error"
+
+
+def test_a_strict_domain_is_not_aligned_with_the_key_of_the_one_above_it():
+    config = {**DKIM, "MAIL_RETURN_PATH": "b@relay.test"}
+    for policy, severity in (("p=reject", "ok"), ("p=reject; adkim=s", "error")):
+        zone = {"_dmarc.example.com": txt(f"v=DMARC1; {policy}")}
+        sender = {"MAIL_DEFAULT_SENDER": "a@news.example.com"}
+        assert one("alignment", zone, **config, **sender)[0] == severity
+
+
+def test_a_subdomain_has_the_policy_of_the_one_above_it():
+    zone = {"_dmarc.example.com": {"TXT": ['"v=DMARC1; p=none; sp=quarantine"']}}
+    found = look("dmarc", zone, "--domain", "news.example.com")
+    assert [each["text"].rpartition(" ")[2] for each in found] == ["none.", "quarantine."]
+
+
+@pytest.mark.parametrize(
+    ("policy", "config", "severity", "words"),
+    [
+        ("p=reject", {}, "ok", "by SPF."),
+        ("p=reject", {"MAIL_RETURN_PATH": "b@x.example.com"}, "ok", "by SPF."),
+        ("p=reject; aspf=s", {"MAIL_RETURN_PATH": "b@x.example.com"}, "error", "Neither"),
+        ("p=reject", {"MAIL_RETURN_PATH": "b@relay.test"}, "error", "Neither"),
+        ("p=none", {"MAIL_RETURN_PATH": "b@relay.test"}, "warning", "Neither"),
+        ("p=reject", {"MAIL_RETURN_PATH": "b@relay.test", **DKIM}, "ok", "by DKIM."),
+        ("p=reject", DKIM, "ok", "by SPF and DKIM."),
+    ],
+)
+def test_alignment(policy, config, severity, words):
+    zone = {"_dmarc.example.com": {"TXT": [f'"v=DMARC1; {policy}"']}}
+    told, text = one("alignment", zone, **config)
+    assert (told, words in text) == (severity, True), text
+
+
+@pytest.mark.parametrize(
+    ("address", "severity", "words"),
+    [
+        ("192.0.2.1", "ok", "mx.relay.test"),
+        ("192.0.2.2", "error", "no name that leads back"),
+        ("192.0.2.3", "error", "no name that leads back"),
+        ("192.0.2.4", "warning", "name servers fail"),
+    ],
+)
+def test_ptr(address, severity, words):
+    zone = {
+        "3.2.0.192.in-addr.arpa": {"PTR": ["mx.relay.test."]},
+        "4.2.0.192.in-addr.arpa": "SERVFAIL",
+    }
+    told, text = one("ptr", zone, "--address", address)
+    assert (told, words in text) == (severity, True), text
+
+
+def test_what_is_not_named_is_not_looked_up():
+    assert one("ptr")[0] == "skipped"
+    app = Flask("shop")
+    app.config.update(MAIL_TRANSPORT="null:")
+    Mail(app)
+    wrong = app.test_cli_runner().invoke(args=["outbox", "doctor", "--address", "nowhere"])
+    assert wrong.exit_code == 2
