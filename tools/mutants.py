@@ -53,6 +53,9 @@ def mutants(file: str) -> Iterator[Mutant]:
         starts.append(starts[-1] + len(line))
     tree = ast.parse(source)
     tree.body = [each for each in tree.body if "__all__" not in ast.unparse(each).partition("=")[0]]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            node.decorator_list = []  # @dataclass(frozen=True) is for the reader
     for first, last, instead in sorted(_places(tree)):
         begin = starts[first[0] - 1] + first[1]
         end = starts[last[0] - 1] + last[1]

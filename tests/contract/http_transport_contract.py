@@ -224,6 +224,13 @@ class HttpTransportContract(TransportContract):
         first, second = server.requests
         assert first == second
 
+    def test_its_limits_go_along(self, transport):
+        transport.seconds, transport.connect = 7.0, 3.0
+        conversation = transport.send([sealed(rich())])
+        request = next(conversation)
+        conversation.close()
+        assert (request.seconds, request.connect) == (7.0, 3.0)
+
     # --- what cannot be said ---
 
     def test_what_it_cannot_carry_is_refused_by_name_early_and_late(self, server, transport):
