@@ -77,12 +77,11 @@ def _people(connection: Connection, rows: Mapping[str, Any]) -> dict[str, list[s
     """
     found: dict[str, list[tuple[int, str]]] = {each: [] for each in rows}
     newer: set[str] = set()
-    for place in _PLACES.rows(connection, ids=list(rows)):
-        id_, state = place["message"], place["state"]
+    for id_, position, address, state, due_at in _PLACES.found(connection, ids=list(rows)):
         if state not in KNOWN:
             newer.add(id_)
-        elif state == QUEUED and is_in_it(place["due_at"], rows[id_]["claimed_at"]):
-            found[id_].append((place["position"], place["address"]))
+        elif state == QUEUED and is_in_it(due_at, rows[id_]["claimed_at"]):
+            found[id_].append((position, address))
     return {
         id_: [address for _, address in sorted(places)]
         for id_, places in found.items()

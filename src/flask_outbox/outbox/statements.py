@@ -61,6 +61,10 @@ class Statement:
         names = tuple(found.keys())
         return [dict(zip(names, row, strict=True)) for row in found.all()]
 
+    def found(self, connection: Connection, **terms: Any) -> Sequence[Any]:
+        """Run it, and give what it finds, in the order of its columns."""
+        return self._run(connection, terms).all() if terms["ids"] else ()
+
     def _run(self, connection: Connection, terms: Terms) -> CursorResult[Any]:
         ids: Sequence[str] = terms["ids"]
         name = connection.dialect.name

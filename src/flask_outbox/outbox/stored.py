@@ -92,26 +92,28 @@ def unpack(row: Mapping[str, Any] | RowMapping, recipients: Sequence[str]) -> Su
             content=bytes(row["content"]),
             message_id=row["message_id"],
             date=float(extra["date"]),
-            dsn=_dsn(extra.get("dsn")),
-            metadata=MappingProxyType(dict(extra.get("metadata", {}))),
-            provider=MappingProxyType(dict(extra.get("provider", {}))),
-            track_opens=extra.get("track_opens"),
-            track_clicks=extra.get("track_clicks"),
             id=row["id"],
             transport=row["transport"],
             route=row["route"],
             fence=row["fence"] or "",
             attempt=row["attempts"],
             alone=bool(row["alone"]),
-            mail_options=tuple(extra.get("mail_options", ())),
-            rcpt_options=tuple(extra.get("rcpt_options", ())),
-            tags=tuple(extra.get("tags", ())),
-            utf8=extra.get("utf8", False),
-            sensitive=extra.get("sensitive", False),
-            at_most_once=extra.get("at_most_once", False),
+            **(_rest(extra) if len(extra) > 1 else {}),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Unreadable(type(error).__name__) from None
+
+
+def _rest(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Read what most mails do not have."""
+    return {
+        **{name: tuple(extra.get(name, ())) for name in _WORDS},
+        **{name: extra.get(name, False) for name in _FLAGS},
+        **{name: extra.get(name) for name in _TRACKED},
+        "dsn": _dsn(extra.get("dsn")),
+        "metadata": MappingProxyType(dict(extra.get("metadata", {}))),
+        "provider": MappingProxyType(dict(extra.get("provider", {}))),
+    }
 
 
 def _dsn(stored: Mapping[str, Any] | None) -> Dsn | None:
