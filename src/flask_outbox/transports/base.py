@@ -5,6 +5,7 @@ words, and where its id stands in the answer.
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, Protocol
@@ -59,7 +60,7 @@ class Transport(Protocol):
         ...
 
 
-class HttpTransport:
+class HttpTransport(ABC):
     """A provider's API: one request for one mail.
 
     A subclass names itself, declares what it carries, and writes ``request`` and ``reference``;
@@ -96,13 +97,13 @@ class HttpTransport:
 
     # --- what a provider writes ---
 
+    @abstractmethod
     def request(self, submission: Submission) -> HttpRequest:
         """Say it in the provider's words; raise UnsupportedFeature for what it has none for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reference(self, response: HttpResponse) -> str:
         """Find the id that the provider gave it; nothing where there is none."""
-        raise NotImplementedError
 
     def whole(self, submission: Submission) -> bool:  # noqa: ARG002  for those whom it turns on it
         """Tell whether it goes as it is sealed, and not in parts."""
