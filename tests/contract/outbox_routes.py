@@ -11,11 +11,12 @@ from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Refused, Unclear
+from flask_outbox.mail.route import RoutePaused, RouteResumed
 from flask_outbox.mail.submission import Receipt
 from flask_outbox.outbox.claim import extend, next_due, reclaim, start
 from flask_outbox.outbox.enqueue import Priority
 from flask_outbox.outbox.record import record
-from flask_outbox.outbox.routes import ABOUT_TO_START, RoutePaused, RouteResumed
+from flask_outbox.outbox.routes import ABOUT_TO_START
 from flask_outbox.outbox.stats import stats
 from outbox_mail import EPOCH, a_submission, begin, look, one, put, put_many, say, take
 

@@ -104,7 +104,7 @@ def tell_recorded(app: Flask, recorded: "Recorded", kind: type[Message]) -> None
 
 def tell_alert(app: Flask, alert: "Alert") -> None:
     """Tell of a route that pauses or works again, or of a worker that stopped beating."""
-    from flask_outbox.outbox.routes import RoutePaused, RouteResumed  # noqa: PLC0415  in workers only
+    from flask_outbox.mail.route import RoutePaused, RouteResumed  # noqa: PLC0415  in workers only
 
     match alert:
         case RoutePaused():

@@ -3,6 +3,16 @@
 import logging
 from contextlib import suppress
 
+TEXT_MOST = 500
+
+
+def printable(text: str) -> str:
+    """Shorten what a far side said, and take out what a terminal would obey."""
+    short = text[:TEXT_MOST]
+    if short.isprintable():
+        return short
+    return "".join(each if each.isprintable() else " " for each in short)
+
 
 class Say:
     """A logger that cannot fail: it is used in the middle of a send, or of a transaction.

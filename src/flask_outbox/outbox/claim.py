@@ -4,7 +4,7 @@ Every step that a worker takes with a row carries the fence that its claim gave 
 worker took over in the meantime is left alone.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, zip_longest
 
 from sqlalchemy import (
@@ -22,11 +22,12 @@ from sqlalchemy import (
 
 from flask_outbox.mail.errors import Contended, InDoubt
 from flask_outbox.mail.lifecycle import State
+from flask_outbox.mail.route import Routing
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.claimed import Claimed, opened, read
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.reclaim import reclaim
-from flask_outbox.outbox.routes import Route, open_routes
+from flask_outbox.outbox.routes import Open, allot, open_routes
 from flask_outbox.outbox.schedule import Priority
 from flask_outbox.outbox.settle import ROWS, hold, settle
 from flask_outbox.outbox.statements import Statement
@@ -42,7 +43,7 @@ OCTETS_MOST = 32 * 1024 * 1024  # content that one claim brings, or one message 
 
 _m = message.c
 _DUE = (
-    select(_m.id, _m.size, _m.alone, _m.due_at)
+    select(_m.id, _m.size, _m.alone, _m.due_at, _m.transport, _m.unclear, _m.route)
     .where(
         _m.transport == bindparam("transport"),
         _m.priority == bindparam("priority"),
@@ -63,13 +64,20 @@ _LEASE = Statement(
             state=State.SENDING.value,
             due_at=null(),
             due_from=null(),
-            route=_m.transport,
+            route=bindparam("b_route"),
             fence=bindparam("b_fence"),
             worker=bindparam("b_worker"),
             claimed_at=bindparam("now"),
             leased_at=bindparam("now"),
             lease_until=bindparam("until"),
         )
+    )
+)
+_WAIT = Statement(
+    lambda among: (
+        update(message)
+        .where(among(_m.id), _m.due_at.is_not(None))
+        .values(due_at=bindparam("until"), due_from=bindparam("now"))
     )
 )
 _NOW: BindParameter[float] = bindparam("now")
@@ -111,89 +119,121 @@ _LEAVE = (
 
 
 def claim(
-    outbox: Outbox, *, transports: Sequence[str], limit: int, worker: str
+    outbox: Outbox,
+    *,
+    transports: Sequence[str],
+    limit: int,
+    worker: str,
+    routing: Callable[[str], Routing] = Routing.single,
 ) -> list[Submission]:
     """Take what is due, most urgent first, and of equal urgency by turns of the transports.
 
     Commits state, lease, fence and route; charges nothing. What is past its expiry is left alone. A
-    transport whose route is paused is not looked at; one that comes back gives one message to try
-    it with, and none more while that is under way. A row that was on the line when a worker died
-    comes alone in its list. What cannot be decrypted is held back, and does not stand in the way.
+    transport whose routes are all paused is not looked at; a route that comes back gives one
+    message to try it with, and none more while that is under way. A row that was on the line when a
+    worker died comes alone in its list. What cannot be decrypted is held back, and does not stand
+    in the way. ``routing`` tells the routes of a transport.
     """
+    routings = [routing(name) for name in transports]
     for _ in range(ROUNDS_MOST):
         try:
-            leased = _claim(outbox, transports, limit, worker)
+            leased, is_over = _claim(outbox, routings, limit, worker)
         except Contended:  # several claims at once, on MariaDB
             continue
         readable = opened(outbox, leased)
-        if readable or not leased:
+        if readable or is_over:
             return readable
     return []
 
 
-def _claim(outbox: Outbox, transports: Sequence[str], limit: int, worker: str) -> list[Claimed]:
+def _claim(
+    outbox: Outbox, routings: Sequence[Routing], limit: int, worker: str
+) -> tuple[list[Claimed], bool]:
+    """Claim once; tell also whether there was nothing to be had."""
     ids: list[str] = []
     fence = outbox.random(16).hex()
     try:
         with outbox.begin() as connection:
             now = outbox.now(connection)
-            open_ = open_routes(connection, transports, now)
-            ids += _choose(_candidates(connection, open_, now, limit), limit, now - outbox.lease)
-            if not ids:
-                return []
-            until = now + outbox.lease
-            _LEASE.run(connection, ids=ids, b_fence=fence, b_worker=worker, now=now, until=until)
-            return read(connection, ids, fence, now)
+            open_ = open_routes(connection, routings, now)
+            rows = _choose(_candidates(connection, open_, now, limit), limit, now - outbox.lease)
+            if not rows:
+                return [], True
+            by_route = _allotted(connection, open_, rows, now, outbox.random(1)[0] / 256)
+            ours = {each for its in by_route.values() for each in its}
+            ids += [row["id"] for row in rows if row["id"] in ours]
+            terms = {"b_fence": fence, "b_worker": worker, "now": now, "until": now + outbox.lease}
+            for name, its in by_route.items():
+                _LEASE.run(connection, ids=its, b_route=name, **terms)
+            return read(connection, ids, fence, now), False
     except InDoubt:  # what has our fence is ours
         with outbox.begin() as connection:
-            return read(connection, ids, fence, outbox.now(connection))
+            return read(connection, ids, fence, outbox.now(connection)), False
+
+
+def _allotted(
+    connection: Connection,
+    open_: Sequence[Open],
+    rows: Sequence[RowMapping],
+    now: float,
+    share: float,
+) -> dict[str, list[str]]:
+    """Give the ids by route, and move those out of the way that wait for theirs."""
+    by_route: dict[str, list[str]] = {}
+    for each in open_:
+        its = [row for row in rows if row["transport"] == each.transport]
+        allotted = allot(each, its, share, now)
+        by_route.update(allotted.by_route)
+        for until, ids in allotted.waiting.items():
+            _WAIT.run(connection, ids=ids, until=until, now=now)
+    return by_route
 
 
 def _candidates(
-    connection: Connection, open_: Sequence[Route], now: float, limit: int
+    connection: Connection, open_: Sequence[Open], now: float, limit: int
 ) -> Iterator[RowMapping]:
     """Look for due rows, one small query for each priority and transport."""
     probed: set[str] = set()
 
-    def due(route: Route, priority: Priority) -> Sequence[RowMapping]:
-        terms = {"transport": route.name, "priority": priority.value, "now": now, "most": limit}
-        if not route.on_probation:
+    def due(one: Open, priority: Priority) -> Sequence[RowMapping]:
+        terms = {"transport": one.transport, "priority": priority.value, "now": now, "most": limit}
+        if one.fit:
             return connection.execute(_DUE, terms).mappings().all()
-        if route.name in probed:
+        if one.transport in probed:
             return []
         terms["most"] = 1
-        one = (
+        found = (
             connection.execute(_SURELY_NOT_SENT, terms).mappings().all()
             or connection.execute(_DUE, terms).mappings().all()
         )
-        probed.update([route.name] if one else [])
-        return one
+        probed.update([one.transport] if found else [])
+        return found
 
     for priority in Priority:
-        columns = [due(route, priority) for route in open_]
+        columns = [due(each, priority) for each in open_]
         by_turns = chain.from_iterable(zip_longest(*columns))
         yield from (row for row in by_turns if row is not None)
 
 
-def _choose(candidates: Iterator[RowMapping], limit: int, overdue: float) -> list[str]:
+def _choose(candidates: Iterator[RowMapping], limit: int, overdue: float) -> list[RowMapping]:
     """Take them in order, up to a number and a size; one that goes alone is taken alone.
 
     It lets others pass as long as it is not first in line, though not for longer than a lease.
     """
-    ids: list[str] = []
+    rows: list[RowMapping] = []
     octets = 0
     for row in candidates:
         if row["alone"]:
-            if not ids or row["due_at"] < overdue:
-                return [row["id"]]
+            if not rows or row["due_at"] < overdue:
+                return [row]
             continue
         octets += row["size"]
-        if ids and octets > OCTETS_MOST:
+        if rows and octets > OCTETS_MOST:
             break
-        ids.append(row["id"])
-        if len(ids) == limit:
+        rows.append(row)
+        if len(rows) == limit:
             break
-    return ids
+    return rows
 
 
 def start(outbox: Outbox, submissions: Sequence[Submission]) -> list[Submission]:

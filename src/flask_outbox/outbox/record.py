@@ -10,10 +10,11 @@ from flask_outbox.mail.errors import InDoubt
 from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.outcome import Accepted
+from flask_outbox.mail.route import RouteNews
 from flask_outbox.mail.say import Say
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.outbox.database import Outbox
-from flask_outbox.outbox.routes import RouteNews, hear
+from flask_outbox.outbox.routes import hear
 from flask_outbox.outbox.settle import ROWS, Judge, NotAsBegun, accept, hold, settle
 from flask_outbox.outbox.tables import message
 

@@ -1,35 +1,25 @@
-"""The routes' health: one that fails by our own fault pauses, and is probed when it comes back.
+"""The routes' health, which all workers share, and which route each mail takes that is claimed.
 
-A pause lasts 1 s, then twice as long each time it is followed by another, up to 60 s, or as long
-as the far side asked. After it one message at a time, of all workers, probes the way, one that
-surely has not left before where there is such; the first that is accepted opens it again. Several
-unclear outcomes in a row pause a route too: whatever eats our answers would make copies of
-everything.
-
-That a route began to fail, and that it works again, is news: of two workers that find out at once
-one tells it.
+The rules stand in ``mail/route.py``; here they meet the rows. That a route began to fail, and that
+it works again, is news: of two workers that find out at once one tells it.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, case, func, select, update
 
 from flask_outbox.mail.exchange import Report
-from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Unclear
-from flask_outbox.mail.retry import clamp_retry_after
+from flask_outbox.mail.route import Route, RouteNews, Routing
 from flask_outbox.mail.say import Say
-from flask_outbox.outbox.settle import printable
 from flask_outbox.outbox.tables import LEASED, message, route
 from flask_outbox.outbox.unless import insert_unless
 
 log = Say("flask_outbox.outbox")
 
-PAUSE_FIRST = 1.0
-PAUSE_MOST = 60.0
-UNCLEAR_IN_A_ROW = 3
 ABOUT_TO_START = 2.0  # seconds: what is claimed longer than that is no probe, but stands in a queue
+NO_ROUTE = 600.0  # seconds that a mail waits whose route is not configured
 
 _ROUTES = (
     select(route).where(route.c.name.in_(bindparam("names", expanding=True))).order_by(route.c.name)
@@ -57,110 +47,6 @@ _PROBE_NOW = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class RoutePaused:
-    """It began to fail: nothing goes that way for now."""
-
-    route: str
-    seconds: float
-    reason: str
-
-    def __str__(self) -> str:
-        return f"Route {self.route} is paused for {self.seconds:g} s: {self.reason}"
-
-
-@dataclass(frozen=True, slots=True)
-class RouteResumed:
-    """It works again, after one or more pauses."""
-
-    route: str
-
-    def __str__(self) -> str:
-        return f"Route {self.route} works again."
-
-
-RouteNews = RoutePaused | RouteResumed
-
-
-@dataclass(slots=True)
-class Route:
-    """A way out, and how it did lately."""
-
-    name: str
-    paused_at: float | None = None
-    paused_until: float | None = None
-    failures: int = 0
-    unclear: int = 0
-    reason: str = ""
-    before: int = 0  # not stored: its failures when it was read
-    changed: bool = False
-
-    def __post_init__(self) -> None:
-        self.before = self.failures
-
-    def paused(self, now: float) -> bool:
-        """Tell whether nothing may go this way now; a pause from the future is over.
-
-        (The clock was set back since then.)
-        """
-        if self.paused_at is None or self.paused_until is None:
-            return False
-        return self.paused_at <= now < self.paused_until
-
-    @property
-    def on_probation(self) -> bool:
-        """Whether it has yet to show that it works again."""
-        return self.failures > 0
-
-    def hear(self, report: Report, now: float) -> None:
-        """Take in what a message met on this way."""
-        outcomes = list(report.receipt.values())
-        ours = [
-            each for each in outcomes if isinstance(each, Deferred) and each.fault is Fault.OURS
-        ]
-        if any(isinstance(each, Accepted) for each in outcomes):
-            self._works()
-        elif ours:
-            asked = max((each.retry_after or 0.0 for each in ours), default=0.0)
-            self._pause(now, ours[0].text, clamp_retry_after(asked) if asked else 0.0)
-        elif unclear := [each for each in outcomes if isinstance(each, Unclear)]:
-            self.unclear += 1
-            self.changed = True
-            if self.unclear >= UNCLEAR_IN_A_ROW:
-                self._pause(now, f"{self.unclear} unclear in a row: {unclear[0].text}", 0.0)
-
-    def news(self) -> RouteNews | None:
-        """Tell what is different from when it was read."""
-        if self.on_probation == bool(self.before):
-            return None
-        return RouteResumed(self.name) if self.before else self.pause
-
-    @property
-    def pause(self) -> RoutePaused:
-        """The latest."""
-        seconds = (self.paused_until or 0.0) - (self.paused_at or 0.0)
-        return RoutePaused(self.name, seconds, self.reason)
-
-    def _works(self) -> None:
-        if self.failures or self.unclear or self.paused_until is not None:
-            self.paused_at = self.paused_until = None
-            self.failures = self.unclear = 0
-            self.reason = ""
-            self.changed = True
-
-    def _pause(self, now: float, reason: str, asked: float) -> None:
-        """Pause; what was on its way when the pause began only makes it longer where it asks to."""
-        if self.paused(now):
-            if self.paused_until is not None and now + asked > self.paused_until:
-                self.paused_until, self.changed = now + asked, True
-            return
-        seconds = max(asked, min(PAUSE_MOST, PAUSE_FIRST * 2.0 ** min(self.failures, 16)))
-        self.reason = printable(reason)
-        self.paused_at, self.paused_until = now, now + seconds
-        self.failures += 1
-        self.changed = True
-
-
 def routes(connection: Connection, names: Iterable[str], *, lock: bool = False) -> dict[str, Route]:
     """Read what is known of these."""
     wanted = sorted(set(names))
@@ -171,19 +57,109 @@ def routes(connection: Connection, names: Iterable[str], *, lock: bool = False) 
     return found
 
 
-def open_routes(connection: Connection, names: Iterable[str], now: float) -> list[Route]:
-    """List those that may be claimed for: neither paused, nor probed by somebody right now.
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A transport that may be claimed for: which of its routes may be used now."""
+
+    routing: Routing
+    fit: Sequence[str]
+    to_probe: Sequence[str]  # on probation: one mail each, and not while another is under way
+    waits: Mapping[str, float]  # until when each of the others is not to be used
+
+    @property
+    def transport(self) -> str:
+        """Its name."""
+        return self.routing.transport
+
+
+def open_routes(connection: Connection, routings: Sequence[Routing], now: float) -> list[Open]:
+    """List the transports of which a route may be used, neither paused nor probed right now.
 
     To be called in the claim's transaction, in which a route on probation stays locked.
     """
-    found = {name: each for name, each in routes(connection, names).items() if not each.paused(now)}
-    unsure = [name for name, each in found.items() if each.on_probation]
+    known = routes(connection, [name for each in routings for name in each.routes])
+    unsure = [name for name, each in known.items() if each.on_probation and not each.paused(now)]
+    probed: set[str] = set()
     if unsure:
-        found.update(routes(connection, unsure, lock=True))
+        known.update(routes(connection, unsure, lock=True))
         for name, started, leased_at in connection.execute(_PROBES, {"names": unsure}):
             if started or (leased_at is not None and abs(now - leased_at) < ABOUT_TO_START):
-                del found[name]
-    return [each for each in found.values() if not each.paused(now)]
+                probed.add(name)
+    looked_at = (_look(each, known, probed, now) for each in routings)
+    return [each for each in looked_at if each.fit or each.to_probe]
+
+
+def _look(routing: Routing, known: Mapping[str, Route], probed: set[str], now: float) -> Open:
+    fit: list[str] = []
+    to_probe: list[str] = []
+    waits: dict[str, float] = {}
+    for name in routing.routes:
+        each = known[name]
+        if each.paused(now):
+            waits[name] = each.paused_until or now
+        elif name in probed:
+            waits[name] = now + ABOUT_TO_START
+        else:
+            (to_probe if each.on_probation else fit).append(name)
+    return Open(routing, fit, to_probe, waits)
+
+
+@dataclass(slots=True)
+class Allotted:
+    """Which route each message takes, and until when each of the others waits for its own."""
+
+    by_route: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    waiting: dict[float, list[str]] = field(default_factory=dict[float, list[str]])
+
+    def take(self, name: str, id_: str) -> None:
+        """Give it a route."""
+        self.by_route.setdefault(name, []).append(id_)
+
+    def wait(self, until: float, id_: str) -> None:
+        """Let it wait."""
+        self.waiting.setdefault(until, []).append(id_)
+
+
+def allot(open_: Open, rows: Sequence[Mapping[str, Any]], share: float, now: float) -> Allotted:
+    """Give each due message of a transport its route; ``share`` is a number in [0, 1).
+
+    What may have left before goes the same way again or waits: it never fails over. A route on
+    probation is tried with the least urgent of the others, or with such a one where there is none.
+    """
+    allotted = Allotted()
+    free = [row for row in rows if not row["unclear"]]
+    probes = [name for name in open_.to_probe if free]
+    for name in probes:
+        if free:
+            allotted.take(name, free.pop()["id"])
+    for number, row in enumerate(free):
+        name = open_.routing.choose(open_.fit, (share + number / len(free)) % 1.0)
+        if name is None:
+            allotted.wait(now, row["id"])
+        else:
+            allotted.take(name, row["id"])
+    for row in rows:
+        if row["unclear"]:
+            _again(allotted, open_, row, now)
+    return allotted
+
+
+def _again(allotted: Allotted, open_: Open, row: Mapping[str, Any], now: float) -> None:
+    """Give a mail that may have left its route again, or have it wait for that."""
+    name = row["route"]
+    if name in open_.fit or (name in open_.to_probe and name not in allotted.by_route):
+        allotted.take(name, row["id"])
+    elif name in open_.routing.routes:
+        allotted.wait(open_.waits.get(name, now + ABOUT_TO_START), row["id"])
+    else:
+        log.error(
+            "Message %s waits: it may have left by route %s, which is not configured any more, and"
+            " must not be sent by another. Configure it again, or `flask outbox retry` it to send"
+            " it by any route, or `flask outbox cancel` it.",
+            row["id"],
+            name,
+        )
+        allotted.wait(now + NO_ROUTE, row["id"])
 
 
 def probe_now(connection: Connection, now: float) -> None:

@@ -30,11 +30,11 @@ from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.lifecycle import OPEN, State, may, summary
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Outcome, Refused, Unclear
 from flask_outbox.mail.retry import Patience, next_attempt
+from flask_outbox.mail.say import printable
 from flask_outbox.outbox.statements import Each, Statement
 from flask_outbox.outbox.stored import is_sensitive
 from flask_outbox.outbox.tables import content, event, message, recipient
 
-TEXT_MOST = 500
 REFERENCE_MOST = 255
 WIPED = frozenset({State.ACCEPTED, State.CANCELLED, State.EXPIRED})  # of a sensitive message
 KNOWN = frozenset(state.value for state in State)
@@ -53,14 +53,6 @@ class Kind(Enum):
     CANCELLED = "cancelled"
     EXPIRED = "expired"
     RETRIED = "retried"  # by hand
-
-
-def printable(text: str) -> str:
-    """Shorten what a far side said, and take out what a terminal would obey."""
-    short = text[:TEXT_MOST]
-    if short.isprintable():
-        return short
-    return "".join(each if each.isprintable() else " " for each in short)
 
 
 @dataclass(slots=True)

@@ -1,9 +1,10 @@
 """Whether there is anything to do, and when: what a worker asks before it sleeps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import bindparam, select
 
+from flask_outbox.mail.route import Routing, open_from
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.routes import routes
 from flask_outbox.outbox.schedule import Priority
@@ -24,21 +25,27 @@ _NEXT = (
 _ANY_LEASED = select(_m.id).where(LEASED).limit(1)
 
 
-def next_due(outbox: Outbox, transports: Sequence[str]) -> float | None:
+def next_due(
+    outbox: Outbox,
+    transports: Sequence[str],
+    routing: Callable[[str], Routing] = Routing.single,
+) -> float | None:
     """Tell when the next message of these transports may go, by the database's clock; None: never.
 
-    One whose route is paused may go when the pause is over.
+    One whose routes are all paused may go when the first of the pauses is over.
     """
+    routings = [routing(name) for name in transports]
+    found: list[float] = []
     with outbox.read() as connection:
         now = outbox.now(connection)
-        found: list[float] = []
-        for each in routes(connection, transports).values():
-            earliest = each.paused_until if each.paused(now) else None
+        known = routes(connection, [name for each in routings for name in each.routes])
+        for each in routings:
+            earliest = open_from([known[name] for name in each.routes], now)
             for priority in Priority:
-                terms = {"transport": each.name, "priority": priority.value}
+                terms = {"transport": each.transport, "priority": priority.value}
                 due = connection.execute(_NEXT, terms).scalar_one_or_none()
                 if due is not None:
-                    found.append(max(due, earliest) if earliest is not None else due)
+                    found.append(max(due, earliest))
     return min(found, default=None)
 
 

@@ -12,12 +12,12 @@ from random import random
 from flask_outbox.mail.errors import Contended, OutboxUnavailable
 from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.lifecycle import State
+from flask_outbox.mail.route import RouteNews
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.claim import next_due, release
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.prune import Keep
 from flask_outbox.outbox.record import Recorded, record
-from flask_outbox.outbox.routes import RouteNews
 from flask_outbox.outbox.workers import UNKNOWN, Badge, WorkerLost
 from flask_outbox.transports.base import Transport
 from flask_outbox.worker.bell import Bell
