@@ -43,7 +43,7 @@ def hurry() -> None:
     process.AGAIN_FIRST, process.LIVED = 0.02, 0.0
 
 
-def dying_while_signing(submission: Submission) -> Submission:
+def dying_while_signing(submission: Submission, _transport: object) -> Submission:
     """Crash the interpreter over what is poison, as a bug in a C library would."""
     if b"X-Poison" in submission.content:
         os.abort()

@@ -8,6 +8,7 @@ from contract.outbox_claims import ClaimContract
 from contract.outbox_crashes import CrashContract
 from contract.outbox_enqueue import EnqueueContract
 from contract.outbox_erase import EraseContract
+from contract.outbox_failover import BesidesContract, FailoverContract
 from contract.outbox_people import PeopleContract
 from contract.outbox_privacy import EncryptionContract, RetentionContract, WipeContract
 from contract.outbox_records import RecordContract
@@ -22,6 +23,8 @@ class OutboxContract(
     CrashContract,
     RecordContract,
     RouteContract,
+    FailoverContract,
+    BesidesContract,
     PeopleContract,
     EncryptionContract,
     WipeContract,

@@ -344,7 +344,7 @@ def test_a_mail_that_cannot_be_signed_fails_as_poison_and_its_neighbours_go(
     monkeypatch.setattr("flask_outbox.mail.retry.BACKOFF_FIRST", 0.0)
     monkeypatch.setattr("flask_outbox.mail.retry.BACKOFF_LEAST", 0.01)
 
-    def sign(submission):
+    def sign(submission, _transport):
         if submission.message_id == "<bad@example.com>":
             raise ValueError(f"secret words of {submission.content!r}")
         return submission

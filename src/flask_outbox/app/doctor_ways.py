@@ -14,7 +14,8 @@ from flask_outbox.transports.smtp_login import Security
 def transports(patient: Patient) -> Iterator[Diagnosis]:
     """Knock at each."""
     for name in patient.runtime.names():
-        yield from _look(name, patient.runtime.transport(name), patient.seconds)
+        for route, transport in patient.runtime.way(name).routes.items():
+            yield from _look(route, transport, patient.seconds)
 
 
 def _look(name: str, transport: Transport, seconds: float) -> Iterator[Diagnosis]:

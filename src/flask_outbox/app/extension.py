@@ -15,8 +15,9 @@ from flask_outbox.app import settings as configuration
 from flask_outbox.app.flask_mail import _Mail, _MailMixin, runtime_of, state_of
 from flask_outbox.app.joined import BIND_OF_NOTHING, Joined
 from flask_outbox.app.moments import Moment, Span, due, end
-from flask_outbox.app.preparing import BeforeSend, check_kind, is_big
+from flask_outbox.app.preparing import BeforeSend, ChooseTransport, Hooks, check_kind, is_big
 from flask_outbox.app.runtime import Runtime
+from flask_outbox.app.tenants import LoadTransport
 from flask_outbox.mail.errors import ConfigurationError, MessageError, OutboxError
 from flask_outbox.mail.fingerprint import fingerprint
 from flask_outbox.mail.message import Message
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from flask_outbox.worker.engine import Engine
 
 Function = TypeVar("Function", bound=BeforeSend)
+Chooser = TypeVar("Chooser", bound=ChooseTransport)
+Loader = TypeVar("Loader", bound=LoadTransport)
 
 LIVE = frozenset(
     {
@@ -55,7 +58,7 @@ class Mail(_MailMixin):
         bind: str | None = None,
         engine: "Engine | None" = None,
     ) -> None:
-        self._functions: list[BeforeSend] = []
+        self._hooks = Hooks()
         self._engine = engine
         if db is None and bind is not None:
             raise ConfigurationError(BIND_OF_NOTHING)
@@ -82,7 +85,7 @@ class Mail(_MailMixin):
         state = _state(settings, testing=app.testing)
         engines.check(settings, self._engine)
         runtime = Runtime(
-            app, state, settings, self._functions, engine=self._engine, joined=self._joined
+            app, state, settings, self._hooks, engine=self._engine, joined=self._joined
         )
         if not runtime.suppressed:
             runtime.check()
@@ -120,27 +123,51 @@ class Mail(_MailMixin):
         ``MessageCancelled(reason)``: then nothing is sent or written down, and whoever called
         send, send_later or send_async gets that exception.
         """
-        self._functions.append(function)
+        self._hooks.before_send.append(function)
         return function
 
-    def send(self, message: Message) -> Receipt:
+    def choose_transport(self, function: Chooser) -> Chooser:
+        """Have a function name the transport of each message for which ``transport=`` says nothing.
+
+        It is called with the message, in the app's context, in every way of sending, and returns a
+        name or None, for the default. Another function takes its place.
+        """
+        self._hooks.choose_transport = function
+        return function
+
+    def load_transport(self, function: Loader) -> Loader:
+        """Have a function make the transports of names that MAIL_TRANSPORTS does not have.
+
+        It is called with the name, in the app's context, when a message is written down and when it
+        is sent, at most every ten seconds for a name and process; it returns a URL, a transport, or
+        None for a name that it does not know. The outbox keeps the name alone. What it raises
+        pauses that route and no other; what waits stays.
+        """
+        self._hooks.load_transport = function
+        return function
+
+    def send(self, message: Message, *, transport: str | None = None) -> Receipt:
         """Send it now, and wait for the answer: the outcome for each recipient.
+
+        ``transport``: one of MAIL_TRANSPORTS, or a name that ``load_transport`` knows; else as
+        ``choose_transport`` says. Where it has several routes, the next is tried if nothing left by
+        the first and that was not the recipient's fault.
 
         Raises SendError where nobody accepted it, MessageError for a message that cannot be sent
         as it is, MessageCancelled where a ``before_send`` function says so.
         """
-        return super().send(message)
+        return super().send(message, transport=transport)
 
-    async def send_async(self, message: Message) -> Receipt:
+    async def send_async(self, message: Message, *, transport: str | None = None) -> Receipt:
         """Do as ``send`` does, without holding up the event loop."""
         runtime = runtime_of(self._app())
         check_kind(message)
         if is_big(message):
             import asyncio  # noqa: PLC0415  for async apps only
 
-            prepared = await asyncio.to_thread(runtime.prepare, message)
+            prepared = await asyncio.to_thread(runtime.prepare, message, transport=transport)
         else:
-            prepared = runtime.prepare(message)
+            prepared = runtime.prepare(message, transport=transport)
         return await runtime.send_async(prepared)
 
     def send_later(  # noqa: PLR0913  all that can be said of a later sending
@@ -152,7 +179,7 @@ class Mail(_MailMixin):
         expires: Moment | timedelta | None = None,
         priority: Priority | str = Priority.NORMAL,
         key: str | None = None,
-        transport: str = "default",
+        transport: str | None = None,
         session: Any = None,
     ) -> str:
         """Write it down durably, for a worker to send, and return its id.
@@ -160,7 +187,8 @@ class Mail(_MailMixin):
         ``at`` or ``delay``: not before. ``expires``: not from then on; a timedelta counts from
         when it is due. ``priority``: urgent, high, normal or bulk. ``key``: the same key again
         gives the id of the first call and sends nothing more; it is remembered as long as the
-        row of that message, until it is pruned. ``transport``: one of MAIL_TRANSPORTS.
+        row of that message, until it is pruned. ``transport``: one of MAIL_TRANSPORTS,
+        or a name that ``load_transport`` knows; else as ``choose_transport`` says.
         ``session``: an SQLAlchemy session on the outbox's database, in whose transaction it is
         written: it is sent once that is committed, and never after a rollback. With ``Mail(db=db)``
         that is ``db.session``. Under TESTING, and where sending is suppressed, it is kept in
@@ -172,7 +200,6 @@ class Mail(_MailMixin):
         MAIL_ALLOW_ONLY leaves nobody to send it to.
         """
         runtime = runtime_of(self._app())
-        runtime.transport_is_known(transport)
         check_kind(message)
         if key is not None and not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise MessageError("key must be a text.")

@@ -204,14 +204,14 @@ class _MailMixin:
         with email_dispatched.connected_to(record):
             yield outbox
 
-    def connect(self) -> "Connection":
-        """Open a connection, for ``with``."""
+    def connect(self, *, transport: str | None = None) -> "Connection":
+        """Open a connection, for ``with``; for one of MAIL_TRANSPORTS, where it is named."""
         app = self._app()
-        return Connection(state_of(app), app)
+        return Connection(state_of(app), app, transport=transport)
 
-    def send(self, message: message.Message) -> Receipt:
+    def send(self, message: message.Message, *, transport: str | None = None) -> Receipt:
         """Send it now; see Mail.send."""
-        with self.connect() as connection:
+        with self.connect(transport=transport) as connection:
             if isinstance(message, Message):
                 return message.send(connection)
             return connection.send(message)
@@ -272,8 +272,11 @@ class _Mail(_MailMixin):
 class Connection:
     """Several messages, one after the other, over one line; made by ``mail.connect()``."""
 
-    def __init__(self, mail: Any, app: Flask | None = None) -> None:
+    def __init__(
+        self, mail: Any, app: Flask | None = None, *, transport: str | None = None
+    ) -> None:
         self.mail = mail
+        self._transport = transport
         self.host: Host | None = None
         self.num_emails = 0
         self._app: Flask = mail._app() if app is None else app  # noqa: SLF001  of this file
@@ -312,7 +315,7 @@ class Connection:
         """
         runtime = runtime_of(self._app)
         path = None if envelope_from is None else parse_address(envelope_from, "envelope_from").addr
-        prepared = runtime.prepare(message, return_path=path)
+        prepared = runtime.prepare(message, return_path=path, transport=self._transport)
         if self.host is None and not self._suppressed:
             self.host = self.configure_host()
         receipt = runtime.send_over(self.host, prepared)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from flask_outbox.app import reading, reading_dkim
+from flask_outbox.app import reading, reading_dkim, reading_ways
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,15 @@ FLASK_MAILS: Mapping[str, Key] = MappingProxyType(
 WAYS_OUT: Mapping[str, Key] = MappingProxyType(
     {
         "MAIL_TRANSPORT": Key(
-            "The way out as one URL, instead of `MAIL_SERVER` and its like.",
-            reading.optional(reading.way_out),
+            "The way out as a URL, instead of `MAIL_SERVER` and its like; a list of URLs for"
+            " failover, or a mapping of URLs to weights that share the mail.",
+            reading.optional(reading_ways.way_out),
             secret=True,
         ),
         "MAIL_TRANSPORTS": Key(
-            "More ways out, by name, for `send_later(transport=…)`: a mapping of names to URLs.",
-            reading.ways_out,
+            "More ways out, by name, for `transport=`: a mapping of names to what `MAIL_TRANSPORT`"
+            " may be.",
+            reading_ways.ways_out,
             MappingProxyType({}),
             secret=True,
         ),

@@ -23,7 +23,7 @@ def lint_message(runtime: "Runtime", message: Message, *, spam: bool) -> list[Fi
         prepared = prepare(
             own_copy(message),
             replace(runtime.settings, redirect_to=(), allow_only=()),
-            runtime.before_send,
+            runtime.hooks.before_send,
             default_sender=runtime.state.default_sender,
             ascii_attachments=runtime.state.ascii_attachments,
         )

@@ -7,17 +7,21 @@ workers and SQLAlchemy come with the first ``send_later``.
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flask import Flask
 
 from flask_outbox.app import engines, fingerprints, privacy, signing, starting, ways_out
+from flask_outbox.app.failover import Health, Way
 from flask_outbox.app.flask_mail import Message, _Mail
+from flask_outbox.app.preparing import Hooks
+from flask_outbox.app.reading_ways import must_be_a_name
 from flask_outbox.app.settings import Settings
 from flask_outbox.app.telling import tell_alert, tell_recorded
-from flask_outbox.mail.errors import MessageError
+from flask_outbox.app.tenants import Tenants
+from flask_outbox.mail.errors import ConfigurationError, MessageError
 from flask_outbox.mail.submission import Submission
 from flask_outbox.transports.base import Transport
 
@@ -37,16 +41,22 @@ IN_A_WORKER = 600.0  # seconds for one message, where nobody waits
 FILE = "outbox.sqlite3"
 
 
+def _as_it_is(transport: Transport) -> Transport:
+    return transport
+
+
 class Made:
     """One per app, under its runtime."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what Mail has been given
         self,
         app: Flask,
         state: _Mail,
         settings: Settings,
-        engine: "Engine | None",
-        joined: "Joined | None",
+        hooks: Hooks,
+        *,
+        engine: "Engine | None" = None,
+        joined: "Joined | None" = None,
     ) -> None:
         self.app = app
         self.state = state
@@ -55,7 +65,9 @@ class Made:
         self.joined = joined  # the app's database, if mail is kept there
         self._making = threading.RLock()
         self._made: dict[str, Any] = {}
-        self._transports: dict[str, tuple[object, Transport]] = {}
+        self.hooks = hooks
+        self.health = Health()
+        self._ways: dict[str, tuple[object, Way]] = {}
         _all.add(self)
 
     def __repr__(self) -> str:
@@ -188,25 +200,46 @@ class Made:
         """List the transports by name."""
         return list(dict.fromkeys(["default", *self.settings.transports]))
 
-    def transport_is_known(self, name: str) -> None:
-        """Raise MessageError for a name that is not configured."""
+    def way(self, name: str = "default") -> Way:
+        """Give a transport by name; the default one follows the live fields of the state.
+
+        Raises MessageError for a name that is not configured, and not the loader's either.
+        """
         if name not in self.names():
+            return ways_out.single(name, self._loader(name)(name))
+        fixed = name != "default" or self.has_url
+        key = () if fixed else ways_out.live(self.state)
+        held = self._ways.get(name)
+        if held is None or held[0] != key:
+            made = ways_out.configured(self.settings, name) or ways_out.single(
+                name, ways_out.from_fields(self.state, self.settings)
+            )
+            self._ways[name] = held = (key, made)
+        return held[1]
+
+    def transport(self, name: str = "default") -> Transport:
+        """Give what stands at the end of its first route."""
+        return self.way(name).first
+
+    def transport_is_known(self, name: str) -> None:
+        """Raise MessageError for a name that is not configured, where no loader is asked."""
+        if name not in self.names():
+            self._loader(name)
+
+    def _loader(self, name: str) -> Tenants:
+        tenants = self.tenants
+        if tenants is None:
             raise MessageError(
                 f"transport must be one of MAIL_TRANSPORTS: {', '.join(map(repr, self.names()))}."
             )
+        must_be_a_name("transport", name, MessageError)
+        return tenants
 
-    def transport(self, name: str = "default") -> Transport:
-        """Give a transport; the default one follows the live fields of the state."""
-        self.transport_is_known(name)
-        fixed = name != "default" or self.has_url
-        key = () if fixed else ways_out.live(self.state)
-        held = self._transports.get(name)
-        if held is None or held[0] != key:
-            made = ways_out.configured(self.settings, name) or ways_out.from_fields(
-                self.state, self.settings
-            )
-            self._transports[name] = held = (key, made)
-        return held[1]
+    @property
+    def tenants(self) -> Tenants | None:
+        """What loads transports of other names, where the app has a loader."""
+        load = self.hooks.load_transport
+        return None if load is None else self._once("tenants", lambda: Tenants(self.app, load))
 
     @property
     def has_url(self) -> bool:
@@ -221,8 +254,13 @@ class Made:
 
     def check(self) -> None:
         """Raise ConfigurationError at start-up for what could never send."""
-        for name in self.names():
-            self.transport(name)
+        routes = [route for name in self.names() for route in self.way(name).routes]
+        if len(set(routes)) < len(routes):
+            twice = next(each for each in routes if routes.count(each) > 1)
+            raise ConfigurationError(
+                f"MAIL_TRANSPORTS has a name that is also a route's of another, {twice!r}: choose"
+                " another name."
+            )
         if self.engine is None and self.settings.worker == "celery":
             engines.celery_is_installed()
         ways_out.check_tls_files(self.settings)
@@ -235,14 +273,14 @@ class Made:
             return {}
         return self._once("dkim_keys", lambda: signing.load(self.settings))
 
-    def sign(self, submission: Submission) -> Submission:
-        """Sign what leaves now, where its way out sends it on as it is."""
+    def sign(self, submission: Submission, transport: Transport) -> Submission:
+        """Sign what leaves now by a transport, where that sends it on as it is."""
         keys = self.dkim_keys
         if not keys:
             return submission
         from flask_outbox.transports.carries import completed  # noqa: PLC0415  where it is asked
 
-        carried = completed(self.transport(submission.transport).carries)
+        carried = completed(transport.carries)
         if not (carried.raw and carried.signature):
             return submission
         from flask_outbox.transports.dkim import sign  # noqa: PLC0415  brings cryptography
@@ -255,12 +293,14 @@ class Made:
         from flask_outbox.worker.loop import Plan  # noqa: PLC0415  in workers only
 
         _ = self.dkim_keys  # a worker that could not sign would better not begin
-        transports: Mapping[str, Transport] = {name: self.transport(name) for name in self.names()}
-        if self.state.debug:
-            transports = {name: Overheard(each) for name, each in transports.items()}
+        ways = [self.way(name) for name in self.names()]
+        tenants = self.tenants
+        heard = Overheard if self.state.debug else _as_it_is
         return Plan(
             outbox=self.outbox,
-            transports=transports,
+            transports={name: heard(each) for way in ways for name, each in way.routes.items()},
+            routings=[way.routing for way in ways if way.routing.has_choice],
+            load=None if tenants is None else lambda name: heard(tenants(name)),
             connections=self.settings.connections,
             timeout=self.settings.timeout or IN_A_WORKER,
             grace=self.settings.grace,
@@ -293,6 +333,7 @@ class Made:
     def forget_lock(self) -> None:
         """Begin anew in a child: a lock that was held at the fork would be held for ever."""
         self._making = threading.RLock()
+        self.health.forget_lock()
 
 
 _all: weakref.WeakSet[Made] = weakref.WeakSet()

@@ -6,17 +6,29 @@ The sender, ``before_send``, the Date, the sandbox; then ``seal()``.
 import time
 from collections.abc import Callable, Iterable, Sized
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from flask_outbox.app import sandbox
 from flask_outbox.app.settings import Settings
+from flask_outbox.app.tenants import LoadTransport
 from flask_outbox.mail.errors import MessageError
 from flask_outbox.mail.message import Attachment, Message
 from flask_outbox.mail.mime import DEFAULT_LIMITS, Limits, seal
 from flask_outbox.mail.submission import Submission
 
 BeforeSend = Callable[[Message], object]
+ChooseTransport = Callable[[Message], str | None]
+
+
+@dataclass(slots=True)
+class Hooks:
+    """The functions that an app has given its Mail."""
+
+    before_send: list[BeforeSend] = field(default_factory=list[BeforeSend])
+    choose_transport: ChooseTransport | None = None
+    load_transport: LoadTransport | None = None
+
 
 CHANGEABLE = (
     *("recipients", "cc", "bcc", "reply_to", "attachments", "mail_options", "rcpt_options"),

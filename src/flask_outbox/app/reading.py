@@ -9,10 +9,9 @@ import ipaddress
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -257,34 +256,6 @@ def one_of(*choices: str) -> Parse:
         return str(value)
 
     return parse
-
-
-def way_out(key: str, value: object) -> object:
-    """Read one transport: a URL, or an object that is one."""
-    if isinstance(value, (list, tuple)):
-        raise ConfigurationError(
-            f"{key} must be one URL: failover over a list of them is not there yet."
-        )
-    if isinstance(value, str) and ":" in value:
-        return value
-    if callable(getattr(value, "send", None)):
-        return value
-    raise wrong(key, "a URL, like 'smtps://user:secret@mail.example.com'")
-
-
-def ways_out(key: str, value: object) -> Mapping[str, object]:
-    """Read transports by name; from the environment, a JSON object."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            value = None
-    if not isinstance(value, Mapping):
-        raise wrong(key, "a mapping of names to URLs, like {'bulk': 'smtp://mail.example.com'}")
-    named = cast("Mapping[str, object]", value)
-    return MappingProxyType(
-        {str(name): way_out(f"{key}[{name!r}]", v) for name, v in named.items()}
-    )
 
 
 def token_source(key: str, value: object) -> Callable[[], str]:

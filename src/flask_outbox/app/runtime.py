@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, has_app_context
@@ -10,15 +10,16 @@ from flask import Flask, has_app_context
 from flask_outbox.app import engines, starting, ways_out
 from flask_outbox.app.flask_mail import _Mail
 from flask_outbox.app.made import Made
-from flask_outbox.app.preparing import BIG, BeforeSend, Prepared, check_kind, prepare
+from flask_outbox.app.preparing import BIG, Hooks, Prepared, check_kind, prepare
 from flask_outbox.app.rehearsal import Everywhere, Rehearsal, Rehearsed
 from flask_outbox.app.settings import Settings
 from flask_outbox.app.telling import tell_drained, tell_queued, tell_sent, tell_unsent
 from flask_outbox.mail import message as core
-from flask_outbox.mail.errors import ConfigurationError
+from flask_outbox.mail.errors import ConfigurationError, MessageError
 from flask_outbox.mail.outcome import Accepted
-from flask_outbox.mail.submission import Receipt
+from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.outbox.schedule import Schedule
+from flask_outbox.transports.base import Transport
 
 if TYPE_CHECKING:
     from flask_outbox.app.joined import Joined
@@ -37,13 +38,12 @@ class Runtime(Made):
         app: Flask,
         state: _Mail,
         settings: Settings,
-        before_send: Sequence[BeforeSend],
+        hooks: Hooks,
         *,
         engine: "Engine | None" = None,
         joined: "Joined | None" = None,
     ) -> None:
-        super().__init__(app, state, settings, engine, joined)
-        self.before_send = before_send
+        super().__init__(app, state, settings, hooks, engine=engine, joined=joined)
         self.rehearsal = Rehearsal()
         self._looked: int | None = None  # the process that looked for open rows
 
@@ -58,15 +58,21 @@ class Runtime(Made):
         *,
         at: float | None = None,
         return_path: str | None = None,
-        transport: str = "default",
+        transport: str | None = None,
     ) -> Prepared:
-        """Do what comes before sealing, in the app's context, and seal."""
+        """Do what comes before sealing, in the app's context, and seal.
+
+        ``transport`` None: the one that the app chooses for the message, or the default.
+        """
         check_kind(message)
         with starting.context(self.app):
+            if transport is None:
+                transport = self._chosen(message)
+            self.transport_is_known(transport)
             prepared = prepare(
                 message,
                 self.settings,
-                self.before_send,
+                self.hooks.before_send,
                 default_sender=self.state.default_sender,
                 ascii_attachments=self.state.ascii_attachments,
                 at=at,
@@ -75,15 +81,29 @@ class Runtime(Made):
             )
         sealed = prepared.submission
         if sealed is not None and not self.suppressed:
-            ways_out.check(self.transport(transport), sealed)
+            ways_out.check(self.way(transport), sealed)
         return prepared
+
+    def _chosen(self, message: core.Message) -> str:
+        choose = self.hooks.choose_transport
+        chosen: object = None if choose is None else choose(message)
+        if chosen is None:
+            return "default"
+        if not isinstance(chosen, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise MessageError(
+                "transport: @mail.choose_transport must give the name of a transport, or None, not"
+                f" {type(chosen).__name__}."
+            )
+        return chosen
 
     def host(self) -> "Host":
         """Make what carries mail now."""
         from flask_outbox.app.sending import Host  # noqa: PLC0415  brings smtplib
 
         return Host(
-            self.transport(),
+            self.way,
+            self.health,
+            self.sign,
             self.pool,
             seconds=self.settings.timeout or IN_A_REQUEST,
             debug=bool(self.state.debug),
@@ -98,7 +118,7 @@ class Runtime(Made):
         if host is None:
             receipt: object = None
         else:
-            host.sealed = submission = self.sign(submission)
+            host.sealed = submission
             with _TellFailure(self.app, prepared.message):
                 receipt = host.sendmail(
                     submission.sender,
@@ -125,13 +145,11 @@ class Runtime(Made):
         if self.suppressed:
             receipt = Receipt.same(submission, Accepted())
         else:
-            if len(submission.content) > BIG:
-                signed = await asyncio.to_thread(self.sign, submission)
-            else:
-                signed = self.sign(submission)
             sending = send_on_loop(
-                self.transport(),
-                signed,
+                self.way(submission.transport),
+                self.health,
+                self._signed,
+                submission,
                 self.async_pool,
                 seconds=self.settings.timeout or IN_A_REQUEST,
                 debug=bool(self.state.debug),
@@ -141,6 +159,13 @@ class Runtime(Made):
                 receipt = await asyncio.wrap_future(background.submit(sending))
         tell_sent(self.app, prepared.message, receipt)
         return receipt
+
+    async def _signed(self, submission: Submission, transport: Transport) -> Submission:
+        import asyncio  # noqa: PLC0415  for async apps only
+
+        if len(submission.content) > BIG:
+            return await asyncio.to_thread(self.sign, submission, transport)
+        return self.sign(submission, transport)
 
     def enqueue(self, prepared: Prepared, schedule: Schedule, session: Any = None) -> str:
         """Write it down, and see that a worker looks and listeners hear of it; give its id.
@@ -233,10 +258,8 @@ class Runtime(Made):
         if self.suppressed or not self.exists:
             return
         try:
-            from flask_outbox.outbox.claim import has_open  # noqa: PLC0415  brings SQLAlchemy
-
             polled = not self.is_embedded and self.wakes is None
-            if not polled and has_open(self.outbox, self.names()) and (engine := self.ready()):
+            if not polled and self._has_open() and (engine := self.ready()):
                 engine.wake(time.time())
         except ConfigurationError as error:
             starting.log.error("%s", error)
@@ -245,6 +268,11 @@ class Runtime(Made):
             starting.log.exception(
                 "The outbox could not be looked at; the next request tries again."
             )
+
+    def _has_open(self) -> bool:
+        from flask_outbox.outbox.claim import has_open  # noqa: PLC0415  brings SQLAlchemy
+
+        return has_open(self.outbox, self.names(), besides=self.tenants is not None)
 
     def drain(
         self,

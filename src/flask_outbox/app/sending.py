@@ -1,9 +1,10 @@
 """Send now: carry one submission, and say what became of it."""
 
 import smtplib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from flask_outbox.app.failover import Health, Way, tries
 from flask_outbox.app.masking import masked
 from flask_outbox.app.overhear import Heard, overhear
 from flask_outbox.mail.errors import OutboxError, WireError
@@ -13,6 +14,8 @@ from flask_outbox.transports.base import Transport
 from flask_outbox.transports.http_verdict import CREDENTIALS
 from flask_outbox.transports.smtp_auth import AUTH_REFUSED
 from flask_outbox.wire import sync
+
+Sign = Callable[[Submission, Transport], Submission]
 
 LOGIN_CODES = frozenset({530, 534, 535, 538})  # RFC 4954 section 6
 
@@ -128,11 +131,16 @@ def settle(receipts: Sequence[Receipt], submission: Submission) -> Receipt:
     return Receipt.same(submission, Unclear("the transport did not say what became of it"))
 
 
-def answer(receipt: Receipt, heard: Heard, transport: Transport, *, configured: bool) -> Receipt:
+def answer(receipt: Receipt, heard: Heard, tried: Sequence[str], *, configured: bool) -> Receipt:
     """Give the receipt back, or raise SendError when nobody accepted it."""
     if receipt.accepted:
         return receipt
-    raise failure(receipt, heard, where=transport.name, configured=configured)
+    raise failure(receipt, heard, where=", then ".join(tried), configured=configured)
+
+
+def as_it_is(submission: Submission, _transport: Transport) -> Submission:
+    """Sign nothing."""
+    return submission
 
 
 class Host:
@@ -141,17 +149,21 @@ class Host:
     ``sealed`` is the submission whose content comes next, if it is one of ours.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what the app and its settings decide
         self,
-        transport: Transport,
+        way: Callable[[str], Way],
+        health: Health,
+        sign: Sign,
         pool: sync.Pool,
         *,
         seconds: float,
         debug: bool = False,
         configured: bool = True,
     ) -> None:
-        self.transport = transport
         self.sealed: Submission | None = None
+        self._way = way
+        self._health = health
+        self._sign = sign
         self._pool = pool
         self._seconds = seconds
         self._debug = debug
@@ -167,7 +179,9 @@ class Host:
     ) -> Receipt:
         """Send it and wait for the answer; raise SendError when nobody accepted it."""
         submission = self.sealed
+        sign = self._sign
         if submission is None or submission.content is not msg:
+            sign = as_it_is  # octets of the app's own
             submission = Submission(
                 sender=from_addr,
                 recipients=tuple(to_addrs),
@@ -178,12 +192,23 @@ class Host:
                 mail_options=tuple(mail_options),
                 rcpt_options=tuple(rcpt_options),
             )
+        tried: list[str] = []
         heard = Heard(debug=self._debug)
-        conversation = overhear(self.transport.send([submission]), heard)
+        trying = tries(self._way(submission.transport), self._health, submission)
+        try:
+            transport, one = next(trying)
+            while True:
+                tried.append(transport.name)
+                heard = Heard(debug=self._debug)
+                receipt = self._carry(transport, sign(one, transport), heard)
+                transport, one = trying.send(receipt)
+        except StopIteration as over:
+            return answer(over.value, heard, tried, configured=self._configured)
+
+    def _carry(self, transport: Transport, submission: Submission, heard: Heard) -> Receipt:
+        conversation = overhear(transport.send([submission]), heard)
         carried = sync.carry(conversation, self._pool, seconds=self._seconds)
-        receipts = [report.receipt for report in carried]
-        receipt = settle(receipts, submission)
-        return answer(receipt, heard, self.transport, configured=self._configured)
+        return settle([report.receipt for report in carried], submission)
 
     def quit(self) -> None:
         """Do nothing: the line rests, and serves the next message or is closed when it is old."""

@@ -1,11 +1,17 @@
 """From settings and live fields to transports."""
 
+from collections.abc import Container
+from hashlib import sha256
+from itertools import count
 from typing import cast
 
+from flask_outbox.app.failover import Way
 from flask_outbox.app.flask_mail import _Mail
+from flask_outbox.app.reading_ways import LONGEST_NAME, Several
 from flask_outbox.app.settings import Settings
 from flask_outbox.mail.errors import ConfigurationError, TlsError
 from flask_outbox.mail.exchange import Tls
+from flask_outbox.mail.route import Routing
 from flask_outbox.mail.submission import Submission
 from flask_outbox.transports.base import HttpTransport, Transport
 from flask_outbox.transports.carries import refuse
@@ -16,14 +22,37 @@ SUBMISSION, SUBMISSIONS = 587, 465  # RFC 8314: STARTTLS, and TLS from the first
 PARTS = {"MAIL_SERVER": "host", "MAIL_PORT": "port"}
 
 
-def configured(settings: Settings, name: str) -> Transport | None:
+def configured(settings: Settings, name: str) -> Way | None:
     """Give what MAIL_TRANSPORT and MAIL_TRANSPORTS say of a name."""
     value = settings.transports.get(name)
     key = f"MAIL_TRANSPORTS[{name!r}]"
     if value is None and name == "default":
         value, key = settings.transport, "MAIL_TRANSPORT"
+    if value is None:
+        return None
+    if not isinstance(value, Several):
+        return single(name, _made(key, value))
+    tiers: list[dict[str, float]] = []
+    routes: dict[str, Transport] = {}
+    for each in value.tiers:
+        tier: dict[str, float] = {}
+        for way, weight in each:
+            transport = _made(key, way)
+            route = _route(name, transport, routes)
+            routes[route] = transport
+            tier[route] = weight
+        tiers.append(tier)
+    return Way(Routing(name, tuple(tiers)), routes)
+
+
+def single(name: str, transport: Transport) -> Way:
+    """Give a transport its only route."""
+    return Way(Routing.single(name), {name: transport})
+
+
+def _made(key: str, value: object) -> Transport:
     if not isinstance(value, str):
-        return cast("Transport | None", value)
+        return cast("Transport", value)
     from flask_outbox.transports.url import transport_from_url  # noqa: PLC0415  only for URLs
 
     try:
@@ -33,6 +62,16 @@ def configured(settings: Settings, name: str) -> Transport | None:
         for part, word in PARTS.items():
             text = text.replace(f"{part} has to", f"{key}: the {word} has to")
         raise ConfigurationError(text if key in text else f"{key}: {text}") from None
+
+
+def _route(transport: str, way: Transport, taken: Container[str]) -> str:
+    """Name one of several routes by where it goes, so that it stays the same in another order."""
+    host = str(getattr(way, "host", ""))
+    name = f"{transport}.{way.name}" + (f"-{host}" if host else "")
+    if len(name) > LONGEST_NAME:
+        name = f"{name[: LONGEST_NAME - 11]}~{sha256(name.encode()).hexdigest()[:8]}"
+    numbered = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    return next(each for each in numbered if each not in taken)
 
 
 def from_fields(state: _Mail, settings: Settings) -> Transport:
@@ -71,12 +110,13 @@ def _tls(settings: Settings) -> Tls:
     )
 
 
-def check(way: Transport, submission: Submission) -> None:
-    """Raise UnsupportedFeature where the transport cannot carry it."""
-    if isinstance(way, HttpTransport):
-        way.check(submission)
-    else:
-        refuse(way.name, way.carries, submission)
+def check(way: Way, submission: Submission) -> None:
+    """Raise UnsupportedFeature where one of its routes cannot carry it."""
+    for each in way.routes.values():
+        if isinstance(each, HttpTransport):
+            each.check(submission)
+        else:
+            refuse(each.name, each.carries, submission)
 
 
 def check_tls_files(settings: Settings) -> None:

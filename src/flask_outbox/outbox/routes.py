@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, func, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, case, func, select, update
 
 from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.route import Route, RouteNews, Routing
@@ -120,7 +120,7 @@ class Allotted:
         self.waiting.setdefault(until, []).append(id_)
 
 
-def allot(open_: Open, rows: Sequence[Mapping[str, Any]], share: float, now: float) -> Allotted:
+def allot(open_: Open, rows: Sequence[RowMapping], share: float, now: float) -> Allotted:
     """Give each due message of a transport its route; ``share`` is a number in [0, 1).
 
     What may have left before goes the same way again or waits: it never fails over. A route on
@@ -128,23 +128,21 @@ def allot(open_: Open, rows: Sequence[Mapping[str, Any]], share: float, now: flo
     """
     allotted = Allotted()
     free = [row for row in rows if not row["unclear"]]
-    probes = [name for name in open_.to_probe if free]
-    for name in probes:
-        if free:
-            allotted.take(name, free.pop()["id"])
+    for name in open_.to_probe[: len(free)]:
+        allotted.take(name, free.pop()["id"])
     for number, row in enumerate(free):
-        name = open_.routing.choose(open_.fit, (share + number / len(free)) % 1.0)
-        if name is None:
-            allotted.wait(now, row["id"])
+        chosen = open_.routing.choose(open_.fit, (share + number / len(free)) % 1.0)
+        if chosen is None:  # all that there is to do is to probe
+            allotted.wait(now + ABOUT_TO_START, row["id"])
         else:
-            allotted.take(name, row["id"])
+            allotted.take(chosen, row["id"])
     for row in rows:
         if row["unclear"]:
             _again(allotted, open_, row, now)
     return allotted
 
 
-def _again(allotted: Allotted, open_: Open, row: Mapping[str, Any], now: float) -> None:
+def _again(allotted: Allotted, open_: Open, row: RowMapping, now: float) -> None:
     """Give a mail that may have left its route again, or have it wait for that."""
     name = row["route"]
     if name in open_.fit or (name in open_.to_probe and name not in allotted.by_route):

@@ -35,6 +35,8 @@ REVISION = "0003"  # the newest migration; tests hold it equal to Alembic's head
 FORMAT = 1  # of what a message's row holds; a row of a newer one is left to newer workers
 VERSION_TABLE = "outbox_version"
 
+MYSQL = ("mysql", "mariadb")
+
 metadata = MetaData()
 
 
@@ -59,21 +61,20 @@ class Exact(TypeDecorator[str]):
 
 
 def _is_mysql(dialect: Dialect) -> bool:
-    return dialect.name in {"mysql", "mariadb"}
+    return dialect.name in MYSQL
 
 
-_MYSQL = ("mysql", "mariadb")
-_LONG = Text().with_variant(mysql.MEDIUMTEXT(), *_MYSQL)
-_CONTENT = LargeBinary().with_variant(mysql.LONGBLOB(), *_MYSQL)
+_LONG = Text().with_variant(mysql.MEDIUMTEXT(), *MYSQL)
+_CONTENT = LargeBinary().with_variant(mysql.LONGBLOB(), *MYSQL)
 _NUMBER = BigInteger().with_variant(Integer(), "sqlite")
 # Byte by byte, since MySQL's defaults take "A" for "a".
 _TABLE: dict[str, Any] = {
     f"{name}_{word}": value
-    for name in _MYSQL
+    for name in MYSQL
     for word, value in (("engine", "InnoDB"), ("charset", "utf8mb4"), ("collate", "utf8mb4_bin"))
 }
 # An index of theirs takes at most 3,072 octets.
-_PREFIX: dict[str, Any] = {f"{name}_length": {"message_id": 255} for name in _MYSQL}
+_PREFIX: dict[str, Any] = {f"{name}_length": {"message_id": 255} for name in MYSQL}
 _TREE: dict[str, Any] = {**_TABLE, "sqlite_with_rowid": False}
 
 

@@ -13,7 +13,6 @@ from contextlib import suppress
 from typing import NamedTuple, Protocol
 from weakref import WeakSet
 
-from flask_outbox.outbox.claim import next_due
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.workers import workers
 from flask_outbox.worker.loop import Plan, Worker, never
@@ -188,7 +187,7 @@ def _at_work(outbox: Outbox) -> int:
 
 
 def _is_due(plan: Plan) -> bool:
-    due = next_due(plan.outbox, list(plan.transports))
+    due = plan.ways.next_due(plan.outbox)
     if due is None:
         return False
     with plan.outbox.read() as connection:

@@ -6,30 +6,32 @@ windows of submissions while this thread keeps the books. Whatever dies here, an
 rows tell the next worker how far each mail had come.
 """
 
-from collections.abc import Callable
 from random import random
 
-from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.claim import claim, leave, start
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.expire import expire
 from flask_outbox.outbox.record import Recorded, record
-from flask_outbox.worker.lanes import Lanes
+from flask_outbox.worker.lanes import Lanes, Sign
 from flask_outbox.worker.leased import Leased
 
 
-def turn(
-    outbox: Outbox, leased: Leased, lanes: Lanes, sign: Callable[[Submission], Submission]
-) -> list[Recorded]:
+def turn(outbox: Outbox, leased: Leased, lanes: Lanes, sign: Sign) -> list[Recorded]:
     """Take each step once; a step that has nothing to do does nothing."""
     recorded: list[Recorded] = []
 
     # claim: what is due becomes ours until its lease ends. One commit, nothing is charged.
     if hungry := leased.hungry(lanes):
         recorded += expire(outbox)  # what is too old by now ends instead
-        limit = leased.batch(lanes)
-        claimed = claim(outbox, transports=hungry, limit=limit, worker=leased.worker)
-        leased.put(claimed, dry=len(claimed) < limit)
+        limit = leased.batch(lanes, hungry)
+        claimed = claim(
+            outbox,
+            transports=hungry,
+            limit=limit,
+            worker=leased.worker,
+            routing=leased.routing,
+        )
+        leased.put(claimed, limit, hungry)
 
     # start: one small commit before the first byte, for at most a window per free lane.
     windows = leased.windows(lanes)

@@ -8,30 +8,31 @@ long the database is away.
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from flask_outbox.mail.exchange import Report
-from flask_outbox.mail.outcome import Deferred, Fault, Outcome
+from flask_outbox.mail.outcome import Deferred, Fault
+from flask_outbox.mail.route import is_ours
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.transports.base import Transport
 from flask_outbox.worker.carriers import Carrier
 from flask_outbox.worker.say import say
 from flask_outbox.worker.unexpected import Watched, outcome_of_bug, outcome_of_failure, place
+from flask_outbox.worker.ways import Ways
 
 RECORD_WITHIN = 0.05  # seconds
 RECORD_AT_MOST = 100  # outcomes in one commit
+LANES_MOST = 100  # of one worker, where its routes are not known beforehand
 
-
-def is_ours(outcome: Outcome) -> bool:
-    """Tell whether it pauses the route."""
-    return isinstance(outcome, Deferred) and outcome.fault is Fault.OURS
+Sign = Callable[[Submission, Transport], Submission]
 
 
 class _Load:
     """A window on its lane, in as many parts as it takes."""
 
-    def __init__(self, window: Sequence[Submission]) -> None:
-        self.transport = window[0].transport
+    def __init__(self, window: Sequence[Submission], transport: Transport) -> None:
+        self.route = window[0].route
+        self.transport = transport
         self.parts = deque([window])
         self.next_part()
 
@@ -41,17 +42,13 @@ class _Load:
 
 
 class Lanes:
-    """``connections`` lanes for each transport; a lane carries one window at a time."""
+    """``connections`` lanes for each route; a lane carries one window at a time."""
 
     def __init__(
-        self,
-        carrier: Carrier,
-        transports: Mapping[str, Transport],
-        connections: int,
-        ring: Callable[[], None],
+        self, carrier: Carrier, ways: Ways, connections: int, ring: Callable[[], None]
     ) -> None:
         self._carrier = carrier
-        self._transports = transports
+        self._ways = ways
         self._connections = connections
         self.leaving = False
         self._ring = ring  # tells the worker's thread that there is something to look at
@@ -61,17 +58,22 @@ class Lanes:
         self._heard: list[Report] = []
         self._heard_at = 0.0
 
-    def window(self, transport: str) -> int:
-        """How many one lane takes."""
-        return self._transports[transport].carries.window
-
     def room(self, transport: str) -> int:
-        """How many all lanes of the transport take."""
-        return self._connections * self.window(transport)
+        """How many the lanes of a transport take: those of the widest tier of its routes."""
+        tiers = self._ways.routing(transport).tiers
+        return self._connections * max(sum(map(self._ways.window, tier)) for tier in tiers)
 
-    def free(self, transport: str) -> int:
-        """Count the lanes that carry nothing now."""
-        return self._connections - self._busy[transport]
+    def window(self, route: str) -> int:
+        """How many one lane takes."""
+        return self._ways.transport(route).carries.window
+
+    def free(self, route: str) -> int:
+        """Count the lanes of a route that carry nothing now."""
+        free = self._connections - self._busy[route]
+        if self._ways.may_load:
+            most = max(LANES_MOST, self._connections * len(self._ways.names))
+            free = min(free, most - self._busy.total())
+        return free
 
     @property
     def busy(self) -> bool:
@@ -97,14 +99,12 @@ class Lanes:
         with self._lock:
             return list(self._begun.values())
 
-    def signed(
-        self, window: Sequence[Submission], sign: Callable[[Submission], Submission]
-    ) -> list[Submission]:
+    def signed(self, window: Sequence[Submission], sign: Sign) -> list[Submission]:
         """Sign each; one that cannot be is heard of as poison, its neighbours go on."""
         ready: list[Submission] = []
         for each in window:
             try:
-                ready.append(sign(each))
+                ready.append(sign(each, self._ways.transport(each.route)))
             except Exception as error:  # noqa: BLE001  any bug there may be
                 say.error("message %s cannot be signed: %s", each.id, place(error))
                 self.hear(Report(each, Receipt.same(each, outcome_of_bug(each, error))))
@@ -126,13 +126,13 @@ class Lanes:
         return ready
 
     def send(self, window: Sequence[Submission]) -> None:
-        """Send a window down a lane of its transport."""
+        """Send a window down a lane of its route."""
         if window:
-            name = window[0].transport
+            load = _Load(window, self._ways.transport(window[0].route))
             with self._lock:
-                self._busy[name] += 1
+                self._busy[load.route] += 1
                 self._begun.update({each.id: each for each in window})
-            self._carry(_Load(window))
+            self._carry(load)
 
     def hear(self, report: Report) -> None:
         """Keep what was said of one; any thread may call this."""
@@ -169,8 +169,7 @@ class Lanes:
                     self._begun.pop(report.submission.id, None)
 
     def _carry(self, load: _Load) -> None:
-        transport = self._transports[load.transport]
-        watched = Watched(lambda: transport.send(load.part))
+        watched = Watched(lambda: load.transport.send(load.part))
 
         def hear(report: Report) -> None:
             load.unheard.pop(report.submission.id, None)
@@ -188,7 +187,7 @@ class Lanes:
         """Judge those of whom nothing was said; take up the rest of the load, or free the lane."""
         silent = list(load.unheard.values())
         if error is not None and silent and not self.leaving:
-            say.error("transport %s failed: %s", load.transport, place(error))
+            say.error("route %s failed: %s", load.route, place(error))
         here = [each for each in silent if watched.cannot_have_sent(each)]
         if watched.failed and here and len(load.part) > 1:
             load.parts.extend([each] for each in here)  # one of them is to blame: see which
@@ -201,5 +200,5 @@ class Lanes:
             self._carry(load)
         else:
             with self._lock:
-                self._busy[load.transport] -= 1
+                self._busy[load.route] -= 1
             self._ring()

@@ -1,14 +1,18 @@
 """What a worker has claimed and not yet begun: the part that a crash costs nothing."""
 
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
 
+from flask_outbox.mail.route import Routing
 from flask_outbox.mail.submission import Submission
 from flask_outbox.worker.lanes import Lanes
+from flask_outbox.worker.ways import Ways
 
 MOST = 100  # submissions of one claim
 QUICK = 0.5  # seconds: a claim that is used up sooner is followed by one of twice its size
+LOADED_AT_ONCE = 16  # transports that one claim asks for, of those that are made by a loader
 LULL = 5.0  # seconds that a row which may kill us waits for everything else to be off the line
 
 Window = list[Submission]
@@ -22,13 +26,15 @@ class Leased:
     thread touches it.
     """
 
-    def __init__(self, worker: str, transports: Iterable[str]) -> None:
+    def __init__(self, worker: str, ways: Ways) -> None:
         self.worker = worker
         self.dry = False  # the latest claim took all there was; the loop says when to look again
         self.brought = 0  # by the latest claim
         self.closed = False
         self.held_up = False  # nothing more is claimed for now
-        self._waiting: dict[str, deque[Submission]] = {name: deque() for name in transports}
+        self._ways = ways
+        self._waiting: defaultdict[str, deque[Submission]] = defaultdict(deque)  # by route
+        self._round: deque[str] = deque()  # transports to be loaded that have not had their turn
         self._alone: deque[Submission] = deque()
         self._alone_since = 0.0
         self._others_first = False
@@ -39,31 +45,50 @@ class Leased:
         for waiting in (self._alone, *self._waiting.values()):
             yield from waiting
 
+    def routing(self, transport: str) -> Routing:
+        """Tell the routes of a transport."""
+        return self._ways.routing(transport)
+
+    def begin_round(self, transports: Iterable[str]) -> None:
+        """Ask for these, too, a few with each claim: they are made by a loader, and have mail."""
+        self._round = deque(transports)
+
+    @property
+    def is_round_over(self) -> bool:
+        """Whether each of them had its turn."""
+        return not self._round
+
     def hungry(self, lanes: Lanes) -> list[str]:
         """Name the transports that have less than a window for each of their lanes."""
-        if self.dry or self.closed or self.held_up:
+        if self.closed or self.held_up:
             return []
         held = len(self._alone)
-        return [
-            name
-            for name, waiting in self._waiting.items()
-            if len(waiting) + held < lanes.room(name)
-        ]
 
-    def batch(self, lanes: Lanes) -> int:
+        def is_hungry(name: str) -> bool:
+            waiting = sum(len(self._waiting[route]) for route in self.routing(name).routes)
+            return waiting + held < lanes.room(name)
+
+        configured = () if self.dry else self._ways.names
+        loaded = islice(filter(is_hungry, self._round), LOADED_AT_ONCE)
+        return [*filter(is_hungry, configured), *loaded]
+
+    def batch(self, lanes: Lanes, transports: Iterable[str]) -> int:
         """Choose how many to claim: one round of the lanes, more while they are quick."""
-        least = sum(lanes.room(name) for name in self._waiting)
+        least = sum(map(lanes.room, transports))
         quick = time.monotonic() - self._claimed_at < QUICK
         self._batch = min(MOST, max(least, self._batch * 2 if quick else least))
         self._claimed_at = time.monotonic()
         return self._batch
 
-    def put(self, claimed: Sequence[Submission], *, dry: bool) -> None:
-        """Hold what a claim brought; ``dry``: there was no more to be had."""
-        self.dry = dry
+    def put(self, claimed: Sequence[Submission], limit: int, asked: Collection[str]) -> None:
+        """Hold what a claim brought; less than its limit: there was no more to be had."""
+        self.dry = self.dry or len(claimed) < limit
         self.brought = len(claimed)
+        rest = [name for name in self._round if name not in asked]
+        again = [name for name in self._round if name in asked] if len(claimed) == limit else []
+        self._round = deque([*rest, *again])
         for each in claimed:
-            (self._alone if each.alone else self._waiting[each.transport]).append(each)
+            (self._alone if each.alone else self._waiting[each.route]).append(each)
 
     def windows(self, lanes: Lanes) -> list[Window]:
         """Look at what is to go next, a window for each free lane, without taking it.
@@ -81,8 +106,9 @@ class Leased:
             return [[self._alone[0]]] if lanes.idle or waited > LULL else []
         return [
             window
-            for name, waiting in self._waiting.items()
-            for window in _share(waiting, lanes.free(name), lanes.window(name))
+            for route, waiting in self._waiting.items()
+            if waiting
+            for window in _share(waiting, lanes.free(route), lanes.window(route))
         ]
 
     def take(self, windows: Sequence[Window], started: Sequence[Submission]) -> list[Window]:
@@ -93,18 +119,22 @@ class Leased:
                 self._alone.remove(each)
                 self._alone_since = 0.0
             else:
-                self._waiting[each.transport].remove(each)
+                self._waiting[each.route].remove(each)
             self._others_first = each.alone
         kept = ([ours[each.id] for each in window if each.id in ours] for window in windows)
         return [window for window in kept if window]
 
-    def let_go(self, transports: Collection[str]) -> list[Submission]:
-        """Give up all that is held for these transports."""
-        gone = [each for each in self if each.transport in transports]
-        for name in {each.transport for each in gone}:
+    def let_go(self, routes: Collection[str]) -> list[Submission]:
+        """Give up all that is held for these routes."""
+        gone = [each for each in self if each.route in routes]
+        for name in {each.route for each in gone}:
             self._waiting[name].clear()
-        self._alone = deque(each for each in self._alone if each.transport not in transports)
+        self._alone = deque(each for each in self._alone if each.route not in routes)
         return gone
+
+    def let_all_go(self) -> list[Submission]:
+        """Give up all that is held."""
+        return self.let_go({each.route for each in self})
 
 
 def _share(waiting: Sequence[Submission], lanes: int, most: int) -> list[Window]:

@@ -3,7 +3,7 @@
 import os
 import platform
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,9 +12,9 @@ from random import random
 from flask_outbox.mail.errors import Contended, OutboxUnavailable
 from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.lifecycle import State
-from flask_outbox.mail.route import RouteNews
+from flask_outbox.mail.route import RouteNews, Routing, is_ours
 from flask_outbox.mail.submission import Submission
-from flask_outbox.outbox.claim import next_due, release
+from flask_outbox.outbox.claim import release
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.prune import Keep
 from flask_outbox.outbox.record import Recorded, record
@@ -23,7 +23,7 @@ from flask_outbox.transports.base import Transport
 from flask_outbox.worker.bell import Bell
 from flask_outbox.worker.carriers import choose_carrier
 from flask_outbox.worker.journey import turn
-from flask_outbox.worker.lanes import Lanes, is_ours
+from flask_outbox.worker.lanes import Lanes, Sign
 from flask_outbox.worker.leased import Leased
 from flask_outbox.worker.listening import Listening
 from flask_outbox.worker.news import News, Telling
@@ -31,6 +31,7 @@ from flask_outbox.worker.retention import Retention
 from flask_outbox.worker.say import say
 from flask_outbox.worker.unexpected import place
 from flask_outbox.worker.upkeep import Upkeep
+from flask_outbox.worker.ways import Load, Ways
 
 POLL_STEPS = 16  # after work the next look comes after this share of `poll`, then twice that, …
 OVERDUE = 0.05  # seconds: what fell due after the claim, or is held back by a route on probation
@@ -55,7 +56,7 @@ def never() -> bool:
     return False
 
 
-def _as_it_is(submission: Submission) -> Submission:
+def _as_it_is(submission: Submission, _transport: Transport) -> Submission:
     """Sign nothing."""
     return submission
 
@@ -64,7 +65,9 @@ def _as_it_is(submission: Submission) -> Submission:
 class Plan:
     """What a worker works with; all times in seconds.
 
-    ``connections`` are per transport, ``timeout`` bounds one message on the wire, ``grace`` what
+    ``transports`` are by route, and each is a transport of that name but for those that
+    ``routings`` put together; ``load`` makes those of other names, for as long as a window takes.
+    ``connections`` are per route, ``timeout`` bounds one message on the wire, ``grace`` what
     is under way when the worker is told to stop. ``observe`` hears what became of each message,
     in a thread of its own and in order, after it was committed, and ``alert`` what somebody should
     look at; what they raise is logged and forgotten. ``badge`` says what this worker runs with,
@@ -73,6 +76,8 @@ class Plan:
 
     outbox: Outbox
     transports: Mapping[str, Transport]
+    routings: Sequence[Routing] = ()
+    load: Load | None = None
     connections: int = 5
     timeout: float = 600.0
     grace: float = 30.0
@@ -81,7 +86,12 @@ class Plan:
     alert: Callable[[Alert], None] = _nobody
     badge: Badge = UNKNOWN
     retention: Retention = field(default_factory=lambda: Retention(Keep()))
-    sign: Callable[[Submission], Submission] = _as_it_is
+    sign: Sign = _as_it_is
+
+    @property
+    def ways(self) -> Ways:
+        """What can be sent for."""
+        return Ways(self.transports, self.routings, self.load)
 
 
 class Worker:
@@ -100,8 +110,9 @@ class Worker:
         self._leave: Callable[[], bool] = never
         self._began: Callable[[], None] = _nothing
         self._carrier = choose_carrier(plan.timeout)
-        self._lanes = Lanes(self._carrier, plan.transports, plan.connections, self._bell.ring)
-        self._leased = Leased(self.name, plan.transports)
+        self._ways = plan.ways
+        self._lanes = Lanes(self._carrier, self._ways, plan.connections, self._bell.ring)
+        self._leased = Leased(self.name, self._ways)
         self._upkeep = Upkeep(plan.outbox, self._leased, self._lanes, plan.badge, plan.retention)
         self._news = News(self._bell.ring)
         self._look_at = 0.0  # when to ask the outbox again, after it had nothing
@@ -194,7 +205,7 @@ class Worker:
             if self._leave_at == float("inf"):  # nobody said: its time is over
                 self._leave_at = time.monotonic() + self._plan.grace
             with suppress(Exception):  # if not now, then when the leases end
-                self._release(self._plan.transports)
+                self._release(self._leased.let_all_go())
         return self._abandoned or self._is_done() or time.monotonic() >= self._leave_at
 
     def _step(self) -> None:
@@ -202,6 +213,8 @@ class Worker:
         plan, leased = self._plan, self._leased
         if self._woken or time.monotonic() >= self._look_at:
             self._woken = leased.dry = False
+            if leased.is_round_over:
+                leased.begin_round(self._ways.due(plan.outbox))
         leased.held_up = self._news.is_behind
         was_dry = leased.dry
         if self._troubles:  # what goes out must be something that can be recorded
@@ -212,7 +225,8 @@ class Worker:
         recorded = turn(plan.outbox, leased, self._lanes, plan.sign)
         self._count += sum(each.state is not State.EXPIRED for each in recorded)
         self._tell(recorded)
-        self._release({each.submission.transport for each in recorded if was_our_fault(each)})
+        paused = {each.submission.route for each in recorded if was_our_fault(each)}
+        self._release(leased.let_go(paused))  # what would go by a route that is paused now
         if leased.dry and not was_dry:
             self._look_at = time.monotonic() + self._next_look()
         if recorded:
@@ -224,9 +238,9 @@ class Worker:
         self._lanes.forget(reports)
         self._tell(recorded)
 
-    def _release(self, transports: Collection[str]) -> None:
-        """Give back what was not started, as what would go by a route that is paused now."""
-        release(self._plan.outbox, self._leased.let_go(transports))
+    def _release(self, submissions: Sequence[Submission]) -> None:
+        """Give back what was not started."""
+        release(self._plan.outbox, submissions)
 
     def _next_look(self) -> float:
         """Tell in how many seconds to ask the outbox again: when the next is due, or as polled."""
@@ -235,7 +249,7 @@ class Worker:
             self._pause = plan.poll / POLL_STEPS
             return self._pause
         self._pause = min(plan.poll, self._pause * 2)
-        due = next_due(plan.outbox, list(plan.transports))
+        due = self._ways.next_due(plan.outbox)
         if due is None:
             return self._pause
         with plan.outbox.read() as connection:
