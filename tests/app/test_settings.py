@@ -187,9 +187,86 @@ def app_with(**config):
     return app
 
 
-def test_failover_over_a_list_is_not_there_yet():
-    with pytest.raises(ConfigurationError, match="failover"):
-        Mail(app_with(MAIL_TRANSPORT=["memory:", "null:"]))
+@pytest.mark.parametrize(
+    ("value", "tiers"),
+    [
+        (["memory:", "null:"], [{"default.memory": 1.0}, {"default.null": 1.0}]),
+        ({"memory:": 3, "null:": 1}, [{"default.memory": 3.0, "default.null": 1.0}]),
+        (
+            [{"memory:": 3, "null:": 1}, "console:"],
+            [{"default.memory": 3.0, "default.null": 1.0}, {"default.console": 1.0}],
+        ),
+        ('["memory:", {"null:": 0.5}]', [{"default.memory": 1.0}, {"default.null": 0.5}]),
+        (
+            ["smtp://a.example.com:25?tls=none", "smtp://a.example.com:26?tls=none"],
+            [{"default.smtp-a.example.com": 1.0}, {"default.smtp-a.example.com-2": 1.0}],
+        ),
+        (["null:"], [{"default.null": 1.0}]),
+        ("null:", [{"default": 1.0}]),
+    ],
+)
+def test_a_list_is_a_failover_and_a_mapping_shares_the_mail(value, tiers):
+    app = app_with(MAIL_TRANSPORT=value)
+    Mail(app)
+    assert [dict(each) for each in app.extensions["outbox"].way().routing.tiers] == tiers
+
+
+def test_a_route_is_called_the_same_in_another_order():
+    urls = [f"smtp://{'x' * 60}{name}.example.com" for name in "ab"] + ["null:"]
+    named = []
+    for order in (urls, urls[::-1]):
+        app = app_with(MAIL_TRANSPORT=order)
+        Mail(app)
+        named.append(sorted(app.extensions["outbox"].way().routes))
+    assert named[0] == named[1]
+    assert max(map(len, named[0])) == 64
+    assert len(set(named[0])) == 3
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [],
+        {},
+        [7],
+        ["canary"],
+        [["null:"]],
+        {"null:": 0},
+        {"null:": -1},
+        {"null:": "3"},
+        {"null:": True},
+        {"null:": float("inf")},
+        {"null:": float("nan")},
+        '["null:", ',
+        '{"null:": "canary"}',
+    ],
+)
+@pytest.mark.parametrize("where", ["MAIL_TRANSPORT", "MAIL_TRANSPORTS"])
+def test_what_is_no_way_out_is_named_and_not_quoted(where, value):
+    given = value if where == "MAIL_TRANSPORT" else {"bulk": value}
+    with pytest.raises(
+        ConfigurationError, match=r"MAIL_TRANSPORTS\['bulk'\]|MAIL_TRANSPORT"
+    ) as caught:
+        Mail(app_with(**{where: given}))
+    assert "canary" not in str(caught.value)
+
+
+def test_a_wrong_url_in_a_list_names_the_key():
+    with pytest.raises(ConfigurationError, match=r"MAIL_TRANSPORTS\['bulk'\]: unknown scheme"):
+        Mail(app_with(MAIL_TRANSPORTS={"bulk": ["null:", "pigeon://x"]}))
+
+
+def test_a_transport_that_is_called_like_anothers_route_is_refused():
+    with pytest.raises(ConfigurationError, match=r"MAIL_TRANSPORTS .*'default\.null'"):
+        Mail(
+            app_with(MAIL_TRANSPORT=["null:", "memory:"], MAIL_TRANSPORTS={"default.null": "null:"})
+        )
+
+
+@pytest.mark.parametrize("name", ["", "x" * 65, "a\nb"])
+def test_a_name_that_no_transport_can_have_is_refused(name):
+    with pytest.raises(ConfigurationError, match=r"MAIL_TRANSPORTS: the name .* 1 to 64 printable"):
+        Mail(app_with(MAIL_TRANSPORTS={name: "null:"}))
 
 
 @pytest.mark.parametrize("url", ["console://", "console:", "folder:out", "memory://", "null:"])

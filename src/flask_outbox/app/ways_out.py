@@ -69,7 +69,7 @@ def _route(transport: str, way: Transport, taken: Container[str]) -> str:
     host = str(getattr(way, "host", ""))
     name = f"{transport}.{way.name}" + (f"-{host}" if host else "")
     if len(name) > LONGEST_NAME:
-        name = f"{name[: LONGEST_NAME - 11]}~{sha256(name.encode()).hexdigest()[:8]}"
+        name = f"{name[: LONGEST_NAME - 9]}~{sha256(name.encode()).hexdigest()[:8]}"
     numbered = (name if number == 1 else f"{name}-{number}" for number in count(1))
     return next(each for each in numbered if each not in taken)
 

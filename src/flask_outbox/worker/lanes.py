@@ -69,11 +69,15 @@ class Lanes:
 
     def free(self, route: str) -> int:
         """Count the lanes of a route that carry nothing now."""
-        free = self._connections - self._busy[route]
-        if self._ways.may_load:
-            most = max(LANES_MOST, self._connections * len(self._ways.names))
-            free = min(free, most - self._busy.total())
-        return free
+        return self._connections - self._busy[route]
+
+    @property
+    def spare(self) -> int | None:
+        """How many more may carry something, of all routes; None: as many as are free."""
+        if not self._ways.may_load:
+            return None
+        most = max(LANES_MOST, self._connections * len(self._ways.names))
+        return max(0, most - self._busy.total())
 
     @property
     def busy(self) -> bool:

@@ -104,12 +104,13 @@ class Leased:
             self._alone_since = self._alone_since or time.monotonic()
             waited = time.monotonic() - self._alone_since
             return [[self._alone[0]]] if lanes.idle or waited > LULL else []
-        return [
+        windows = (
             window
             for route, waiting in self._waiting.items()
             if waiting
             for window in _share(waiting, lanes.free(route), lanes.window(route))
-        ]
+        )
+        return list(islice(windows, lanes.spare))
 
     def take(self, windows: Sequence[Window], started: Sequence[Submission]) -> list[Window]:
         """Let go of what was started, window by window; what was no longer ours is dropped."""
