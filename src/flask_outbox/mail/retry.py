@@ -6,15 +6,15 @@ whose doing      outcome              charged  pauses         next attempt
 nobody's         Deferred, TRANSIENT  yes      no             full jitter under 1, 2, 4 min … 1 h,
                                                               or when the far side asks, if later
 the recipient's  Refused              yes      no             never: failed
-ours             Deferred, OURS       no       the route      when the route comes back
+ours             Deferred, OURS       no       the route      when a route is open
 a neighbour's    Deferred, NONE       no       no             at once
 unclear          Unclear              yes      third in row   after 1/576, then 1/8 of the give-up
                                                               time, then never: unknown
 ===============  ===================  =======  =============  ==================================
 
 No deferral is tried again later than the give-up time, 2 days from when it was first due: then it
-has failed, or is unknown if it was ever unclear. How long a route pauses, and how one mail at a
-time probes it, stands in ``outbox/routes.py``.
+has failed, or is unknown if it was ever unclear. How long a route pauses, how one mail at a time
+probes it, and who may take another, stands in ``mail/route.py``.
 
 All times are UNIX seconds, ``jitter`` is a number in [0, 1).
 """
