@@ -152,8 +152,8 @@ def _again(allotted: Allotted, open_: Open, row: RowMapping, now: float) -> None
     else:
         log.error(
             "Message %s waits: it may have left by route %s, which is not configured any more, and"
-            " must not be sent by another. Configure it again, or `flask outbox retry` it to send"
-            " it by any route, or `flask outbox cancel` it.",
+            " must not be sent by another. Configure that route again, or `flask outbox cancel` it;"
+            " `flask outbox retry` sends what was cancelled by any route.",
             row["id"],
             name,
         )
