@@ -10,7 +10,11 @@ from app_server import running
 from flask_outbox import Mail, Message
 from flask_outbox.app.sending import SendError
 from flask_outbox.mail.errors import ConfigurationError, MessageError, UnsupportedFeature
+from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.lifecycle import State
+from flask_outbox.mail.outcome import Accepted, Deferred, Fault
+from flask_outbox.mail.submission import Receipt
+from flask_outbox.transports.base import Carries
 from hostile import Hostile, reset, say, take, then
 from hostile_http import HostileHttp
 from hostile_http import say as answer
@@ -147,14 +151,34 @@ def test_what_may_have_left_is_sent_by_no_other_route(make, server):
     assert server.taken == []
 
 
-def test_only_who_was_not_reached_is_tried_by_the_other(make, server):
-    """The far side takes one of two, and of the other it will not take our sender's word."""
+def test_a_recipient_who_is_to_be_tried_later_is_not_tried_by_the_other(make, server):
     with Hostile({"RCPT": [say(b"250 ok"), say(b"451 4.3.0 later")]}) as first:
         app, mail = make([relay(first), relay(server)])
         with app.app_context():
             receipt = mail.send(note(ADA, BOB))
     assert (receipt.accepted, receipt.deferred) == ([ADA], [BOB])
     assert server.taken == []
+
+
+class TakesAdaOnly:
+    """For everybody else it is away."""
+
+    name = "picky"
+    carries = Carries()
+
+    def send(self, submissions):
+        for each in submissions:
+            away = dict.fromkeys(each.recipients, Deferred("no way there", Fault.OURS))
+            yield Report(each, Receipt({**away, ADA: Accepted("250")}))
+
+
+def test_only_who_was_not_reached_is_tried_by_the_other(make, server):
+    app, mail = make([TakesAdaOnly(), relay(server)])
+    with app.app_context():
+        receipt = mail.send(note(BOB, ADA))
+        in_a_loop = asyncio.run(mail.send_async(note(BOB, ADA)))
+    assert receipt.accepted == in_a_loop.accepted == [BOB, ADA]
+    assert [each.recipients for each in server.taken] == [[BOB], [BOB]]
 
 
 def test_the_mail_is_shared_by_weights(make, tmp_path):

@@ -215,6 +215,18 @@ class FailoverContract(Ground):
         assert len(take(outbox, limit=5)) == 1
         assert all(look(outbox, row).due_at > clock.now for row in held[1:])
 
+    def test_of_two_that_may_have_left_one_probes_their_route(self, outbox, clock):
+        rows = put_many(outbox, 2)
+        fail(outbox, begin(outbox), Unclear("no answer"))
+        clock.now = max(look(outbox, row).due_at for row in rows)
+        (probe,) = begin(outbox, limit=1)
+        fail(outbox, [probe])
+        clock.now += 1
+        taken = take(outbox)
+        assert routes(taken) == {"first": 1}
+        (other,) = {*rows} - {each.id for each in taken}
+        assert look(outbox, other).due_at == clock.now + ABOUT_TO_START
+
     def test_two_probes_are_not_under_way_at_once(self, outbox, clock):
         put_many(outbox, 4)
         fail(outbox, begin(outbox, limit=1))
