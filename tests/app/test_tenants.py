@@ -2,6 +2,7 @@
 
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from flask import Flask, current_app
@@ -15,6 +16,7 @@ from flask_outbox.mail.outcome import Accepted, Deferred, Fault
 from flask_outbox.mail.submission import Receipt
 from flask_outbox.outbox.stats import stats
 from flask_outbox.transports.base import Carries
+from flask_outbox.worker.loop import drain
 
 
 class Account:
@@ -77,6 +79,14 @@ def test_each_of_a_thousand_tenants_has_a_way_out_of_its_own(mail, app):
     assert mail.drain() == 1000
     assert sorted(taken) == sorted(names)
     assert not any(stats(app.extensions["outbox"].outbox).counts.values())
+
+
+def test_a_loader_is_called_in_the_apps_context_in_a_workers_thread_too(mail, app, forgetful):
+    mail.load_transport(lambda _name: "null:" if current_app.name == "shop" else None)
+    row = mail.send_later(note(), transport="acme")
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(drain, app.extensions["outbox"].plan()).result()
+    assert mail.status(row).state is State.ACCEPTED
 
 
 def test_one_tenants_pause_touches_no_other(mail, app):

@@ -8,10 +8,11 @@ import pytest
 
 from flask_outbox.mail.outcome import Deferred, Fault
 from flask_outbox.mail.route import Routing
+from flask_outbox.outbox.schedule import Schedule
 from flask_outbox.worker.leased import LOADED_AT_ONCE
 from flask_outbox.worker.loop import drain
 from flask_outbox.worker.ways import Ways
-from worker_stage import Told, a_submission, at_work, put, wait_for
+from worker_stage import BOUND, Told, a_submission, at_work, put, wait_for
 
 AWAY = Deferred("connection refused", Fault.OURS)
 
@@ -50,6 +51,7 @@ def test_what_was_claimed_for_a_route_that_paused_is_given_back_and_goes_by_anot
         hold.set()
         wait_for(lambda: eyes.count("state = 'accepted'") == 60)
     assert eyes.count("attempts = 1") == 60
+    assert len(first.begun) < 20  # a window for each lane, and a probe or two
 
 
 def test_each_route_has_lanes_of_its_own(outbox, plan, eyes):
@@ -113,6 +115,14 @@ def test_a_worker_is_woken_for_a_loaded_transport_too(outbox, plan, eyes):
         wait_for(lambda: eyes.rows("SELECT 1 FROM outbox_worker"))
         put(outbox, a_submission(transport="acme"))
         worker.wake()
+        wait_for(lambda: eyes.one("state") == "accepted")
+
+
+def test_a_worker_knows_when_mail_of_a_loaded_transport_is_due(outbox, plan, eyes):
+    with outbox.read() as connection:
+        soon = outbox.now(connection) + 0.3
+    put(outbox, a_submission(transport="acme"), schedule=Schedule(at=soon))
+    with at_work(replace(plan, load=lambda _name: Told(), poll=32 * BOUND)):
         wait_for(lambda: eyes.one("state") == "accepted")
 
 
