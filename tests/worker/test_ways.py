@@ -21,7 +21,7 @@ class Away(Told):
     """Takes nothing, by our own fault."""
 
     def send(self, submissions):
-        self.outcomes = dict.fromkeys((each.message_id for each in submissions), AWAY)
+        self.outcomes.update(dict.fromkeys((each.message_id for each in submissions), AWAY))
         return super().send(submissions)
 
 
