@@ -3,15 +3,16 @@
     python tools/mutants.py             every provider, and what all of them share
     python tools/mutants.py resend      one file of transports/
 
-A mutant lacks one entry of a dict, one argument given by name, one member of a set or a list, or
-one ``raise``. It is made of a copy, and the file's own tests run against that. Each mutant is
-printed with what became of it; the exit status is 1 if one was not caught.
+A mutant lacks one entry of a dict, one argument given by name, one member of a set or a list, one
+``yield`` of a header or a field, or one ``raise``. It is made of a copy, and the file's own tests
+run against that, those first that notice most. Each mutant is printed with what became of it; the
+exit status is 1 if one was not caught.
 """
 
 import ast
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,12 +21,22 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 TOP = Path(__file__).parents[1]
 FOLDER = Path("src", "flask_outbox", "transports")
 TESTS = Path("tests", "transports")
 SHARED = ("base", "carries", "http_verdict")
 AT_ONCE = 2
-FIRST = "documentation or by_name or account"  # what notices most of them, and is soon done
+PLAIN = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:xdist"]
+# Each run is a fork of a process that has imported what takes the tests seconds to import.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["pytest", "sqlalchemy", "flask", "trustme", "h11", "botocore.session", "moto.server"]
+)
+QUICK = "resend"  # whose tests notice most of what is broken for all
+FIRST = "(documentation or by_name or account) and blocking"
+ALL = "not asyncio"  # a transport cannot tell by which driver it is carried
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,7 @@ def _places(tree: ast.Module) -> Iterator[Place]:
             case ast.Set(elts=members) | ast.List(elts=members) if len(members) > 1:
                 for each in members:
                     yield _start(each), _end(each), b""
-            case ast.Raise():
+            case ast.Raise() | ast.Expr(value=ast.Yield() | ast.YieldFrom()):
                 yield _start(node), _end(node), b"pass"
             case _:
                 pass
@@ -102,32 +113,56 @@ def _end(node: ast.expr | ast.stmt | ast.keyword) -> tuple[int, int]:
     return node.end_lineno or node.lineno, node.end_col_offset or 0
 
 
-def is_caught(tests: list[str], mutant: Mutant) -> bool:
+def stages(file: str) -> list[list[str]]:
+    """Say which tests are for a file: the quickest first, and all at last."""
+    if file in SHARED:
+        return [_tests(QUICK, FIRST), _tests(QUICK, ALL), [*map(_of, providers()), "-k", ALL]]
+    return [_tests(file, FIRST), _tests(file, ALL)]
+
+
+def _tests(name: str, which: str) -> list[str]:
+    return [_of(name), "-k", which]
+
+
+def _of(name: str) -> str:
+    return str(TESTS / f"test_{name}.py")
+
+
+def is_caught(tests: list[list[str]], mutant: Mutant) -> bool:
     """Run the tests against a copy that has the mutant in it."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(TOP / "src", Path(folder, "src"))
         broken = Path(folder, FOLDER, f"{mutant.file}.py")
         broken.write_text(mutant.source, encoding="utf-8")
-        return _fails(folder, [*tests, "-k", FIRST]) or _fails(folder, tests)
+        return any(_fails(folder, each) for each in tests)
 
 
 def _fails(folder: str, arguments: list[str]) -> bool:
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(Path(folder, "src"))}
-    done = subprocess.run(command, cwd=TOP, env=environment, capture_output=True, check=False)
-    if done.returncode not in {0, 1, 2}:  # no test, or no pytest
-        raise SystemExit(done.stdout.decode() + done.stderr.decode())
-    return done.returncode != 0
+    child = FORKS.Process(target=_test, args=(folder, [*PLAIN, *arguments]))
+    child.start()
+    child.join()
+    if child.exitcode in {3, 4, 5}:  # pytest itself failed, or found no test
+        raise SystemExit(f"pytest {' '.join(arguments)} ended with {child.exitcode}")
+    return child.exitcode != 0
+
+
+def _test(folder: str, arguments: list[str]) -> None:
+    """Run pytest in a fork that has its libraries, and nothing of ours yet."""
+    os.chdir(TOP)
+    os.environ["PYTHONPATH"] = os.path.join(folder, "src")  # noqa: PTH118  for what it starts
+    sys.path.insert(0, os.environ["PYTHONPATH"])
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    sys.exit(int(pytest.main(arguments)))
 
 
 def main() -> int:
     """Make them, print what became of each, and count."""
-    known = providers()
     survived = total = 0
-    for file in sys.argv[1:] or [*known, *SHARED]:
-        names = known if file in SHARED else [file]
-        tests = [str(TESTS / f"test_{name}.py") for name in names]
-        if _fails(str(TOP), tests):
+    for file in sys.argv[1:] or [*providers(), *SHARED]:
+        tests = stages(file)
+        if _fails(str(TOP), tests[-1]):
             raise SystemExit(f"the tests of {file} fail as they are")
         made = list(mutants(file))
         with ThreadPoolExecutor(AT_ONCE) as pool:
