@@ -45,6 +45,7 @@ check: lint docs test
 bench: $(STAMP)
 	$(BIN)/python tools/provide_servers.py
 	$(BIN)/python bench/compose.py
+	$(BIN)/python bench/check.py
 	$(BIN)/python bench/dkim.py
 	$(BIN)/python bench/smtp.py
 	$(BIN)/python bench/send_later.py

@@ -110,6 +110,7 @@ FEATURES: dict[str, Callable[[Carries], str]] = {
     "a DKIM signature of ours": lambda c: _yes(carried=c.raw and c.signature),
     "`dsn`": lambda c: _yes(carried=c.dsn),
     "addresses with a local part that is not ASCII": lambda c: _yes(carried=c.utf8),
+    "a mail without a subject": lambda c: _yes(carried=c.untitled),
     "`tags`": lambda c: _words(c.tags),
     "`metadata`": lambda c: _words(c.metadata),
     "`track_opens`": lambda c: _yes(carried=c.opens),

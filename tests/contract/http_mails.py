@@ -49,9 +49,9 @@ def rich(**more: Any) -> Message:
     return message
 
 
-def with_headers_of_an_attachment() -> Message:
+def with_headers_of_an_attachment(name: str = "X-Own") -> Message:
     message = plain()
-    message.attach("a.bin", data=b"x", headers={"X-Own": "1"})
+    message.attach("a.bin", data=b"x", headers={name: "1"})
     return message
 
 
@@ -76,6 +76,7 @@ UNSUPPORTED: dict[str, Callable[[], Submission]] = {
     ),
     "text/x-amp-html": lambda: sealed(plain(alts={"x-amp-html": "<html amp4email></html>"})),
     "headers of an attachment": lambda: sealed(with_headers_of_an_attachment()),
+    "headers of an attachment.": lambda: sealed(with_headers_of_an_attachment("Subject")),
     "return_path": lambda: sealed(plain(), sender="bounces@example.com"),
     "without a text": lambda: sealed(Message("hi", [ADA], sender="shop@example.com")),
     "local part is not ASCII": lambda: sealed(

@@ -252,6 +252,11 @@ class HttpTransportContract(TransportContract):
         for make in {**MAILS, **self.mails}.values():
             transport.check(make())
 
+    def test_to_know_that_it_carries_a_mail_takes_no_request(self, transport, monkeypatch):
+        if transport.at_a_glance:
+            monkeypatch.setattr(type(transport), "request", None)
+        transport.check(sealed(rich()))
+
     def test_what_is_larger_than_it_takes_is_refused(self, server, transport):
         assert transport.carries.size == self.largest
         if self.largest is not None:

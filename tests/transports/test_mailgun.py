@@ -74,6 +74,8 @@ class TestMailgun(HttpTransportContract):
                     "o:sending-ip": "192.0.2.1",
                     "o:sending-ip-pool": "p-1",
                     "o:archive-to": "https://archive.example.com",
+                    "o:deliver-within": "1h30m",
+                    "o:suppress-headers": "X-Mailgun-Variables",
                 }
             )
         ),

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from contract.http_mails import plain, sealed
+from contract.http_mails import ADA, plain, sealed
 from contract.http_transport_contract import KEY, HttpTransportContract
 from flask_outbox.mail.message import Message
 from flask_outbox.transports.resend import Resend
@@ -11,12 +11,14 @@ TEMPLATE = {"template": {"id": "welcome", "variables": {"name": "", "count": 0}}
 
 
 SAID = {
-    "a template": lambda: sealed(
-        Message("", ["ada@example.org"], sender="shop@example.com", provider=TEMPLATE)
+    "html alone": lambda: sealed(
+        Message("hi", [ADA], html="<p>hello</p>", sender="shop@example.com")
     ),
+    "a template": lambda: sealed(Message("", [ADA], sender="shop@example.com", provider=TEMPLATE)),
     "a topic": lambda: sealed(plain(provider={"topic_id": "t-1"})),
 }
 UNSAYABLE = {
+    "without a subject": lambda: sealed(Message("", [ADA], "x", sender="shop@example.com")),
     "besides a template": lambda: sealed(plain(provider=TEMPLATE)),
     "track_opens": lambda: sealed(plain(track_opens=False)),
     "track_clicks": lambda: sealed(plain(track_clicks=True)),

@@ -31,6 +31,9 @@ class TestSendGrid(HttpTransportContract):
     recorded = Path(__file__).parent / "fixtures" / "sendgrid"
     largest = 30 * 1024 * 1024
     mails: ClassVar = {
+        "html alone": lambda: sealed(
+            Message("hi", [ADA], html="<p>hello</p>", sender="shop@example.com")
+        ),
         "a template": lambda: sealed(empty(provider=TEMPLATE)),
         "a template without data": lambda: sealed(empty(provider={"template_id": "d-1"})),
         "watched": lambda: sealed(plain(track_opens=True, track_clicks=True)),
@@ -59,6 +62,7 @@ class TestSendGrid(HttpTransportContract):
         ),
     }
     unsupported: ClassVar = {
+        "without a subject": lambda: sealed(empty(body="x")),
         "besides a template": lambda: sealed(plain(provider=TEMPLATE)),
         "of tags": lambda: sealed(plain(tags=[str(at) for at in range(11)])),
         "tags that do not match": lambda: sealed(plain(tags=["x" * 256])),

@@ -85,9 +85,9 @@ class Submission:
     @property
     def author(self) -> str:
         """Read whom From names: not ``sender``, where the mail has a return path of its own."""
-        from flask_outbox.mail.unseal import unseal  # noqa: PLC0415  seldom needed
+        from flask_outbox.mail.outline import author  # noqa: PLC0415  seldom needed
 
-        return unseal(self.content.partition(b"\r\n\r\n")[0]).sender.addr
+        return author(self.content)
 
     def parts(self) -> "Parts":
         """Take the content apart, for who does not take it as it is."""

@@ -6,7 +6,7 @@ words, and where its id stands in the answer.
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, Protocol
 
@@ -24,14 +24,26 @@ from flask_outbox.mail.exchange import (
     Sign,
     Tls,
 )
-from flask_outbox.mail.outcome import Outcome, Refused
+from flask_outbox.mail.headers import address_field
+from flask_outbox.mail.outcome import Accepted, Outcome, Refused
+from flask_outbox.mail.outline import USUAL, Outline, outline
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.mail.unseal import Parts
 from flask_outbox.transports.carries import Carries, Words, refuse
-from flask_outbox.transports.http_verdict import CREDENTIALS, broken, verdict
+from flask_outbox.transports.http_verdict import CREDENTIALS, broken, ours, verdict
 from flask_outbox.transports.smtp_secrets import Secrets
 
-__all__ = ["VERIFIED", "Carries", "HttpTransport", "Transport", "Words", "bearer", "texts"]
+__all__ = [
+    "VERIFIED",
+    "Carries",
+    "HttpTransport",
+    "Transport",
+    "Words",
+    "bearer",
+    "in_ascii",
+    "octets",
+    "texts",
+]
 
 ROW = "outbox_id"  # what our row's id is called where a provider keeps metadata
 _LONGEST = 500  # letters that are told of an answer
@@ -72,6 +84,7 @@ class HttpTransport(ABC):
     carries: ClassVar[Carries]
     home: str  # where the API is; an app may name another, such as one in the EU
     says: ClassVar[tuple[str | int, ...]] = ("message",)  # where an answer's JSON says why
+    at_a_glance: ClassVar[bool] = False  # ``request`` refuses nothing that ``glance`` does not
     seconds: float = 60.0  # for a whole request
     connect: float = 20.0
 
@@ -113,6 +126,10 @@ class HttpTransport(ABC):
         """Give the question whose answer is the request with a signature, where it takes one."""
         return None
 
+    def about_us(self, response: HttpResponse) -> bool:  # noqa: ARG002  the same
+        """Tell whether a refusal is about our account, where its status does not say so."""
+        return False
+
     def outcomes(self, submission: Submission, response: HttpResponse) -> Mapping[str, Outcome]:
         """Give each recipient's outcome: one for all, unless the provider tells them apart."""
         return Receipt.same(submission, self.verdict(submission, response))
@@ -123,7 +140,7 @@ class HttpTransport(ABC):
         """Raise UnsupportedFeature for what it cannot carry, before anything is written down."""
         refuse(self.name, self.carries, submission)
         if not self.whole(submission):
-            self.request(submission)
+            (self.glance if self.at_a_glance else self.request)(submission)
 
     def send(self, submissions: Sequence[Submission]) -> Conversation:
         """Send them in order, a request for each."""
@@ -178,8 +195,12 @@ class HttpTransport(ABC):
         return self.outcomes(submission, response)
 
     def verdict(self, submission: Submission, response: HttpResponse) -> Outcome:
-        """Judge by the status."""
-        return verdict(response, self.told(submission, response), self._reference(response))
+        """Judge by the status, unless the provider says that it is about us."""
+        told = self.told(submission, response)
+        outcome = verdict(response, told, self._reference(response))
+        if self.about_us(response) and not isinstance(outcome, Accepted):
+            return ours(response, told)
+        return outcome
 
     def told(self, submission: Submission, response: HttpResponse) -> str:
         """Say of an answer what may be told: of one to a sensitive mail, its status."""
@@ -201,23 +222,32 @@ class HttpTransport(ABC):
 
     def parts(self, submission: Submission) -> Parts:
         """Take it apart for whom it is still to reach; raise for what has no place in parts."""
-        parts = submission.parts()
-        if parts.alternatives:
-            listed = ", ".join(f"text/{each}" for each in parts.alternatives)
+        self.glance(submission)
+        return submission.parts().for_whom(submission.recipients)
+
+    def glance(self, submission: Submission) -> Outline:
+        """Raise for what has no place in parts, without taking it apart."""
+        seen = outline(submission.content)
+        texts = seen.texts
+        if others := [each for each in texts if each not in {"plain", "html"}]:
+            listed = ", ".join(f"text/{each}" for each in others)
             raise UnsupportedFeature(f"{self.name} cannot carry {listed} besides text and HTML.")
-        if any(each.headers for each in parts.attachments):
+        if any(each.fields.keys() - USUAL for each in seen.attachments):
             raise UnsupportedFeature(f"{self.name} cannot carry headers of an attachment.")
-        if not self.carries.envelope and submission.sender != parts.sender.addr:
+        if not self.carries.envelope and submission.sender != seen.author:
             raise UnsupportedFeature(f"{self.name} cannot carry a return_path of its own.")
-        written = (parts.text or "").strip() or parts.html
+        titled = bool(seen.fields.get("subject"))
+        written = any(each.text.strip() for each in texts.values())
         if any(name in submission.provider for name in self.carries.template):
-            if written or parts.subject:
+            if written or titled:
                 raise UnsupportedFeature(
                     f"{self.name} cannot carry a subject or a text besides a template."
                 )
         elif not written:
             raise UnsupportedFeature(f"{self.name} cannot carry a mail without a text.")
-        return parts.for_whom(submission.recipients)
+        elif not (self.carries.untitled or titled):
+            raise UnsupportedFeature(f"{self.name} cannot carry a mail without a subject.")
+        return seen
 
     def metadata(self, submission: Submission) -> dict[str, str]:
         """Give the app's metadata with our row's id, by which what we hear later is tied to it."""
@@ -251,3 +281,13 @@ def bearer(token: str) -> dict[str, str]:
 def texts(addresses: Sequence[Address]) -> list[str]:
     """Write addresses as a header would, names in Unicode."""
     return [str(each) for each in addresses]
+
+
+def octets(named: Iterable[tuple[str, str]]) -> int:
+    """Count what names and values take in UTF-8."""
+    return sum(len(name.encode()) + len(value.encode()) for name, value in named)
+
+
+def in_ascii(address: Address) -> str:
+    """Write an address as a header has it on the wire: a name in encoded words."""
+    return address_field("To", [address]).partition(":")[2].replace("\r\n", "").strip()

@@ -40,6 +40,7 @@ class Carries:
     metadata: Words | None = None
     provider: tuple[str, ...] | None = ()
     template: tuple[str, ...] = ()
+    untitled: bool = True  # a mail without a subject, unless a template has one
     opens: bool = False  # track_opens=
     clicks: bool = False  # track_clicks=
     idempotency: bool = False  # a repeat of the same request is no second mail

@@ -3,8 +3,8 @@
 Read on 2026-11-29: documentation.mailgun.com/docs/mailgun/api-reference/send/mailgun/messages
 (post-v3--domain-name--messages-mime), …/user-manual/sending-messages, …/tracking-messages and
 help.mailgun.com, "Tags". RFC 7578 is the form's.
-Recipients can read our metadata and our row's id: Mailgun adds them to the mail in a field
-X-Mailgun-Variables.
+Recipients can read our metadata and our row's id, unless o:suppress-headers names the field that
+Mailgun adds to the mail for them, X-Mailgun-Variables.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 from flask_outbox.mail.errors import ConfigurationError, UnsupportedFeature
 from flask_outbox.mail.exchange import HttpRequest, HttpResponse, Tls
 from flask_outbox.mail.submission import Submission
-from flask_outbox.transports.base import VERIFIED, Carries, HttpTransport, Words
+from flask_outbox.transports.base import VERIFIED, Carries, HttpTransport, Words, octets
 
 MOST_OPTIONS = 16 * 1024  # octets of all fields whose names begin with o:, t: or v:
 _DOMAIN = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
@@ -39,7 +39,7 @@ class Mailgun(HttpTransport):
             *("o:secondary-dkim", "o:secondary-dkim-public", "o:deliverytime-optimize-period"),
             *("o:time-zone-localize", "o:tracking", "o:tracking-pixel-location-top"),
             *("o:require-tls", "o:skip-verification", "o:sending-ip", "o:sending-ip-pool"),
-            "o:archive-to",
+            *("o:archive-to", "o:deliver-within", "o:suppress-headers"),
         ),
         template=("template",),
         opens=True,
@@ -82,11 +82,11 @@ class Mailgun(HttpTransport):
 
     def _options(self, submission: Submission) -> list[Field]:
         if "template" in submission.provider:
-            self.parts(submission)  # for what has no place beside one
+            self.glance(submission)  # for what has no place beside one
         elif submission.sender != submission.author:
             raise UnsupportedFeature(f"{self.name} cannot carry a return_path of its own.")
         said = list(self._said(submission))
-        if sum(len(name) + len(value.encode()) for name, value in said) > MOST_OPTIONS:
+        if octets(said) > MOST_OPTIONS:
             raise UnsupportedFeature(
                 f"{self.name} cannot carry tags, metadata and options of more than {MOST_OPTIONS}"
                 " octets."

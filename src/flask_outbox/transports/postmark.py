@@ -13,7 +13,6 @@ from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Outcome, Refuse
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.mail.unseal import Parts
 from flask_outbox.transports.base import VERIFIED, Carries, HttpTransport, Words
-from flask_outbox.transports.http_verdict import ours
 
 # Token; maintenance; sender signature not there, not confirmed; no credits; account pending, or
 # not allowed to send; too many requests: all of them about the account, with HTTP 422 for most.
@@ -30,6 +29,7 @@ class Postmark(HttpTransport):
     name = "postmark"
     home = "https://api.postmarkapp.com"
     says = ("Message",)
+    at_a_glance = True
     carries = Carries(
         raw=False,
         envelope=False,
@@ -82,17 +82,21 @@ class Postmark(HttpTransport):
         """Find it in ``{"MessageID": "b7bc2f4a-…"}``."""
         return response.text_at("MessageID")
 
+    def about_us(self, response: HttpResponse) -> bool:
+        """Tell by Postmark's own code, and of an invalid mail by what it names."""
+        code = response.number_at("ErrorCode")
+        return code in OURS or (code == INVALID and _SENDER in response.text_at("Message"))
+
     def outcomes(self, submission: Submission, response: HttpResponse) -> Mapping[str, Outcome]:
-        """Judge by Postmark's own code, and name by name where it will not write to some."""
-        code, message = response.number_at("ErrorCode"), response.text_at("Message")
-        text = self.told(submission, response)
+        """Judge name by name where it will not write to some."""
         outcome = self.verdict(submission, response)
         accepted = isinstance(outcome, Accepted)
-        if not accepted and (code in OURS or (code == INVALID and _SENDER in message)):
-            return Receipt.same(submission, ours(response, text))
+        if not accepted and response.number_at("ErrorCode") != INACTIVE:
+            return Receipt.same(submission, outcome)
+        message, text = response.text_at("Message"), self.told(submission, response)
         named = {each.rstrip(".").lower() for each in _ADDRESS.findall(message)}
         inactive = {each for each in submission.recipients if each.lower() in named}
-        if not inactive or not (accepted or code == INACTIVE):
+        if not inactive:
             return Receipt.same(submission, outcome)
         # It wrote to the others; or to nobody, and then they are written to without these.
         rest = outcome if accepted else Deferred(text, Fault.NONE)

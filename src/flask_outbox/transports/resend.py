@@ -1,7 +1,7 @@
 """Resend: one JSON object for one mail.
 
 Read on 2026-11-29: resend.com/docs/api-reference/emails/send-email, …/api-reference/errors and
-…/dashboard/emails/tags.
+…/dashboard/emails/tags and …/idempotency-keys.
 Message-ID and Date of the mail are Resend's own.
 """
 
@@ -21,10 +21,12 @@ class Resend(HttpTransport):
 
     name = "resend"
     home = "https://api.resend.com"
+    at_a_glance = True
     carries = Carries(
         raw=False,
         envelope=False,
         utf8=False,
+        untitled=False,
         tags=Words(most=24, names=_WORD),
         metadata=Words(most=50, names=_WORD, values=_WORD),
         provider=("template", "topic_id"),
@@ -37,6 +39,7 @@ class Resend(HttpTransport):
     def request(self, submission: Submission) -> HttpRequest:
         """Say it in Resend's words; the key lets Resend drop a repeat, for 24 hours."""
         parts = self.parts(submission)
+        alone = {"text": ""} if parts.html and parts.text is None else {}
         return HttpRequest.json(
             f"{self.home}/emails",
             headers={**bearer(self.token), "Idempotency-Key": submission.idempotency_key},
@@ -53,7 +56,7 @@ class Resend(HttpTransport):
                 "tags": list(self._tags(submission)),
                 "attachments": list(_attachments(parts)),
             },
-            extra=submission.provider,
+            extra={**alone, **submission.provider},  # an empty text: none is to be made of it
         )
 
     def _tags(self, submission: Submission) -> Iterator[dict[str, str]]:

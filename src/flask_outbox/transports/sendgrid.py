@@ -14,9 +14,10 @@ from flask_outbox.mail.address import Address
 from flask_outbox.mail.errors import UnsupportedFeature
 from flask_outbox.mail.exchange import HttpRequest, HttpResponse
 from flask_outbox.mail.headers import encoded_words
+from flask_outbox.mail.outline import Outline
 from flask_outbox.mail.submission import Submission
 from flask_outbox.mail.unseal import Parts
-from flask_outbox.transports.base import Carries, HttpTransport, Words, bearer
+from flask_outbox.transports.base import Carries, HttpTransport, Words, bearer, octets
 
 MOST_METADATA = 10_000  # octets of custom_args
 RESERVED = frozenset({"x-sg-id", "x-sg-eid", "received", "dkim-signature"})
@@ -28,10 +29,12 @@ class SendGrid(HttpTransport):
     name = "sendgrid"
     home = "https://api.sendgrid.com"
     says = ("errors", 0, "message")
+    at_a_glance = True
     carries = Carries(
         raw=False,
         envelope=False,
         utf8=False,
+        untitled=False,
         tags=Words(most=10, names=r"(?s:.){1,255}"),
         metadata=Words(most=1000, names=r"(?s:.)+", values=r"(?s:.)+"),
         provider=("template_id", "dynamic_template_data", "asm", "ip_pool_name", "mail_settings"),
@@ -58,7 +61,7 @@ class SendGrid(HttpTransport):
                 "attachments": list(_attachments(parts)),
                 "headers": dict(_headers(parts)),
                 "categories": list(dict.fromkeys(submission.tags)),
-                "custom_args": self._custom_args(submission),
+                "custom_args": self.metadata(submission),
                 "tracking_settings": {
                     "open_tracking": {"enable": submission.track_opens},
                     "click_tracking": {
@@ -70,15 +73,18 @@ class SendGrid(HttpTransport):
             extra={"personalizations": [_personal(parts, data)], **extra},
         )
 
-    def _custom_args(self, submission: Submission) -> dict[str, str]:
-        said = self.metadata(submission)
-        if sum(len(name.encode()) + len(value.encode()) for name, value in said.items()) > (
-            MOST_METADATA
-        ):
+    def glance(self, submission: Submission) -> Outline:
+        """Raise for what has no place in a request."""
+        seen = super().glance(submission)
+        if own := [name for name in seen.names if name.lower() in RESERVED]:
+            raise UnsupportedFeature(f"{self.name} cannot carry a header {own[0]} of your own.")
+        if not all(each.content for each in seen.attachments):
+            raise UnsupportedFeature(f"{self.name} cannot carry an attachment that is empty.")
+        if octets(self.metadata(submission).items()) > MOST_METADATA:
             raise UnsupportedFeature(
                 f"{self.name} cannot carry metadata of more than {MOST_METADATA} octets."
             )
-        return said
+        return seen
 
     def reference(self, response: HttpResponse) -> str:
         """Find it in the header of an answer that has no body."""
@@ -127,8 +133,6 @@ def _content(parts: Parts) -> Iterator[dict[str, str]]:
 def _headers(parts: Parts) -> Iterator[tuple[str, str]]:
     """Give them encoded, as SendGrid asks for."""
     for name, value in parts.headers:
-        if name.lower() in RESERVED:
-            raise UnsupportedFeature(f"sendgrid cannot carry a header {name} of the app's own.")
         yield name, value if value.isascii() else " ".join(encoded_words(value, "utf-8", 0))
     if parts.message_id:
         yield "Message-ID", parts.message_id
@@ -136,8 +140,6 @@ def _headers(parts: Parts) -> Iterator[tuple[str, str]]:
 
 def _attachments(parts: Parts) -> Iterator[dict[str, str]]:
     for each in parts.attachments:
-        if not each.data:
-            raise UnsupportedFeature("sendgrid cannot carry an attachment that is empty.")
         yield {
             "content": b64encode(each.data).decode(),
             "type": each.content_type,

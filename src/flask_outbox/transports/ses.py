@@ -8,18 +8,14 @@ are SES's own.
 
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import Any
 
-from flask_outbox.mail.address import Address
 from flask_outbox.mail.errors import ConfigurationError, UnsupportedFeature
 from flask_outbox.mail.exchange import HttpRequest, HttpResponse, Sign, Tls
-from flask_outbox.mail.headers import address_field
-from flask_outbox.mail.outcome import Accepted, Outcome
-from flask_outbox.mail.submission import Receipt, Submission
-from flask_outbox.transports.base import VERIFIED, Carries, HttpTransport, Words
-from flask_outbox.transports.http_verdict import ours
+from flask_outbox.mail.submission import Submission
+from flask_outbox.transports.base import VERIFIED, Carries, HttpTransport, Words, in_ascii
 
 STATUS = {None: "", True: "ENABLED", False: "DISABLED"}
 WRITE = "write ses://?region=eu-west-1, or ses://ID:SECRET@?region=eu-west-1"
@@ -116,9 +112,9 @@ class Ses(HttpTransport):
             raise UnsupportedFeature(f"{self.name} cannot carry attachments besides a template.")
         people = {"To": parts.to, "Cc": parts.cc, "Bcc": parts.bcc}
         return {
-            "FromEmailAddress": _mailbox(parts.sender),
-            "ReplyToAddresses": list(map(_mailbox, parts.reply_to)),
-            "Destination": {f"{to}Addresses": list(map(_mailbox, people[to])) for to in people},
+            "FromEmailAddress": in_ascii(parts.sender),
+            "ReplyToAddresses": list(map(in_ascii, parts.reply_to)),
+            "Destination": {f"{to}Addresses": list(map(in_ascii, people[to])) for to in people},
             "Content": {"Template": {**template, "Headers": _pairs(parts.headers)}},
         }
 
@@ -130,13 +126,9 @@ class Ses(HttpTransport):
         """Find it in ``{"MessageId": "0100018…-000000"}``."""
         return response.text_at("MessageId")
 
-    def outcomes(self, submission: Submission, response: HttpResponse) -> Mapping[str, Outcome]:
-        """Judge by the kind of error: of those with HTTP 400 many are about the account."""
-        outcome = self.verdict(submission, response)
-        about_us = _kind(response) in OURS or "not verified" in response.text_at("message")
-        if about_us and not isinstance(outcome, Accepted):
-            outcome = ours(response, self.told(submission, response))
-        return Receipt.same(submission, outcome)
+    def about_us(self, response: HttpResponse) -> bool:
+        """Tell by the kind of error: of those with HTTP 400 many are about the account."""
+        return _kind(response) in OURS or "not verified" in response.text_at("message")
 
     def _words(self, response: HttpResponse) -> str:
         """Name the kind; words about a wrong signature repeat the request, with its token."""
@@ -154,8 +146,3 @@ def _kind(response: HttpResponse) -> str:
 
 def _pairs(named: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
     return [{"Name": name, "Value": value} for name, value in named]
-
-
-def _mailbox(address: Address) -> str:
-    """Write it as a header has it: in ASCII."""
-    return address_field("To", [address]).partition(":")[2].replace("\r\n", "").strip()
