@@ -26,16 +26,17 @@ from certificates import ca_file, server_context
 from contract.http_mails import ADA, BOB, EVE, HEX, HID, MAILS, ROW, UNSUPPORTED, rich, sealed
 from contract.transport_contract import TransportContract
 from flask_outbox.mail.errors import ConfigurationError, UnsupportedFeature
-from flask_outbox.mail.exchange import Tls
+from flask_outbox.mail.exchange import Close, Tls
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Refused, Unclear
 from flask_outbox.mail.submission import Submission
 from flask_outbox.transports.base import HttpTransport
-from hostile import after, dribble, flood, hang_up, raw, reset, stall, take, then
+from hostile import BOUND, after, dribble, flood, hang_up, raw, reset, stall, take, then
 from hostile_http import Asked, HostileHttp, say
 from wire_drivers import DRIVERS
 
 KEY = "s3cret-key"
-SOON = 0.3  # seconds until a limit that a test waits for
+SOON = 0.5  # seconds until a limit that a test waits for
+WAITS = frozenset({"stalled", "it does not read", "silent", "dribbled"})  # those that do
 
 
 def letter(outcome: Any) -> str:
@@ -153,11 +154,18 @@ class HttpTransportContract(TransportContract):
     def carry(self, conversation):
         return self._driver.carry(conversation)
 
-    def sent(self, script: Any, submission: Submission | None = None, **more: Any) -> list[Any]:
+    def sent(
+        self,
+        script: Any,
+        submission: Submission | None = None,
+        *,
+        seconds: float = BOUND,
+        **more: Any,
+    ) -> list[Any]:
         """Send a mail to a server of this script; give the outcomes."""
         with HostileHttp(script, **more) as server:
             transport = self.at(server.home)
-            transport.seconds = SOON * 3 if more else SOON
+            transport.seconds = seconds
             (report,) = self.carry(transport.send([submission or sealed(rich(), ADA)]))
             self._driver.rest()
         self.server = server
@@ -305,23 +313,24 @@ class HttpTransportContract(TransportContract):
         (outcome,) = self.sent({"whole": say(422, body)})
         assert letter(outcome) == "R"
 
-    @pytest.mark.parametrize("act", UNFINISHED.values(), ids=UNFINISHED)
-    def test_acceptance_is_acceptance_though_the_body_never_ends(self, act):
-        (outcome,) = self.sent({"whole": act})
+    @pytest.mark.parametrize("name", UNFINISHED)
+    def test_acceptance_is_acceptance_though_the_body_never_ends(self, name):
+        (outcome,) = self.sent({"whole": UNFINISHED[name]}, seconds=limit(name))
         assert isinstance(outcome, Accepted)
         assert outcome.reference == ""
 
     # --- what breaks ---
 
-    @pytest.mark.parametrize("script", BEFORE_THE_BODY.values(), ids=BEFORE_THE_BODY)
-    def test_a_break_before_the_body_is_out_is_no_doubt(self, script):
-        (outcome,) = self.sent(script, large(), receive_buffer=65_536)
+    @pytest.mark.parametrize("name", BEFORE_THE_BODY)
+    def test_a_break_before_the_body_is_out_is_no_doubt(self, name):
+        script, seconds = BEFORE_THE_BODY[name], limit(name)
+        (outcome,) = self.sent(script, large(), seconds=seconds, receive_buffer=65_536)
         assert isinstance(outcome, Deferred)
         assert self.server.accepted == []
 
-    @pytest.mark.parametrize("script", AFTER_THE_BODY.values(), ids=AFTER_THE_BODY)
-    def test_a_break_after_the_body_is_out_is_unclear(self, script):
-        (outcome,) = self.sent(script)
+    @pytest.mark.parametrize("name", AFTER_THE_BODY)
+    def test_a_break_after_the_body_is_out_is_unclear(self, name):
+        (outcome,) = self.sent(AFTER_THE_BODY[name], seconds=limit(name))
         assert isinstance(outcome, Unclear)
         assert len(self.server.requests) == 1, "nothing is repeated by itself"
 
@@ -344,6 +353,23 @@ class HttpTransportContract(TransportContract):
             driver.rest()
         assert "".join(map(letter, outcomes)) == "OA"
         assert len(server.requests) == 1
+
+    @pytest.mark.parametrize(
+        ("home", "where"),
+        [
+            ("https://api.example.com/x", ("api.example.com", 443, True)),
+            ("http://localhost", ("localhost", 80, False)),
+            ("http://[::1]:8025", ("::1", 8025, False)),
+        ],
+    )
+    def test_to_knock_is_to_connect_and_no_more(self, home, where):
+        transport = self.at(home, tls=Tls(ca_file="ours"))
+        knock = transport.knock()
+        opened = next(knock)
+        assert (opened.host, opened.port, opened.tls == transport.tls) == where
+        assert opened.seconds == transport.connect
+        assert isinstance(knock.send(None), Close)
+        assert list(knock) == []
 
     # --- secrets ---
 
@@ -389,6 +415,11 @@ class HttpTransportContract(TransportContract):
     )
     def test_another_home_is_taken(self, home):
         assert self.at(home).home == home.rstrip("/")
+
+
+def limit(name: str) -> float:
+    """Give the seconds for a request: few, where nothing else ends it."""
+    return SOON if name in WAITS else BOUND
 
 
 def large() -> Submission:

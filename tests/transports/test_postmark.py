@@ -34,6 +34,8 @@ UNSAYABLE = {
     "tags that do not match": lambda: sealed(plain(tags=["x" * 1001])),
     "of metadata": lambda: sealed(plain(metadata={str(at): "x" for at in range(10)})),
     "metadata that do not match": lambda: sealed(plain(metadata={"x" * 21: "c"})),
+    "differ in case": lambda: sealed(plain(metadata={"a": "1", "A": "2"})),
+    "differ in case alone": lambda: sealed(plain(metadata={"Outbox_ID": "2"})),
     "metadata whose values do not match": lambda: sealed(plain(metadata={"a": "b" * 81})),
 }
 

@@ -97,7 +97,7 @@ def _leaves(content: bytes, at: int, delimiter: bytes) -> Iterator[Leaf]:
         if content[start - 4 : start - 2] != b"--":
             end = content.find(b"\r\n\r\n", start)
             fields = _by_name(_pairs(content[start:end]))
-            if not fields["content-type"].startswith("multipart/"):
+            if not fields.get("content-type", "").startswith("multipart/"):
                 yield Leaf(fields, content[end + 4 : after])
         at = after
 

@@ -1,8 +1,8 @@
 """Mailgun: the sealed mail as it is, in a form with whom it is still to reach.
 
 Read on 2026-11-29: documentation.mailgun.com/docs/mailgun/api-reference/send/mailgun/messages
-(post-v3--domain-name--messages-mime), …/user-manual/sending-messages, …/tracking-messages and
-help.mailgun.com, "Tags". RFC 7578 is the form's.
+(post-v3--domain-name--messages-mime), …/user-manual/sending-messages, …/tracking-messages; pull
+request 409 of mailgun/mailgun-go, by which a mail may have ten tags. RFC 7578 is the form's.
 Recipients can read our metadata and our row's id, unless o:suppress-headers names the field that
 Mailgun adds to the mail for them, X-Mailgun-Variables.
 """

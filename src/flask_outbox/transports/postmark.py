@@ -1,15 +1,19 @@
 """Postmark: one JSON object for one mail.
 
-Read on 2026-11-29: postmarkapp.com/developer/api/email-api, …/api/templates-api and
-…/api/overview#error-codes. The mail's Date is Postmark's own; it is asked to keep the Message-ID.
+Read on 2026-11-29: postmarkapp.com/developer/api/email-api, …/api/templates-api,
+…/api/overview#error-codes and …/support/article/1125-custom-metadata-faq; lib/postmark/error.rb of
+ActiveCampaign/postmark-gem, which finds inactive addresses as we do.
+The mail's Date is Postmark's own; it is asked to keep the Message-ID.
 """
 
 import re
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 
+from flask_outbox.mail.errors import UnsupportedFeature
 from flask_outbox.mail.exchange import HttpRequest, HttpResponse, Tls
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Outcome, Refused
+from flask_outbox.mail.outline import Outline
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.mail.unseal import Parts
 from flask_outbox.transports.base import VERIFIED, Carries, HttpTransport, Words
@@ -77,6 +81,16 @@ class Postmark(HttpTransport):
             },
             extra=submission.provider,
         )
+
+    def glance(self, submission: Submission) -> Outline:
+        """Raise for what has no place in a request."""
+        seen = super().glance(submission)
+        names = [name.lower() for name in self.metadata(submission)]
+        if len(set(names)) < len(names):
+            raise UnsupportedFeature(
+                f"{self.name} cannot carry metadata whose names differ in case alone."
+            )
+        return seen
 
     def reference(self, response: HttpResponse) -> str:
         """Find it in ``{"MessageID": "b7bc2f4a-…"}``."""

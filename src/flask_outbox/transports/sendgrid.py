@@ -1,7 +1,8 @@
 """SendGrid: one JSON object for one mail, with one "personalization" in it.
 
 Read on 2026-11-29: twilio.com/docs/sendgrid/api-reference/mail-send, …/mail-send/mail-send,
-…/mail-send/errors and …/for-developers/sending-email/personalizations.
+…/mail-send/errors and …/for-developers/sending-email/personalizations; spec/json/tsg_mail_v3.json
+of twilio/sendgrid-oai.
 The mail's Date is SendGrid's own. The charset of an attached text is not told: its type may have
 no parameters there.
 """
