@@ -153,7 +153,7 @@ class HttpTransport(ABC):
 
     def knock(self) -> Conversation:
         """Connect, with verified TLS, and ask for nothing: a key is only tried by sending."""
-        scheme, host, port, _ = _split_home(self.home)
+        ((scheme, host, port, _),) = _HOME.findall(self.home)
         yield Open(
             host.strip("[]"),
             int(port[1:]) if port else _PORTS[scheme],
@@ -264,13 +264,6 @@ def checked_home(home: str) -> str:
             " (http:// on this machine alone)"
         )
     return home.rstrip("/")
-
-
-def _split_home(home: str) -> tuple[str, str, str, str]:
-    found = _HOME.fullmatch(home)
-    if found is None:
-        raise ConfigurationError(f"{home} is no base URL of an API")
-    return found[1], found[2], found[3] or "", found[4] or ""
 
 
 def bearer(token: str) -> dict[str, str]:
