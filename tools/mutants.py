@@ -34,6 +34,7 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     ["pytest", "sqlalchemy", "flask", "trustme", "h11", "botocore.session", "moto.server"]
 )
+OWN = "own_provider"  # what is for all, and none of ours needs
 QUICK = "resend"  # whose tests notice most of what is broken for all
 FIRST = "(documentation or by_name or account) and blocking"
 ALL = "not asyncio"  # a transport cannot tell by which driver it is carried
@@ -117,7 +118,7 @@ def stages(file: str) -> list[list[str]]:
     """Say which tests are for a file: the quickest first, and all at last."""
     if file in SHARED:
         others = [_of(each) for each in providers() if each != QUICK]
-        everywhere = [_of(QUICK), *others, "-k", FIRST]
+        everywhere = [_of(OWN), _of(QUICK), *others, "-k", f"{FIRST} or {OWN}"]
         return [everywhere, _tests(QUICK, ALL), [*others, "-k", ALL]]
     return [_tests(file, FIRST), _tests(file, ALL)]
 

@@ -22,7 +22,7 @@ from flask_outbox.mail.retry import clamp_retry_after
 BAD_REQUEST, TOO_LARGE, UNPROCESSABLE = 400, 413, 422
 REFUSED = frozenset({BAD_REQUEST, TOO_LARGE, 414, UNPROCESSABLE, 431})
 IN_DOUBT = frozenset({408, 409})
-LATER = frozenset({429, 503})
+UNAVAILABLE = 503
 CREDENTIALS = frozenset({401, 403})
 
 
@@ -35,7 +35,7 @@ def verdict(response: HttpResponse, text: str, reference: str) -> Outcome:
         return Unclear(f"{text} (before the request was whole)")
     if status in REFUSED:
         return Refused(f"{text} (too large)" if status == TOO_LARGE else text)
-    if status in IN_DOUBT or (status >= 500 and status not in LATER):  # noqa: PLR2004  the same
+    if status in IN_DOUBT or (status >= 500 and status != UNAVAILABLE):  # noqa: PLR2004  the same
         return Unclear(text) if response.sent_all else Deferred(text)
     return ours(response, text)
 
