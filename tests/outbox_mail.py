@@ -18,6 +18,7 @@ EPOCH = 1_764_000_000.0
 ADA = "ada@example.org"
 BOB = "bob@example.org"
 CYD = "cyd@example.org"
+EVE = "eve@example.net"  # of another domain
 OLD_KEY = "b2xkLW9sZC1vbGQtb2xkLW9sZC1vbGQtb2xkLW9sZCE="
 KEY = "bmV3LW5ldy1uZXctbmV3LW5ldy1uZXctbmV3LW5ldyE="
 KEYRING = Keyring([KEY])

@@ -11,6 +11,7 @@ from contract.outbox_erase import EraseContract
 from contract.outbox_failover import BesidesContract, FailoverContract
 from contract.outbox_people import PeopleContract
 from contract.outbox_privacy import EncryptionContract, RetentionContract, WipeContract
+from contract.outbox_rates import RateContract
 from contract.outbox_records import RecordContract
 from contract.outbox_routes import RouteContract
 from contract.outbox_walks import WalkContract
@@ -25,6 +26,7 @@ class OutboxContract(
     RouteContract,
     FailoverContract,
     BesidesContract,
+    RateContract,
     PeopleContract,
     EncryptionContract,
     WipeContract,

@@ -4,8 +4,8 @@ Every step that a worker takes with a row carries the fence that its claim gave 
 worker took over in the meantime is left alone.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, zip_longest
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice, zip_longest
 
 from sqlalchemy import (
     BindParameter,
@@ -24,8 +24,9 @@ from flask_outbox.mail.errors import Contended, InDoubt
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.route import Routing
 from flask_outbox.mail.submission import Submission
-from flask_outbox.outbox.claimed import Claimed, opened, read
+from flask_outbox.outbox.claimed import Claimed, addressed, opened, paced, read
 from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.gate import Gate
 from flask_outbox.outbox.reclaim import reclaim
 from flask_outbox.outbox.routes import Open, allot, open_routes
 from flask_outbox.outbox.schedule import Priority
@@ -38,12 +39,16 @@ __all__ = [
     "claim", "extend", "has_open", "leave", "next_due", "reclaim", "release", "start",
 ]  # fmt: skip
 
-ROUNDS_MOST = 20  # of one claim, while it gives way, or finds nothing that can be read
+ROUNDS_MOST = 20  # of one claim, while it gives way, or finds nothing that can be read or may go
+WIDE = 1000  # rows that a round looks at, after one in which nothing might go
 OCTETS_MOST = 32 * 1024 * 1024  # content that one claim brings, or one message if it has more
 
 _m = message.c
 _DUE = (
-    select(_m.id, _m.size, _m.alone, _m.due_at, _m.transport, _m.unclear, _m.route)
+    select(
+        *(_m.id, _m.size, _m.alone, _m.due_at, _m.transport, _m.unclear, _m.route),
+        *(_m.priority, _m.sender, _m.slot_at),
+    )
     .where(
         _m.transport == bindparam("transport"),
         _m.priority == bindparam("priority"),
@@ -131,41 +136,52 @@ def claim(
     Commits state, lease, fence and route; charges nothing. What is past its expiry is left alone. A
     transport whose routes are all paused is not looked at; a route that comes back gives one
     message to try it with, and none more while that is under way. A row that was on the line when a
-    worker died comes alone in its list. What cannot be decrypted is held back, and does not stand
-    in the way. ``routing`` tells the routes of a transport.
+    worker died comes alone in its list. What cannot be decrypted, and what is over a limit, is held
+    back, and does not stand in the way. ``routing`` tells the routes of a transport.
     """
     routings = [routing(name) for name in transports]
+    width = 0
     for _ in range(ROUNDS_MOST):
         try:
-            leased, is_over = _claim(outbox, routings, limit, worker)
+            leased, is_over = _claim(outbox, routings, limit, worker, width)
         except Contended:  # several claims at once, on MariaDB
             continue
         readable = opened(outbox, leased)
         if readable or is_over:
             return readable
+        width = WIDE
     return []
 
 
 def _claim(
-    outbox: Outbox, routings: Sequence[Routing], limit: int, worker: str
+    outbox: Outbox, routings: Sequence[Routing], limit: int, worker: str, width: int
 ) -> tuple[list[Claimed], bool]:
-    """Claim once; tell also whether there was nothing to be had."""
+    """Claim once, looking at so many rows at least; tell also whether there are no more."""
     ids: list[str] = []
     fence = outbox.random(16).hex()
     try:
         with outbox.begin() as connection:
             now = outbox.now(connection)
             open_ = open_routes(connection, routings, now)
-            rows = _choose(_candidates(connection, open_, now, limit), limit, now - outbox.lease)
+            gate = Gate(connection, outbox.rates, [each.transport for each in open_])
+            if gate.shut(now):
+                now = outbox.now(connection)
+            room = {each.transport: gate.room(each.transport, now) for each in open_}
+            most = {name: max(width, min(limit, count)) for name, count in room.items() if count}
+            found = _candidates(connection, open_, now, most)
+            rows = list(islice(found, max(limit, width)))
+            people = addressed(connection, {row["id"]: now for row in rows})
+            rows = _choose(gate.sift(rows, people, now), limit, now - outbox.lease)
+            waits = gate.close(rows, now)
             if not rows:
-                return [], True
+                return [], not gate.moved
             by_route = _allotted(connection, open_, rows, now, outbox.random(1)[0] / 256)
             ours = {each for its in by_route.values() for each in its}
             ids += [row["id"] for row in rows if row["id"] in ours]
             terms = {"b_fence": fence, "b_worker": worker, "now": now, "until": now + outbox.lease}
             for name, its in by_route.items():
                 _LEASE.run(connection, ids=its, b_route=name, **terms)
-            return read(connection, ids, fence, now), False
+            return paced(read(connection, ids, fence, now, people), waits), False
     except InDoubt:  # what has our fence is ours
         with outbox.begin() as connection:
             return read(connection, ids, fence, outbox.now(connection)), False
@@ -190,27 +206,28 @@ def _allotted(
 
 
 def _candidates(
-    connection: Connection, open_: Sequence[Open], now: float, limit: int
+    connection: Connection, open_: Sequence[Open], now: float, most: Mapping[str, int]
 ) -> Iterator[RowMapping]:
-    """Look for due rows, one small query for each priority and transport."""
+    """Look for due rows, one small query for each priority and transport, so many at most."""
     probed: set[str] = set()
 
     def due(one: Open, priority: Priority) -> Sequence[RowMapping]:
-        terms = {"transport": one.transport, "priority": priority.value, "now": now, "most": limit}
+        name = one.transport
+        terms = {"transport": name, "priority": priority.value, "now": now, "most": most[name]}
         if one.fit:
             return connection.execute(_DUE, terms).mappings().all()
-        if one.transport in probed:
+        if name in probed:
             return []
         terms["most"] = 1
         found = (
             connection.execute(_SURELY_NOT_SENT, terms).mappings().all()
             or connection.execute(_DUE, terms).mappings().all()
         )
-        probed.update([one.transport] if found else [])
+        probed.update([name] if found else [])
         return found
 
     for priority in Priority:
-        columns = [due(each, priority) for each in open_]
+        columns = [due(each, priority) for each in open_ if each.transport in most]
         by_turns = chain.from_iterable(zip_longest(*columns))
         yield from (row for row in by_turns if row is not None)
 

@@ -6,7 +6,8 @@ waited, up to ten, and leaves when its key is back.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, select
 
@@ -41,6 +42,8 @@ _PLACES = Statement(
     )
 )
 
+People = Mapping[str, Sequence[str]]  # the recipients of each message
+
 
 class Claimed(NamedTuple):
     """A submission of ours, and how its content is encrypted."""
@@ -49,14 +52,24 @@ class Claimed(NamedTuple):
     cipher: str | None
 
 
-def read(connection: Connection, ids: Sequence[str], fence: str, now: float) -> list[Claimed]:
-    """Read what was just leased; a row that cannot be read fails, and its neighbours go on."""
+def read(
+    connection: Connection,
+    ids: Sequence[str],
+    fence: str,
+    now: float,
+    people: People | None = None,
+) -> list[Claimed]:
+    """Read what was just leased; a row that cannot be read fails, and its neighbours go on.
+
+    ``people``: the recipients of each, where they are known.
+    """
     rows = {row["id"]: row for row in _CLAIMED.rows(connection, ids=ids, b_fence=fence)}
-    people = _people(connection, rows)
+    if people is None:
+        people = addressed(connection, {id_: row["claimed_at"] for id_, row in rows.items()})
     leased: list[Claimed] = []
     broken: dict[str, Unreadable] = {}
     for each in ids:
-        if each in people:
+        if each in people and each in rows:
             row = rows[each]
             try:
                 leased.append(Claimed(unpack(row, people[each]), row["cipher"]))
@@ -70,17 +83,27 @@ def read(connection: Connection, ids: Sequence[str], fence: str, now: float) -> 
     return leased
 
 
-def _people(connection: Connection, rows: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Give the recipients of each attempt, in the order of the envelope.
+def paced(leased: Sequence[Claimed], waits: Mapping[str, float]) -> list[Claimed]:
+    """Tell those that have to wait for how long."""
+    return [
+        each._replace(submission=replace(each.submission, wait=wait))
+        if (wait := waits.get(each.submission.id))
+        else each
+        for each in leased
+    ]
+
+
+def addressed(connection: Connection, claimed_at: Mapping[str, float]) -> People:
+    """Give the recipients of each attempt that is claimed then, in the order of the envelope.
 
     A message is left out where one has a state that only a newer version knows.
     """
-    found: dict[str, list[tuple[int, str]]] = {each: [] for each in rows}
+    found: dict[str, list[tuple[int, str]]] = {each: [] for each in claimed_at}
     newer: set[str] = set()
-    for id_, position, address, state, due_at in _PLACES.found(connection, ids=list(rows)):
+    for id_, position, address, state, due_at in _PLACES.found(connection, ids=list(found)):
         if state not in KNOWN:
             newer.add(id_)
-        elif state == QUEUED and is_in_it(due_at, rows[id_]["claimed_at"]):
+        elif state == QUEUED and is_in_it(due_at, claimed_at[id_]):
             found[id_].append((position, address))
     return {
         id_: [address for _, address in sorted(places)]

@@ -14,6 +14,7 @@ from sqlalchemy import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from flask_outbox.mail.errors import ConfigurationError
+from flask_outbox.mail.rates import Rates
 from flask_outbox.mail.retry import Patience
 from flask_outbox.mail.say import Say
 from flask_outbox.outbox.encryption import NO_KEYS, Keyring
@@ -24,6 +25,7 @@ log = Say("flask_outbox.outbox")
 
 BUSY = 60.0  # seconds to wait for somebody else's transaction
 PATIENCE = Patience()
+NO_RATES = Rates()
 ASK_AGAIN = 10.0  # seconds after which a server is asked for its time again
 SPEAKS = ("sqlite", "postgresql", "mysql", "mariadb")
 
@@ -114,7 +116,8 @@ class Outbox:
     engine of an app that keeps our tables among its own. ``lease``: seconds that a worker owns a
     row without a sign of life. ``clock``: in place of the database's own. ``random``: gives that
     many bytes. ``busy``: seconds to wait for a lock. ``keyring``: encrypts what is sensitive.
-    ``schema``: where the app's metadata has its tables, if not where the database looks first.
+    ``rates``: how fast mail may go. ``schema``: where the app's metadata has its tables, if not
+    where the database looks first.
     Every transaction may raise OutboxUnavailable; nothing is half done then.
     """
 
@@ -128,6 +131,7 @@ class Outbox:
         random: Callable[[int], bytes] = os.urandom,
         busy: float = BUSY,
         keyring: Keyring = NO_KEYS,
+        rates: Rates = NO_RATES,
         schema: str | None = None,
     ) -> None:
         self.database = _database(where, busy, schema)
@@ -135,6 +139,7 @@ class Outbox:
         self.patience = patience
         self.random = random
         self.keyring = keyring
+        self.rates = rates
         self.serial = count()
         self._clock = clock
         self._engine: Engine | None = None

@@ -2,7 +2,7 @@
 
 The content of what was accepted, was cancelled or expired goes first, whole messages later, their
 history with them. What failed or is unknown keeps its content as long as its row, to be retried by
-hand. What is queued or under way is never touched.
+hand. What is queued or under way is never touched. Limits that hold nothing any more go, too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,6 +24,7 @@ from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.say import Say
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.enqueue import uuid7
+from flask_outbox.outbox.rates import IDLE_MOST, forget_idle
 from flask_outbox.outbox.tables import content, event, message, recipient
 
 log = Say("flask_outbox.outbox")
@@ -81,10 +82,17 @@ def pieces(outbox: Outbox, keep: Keep) -> Iterator[Pruned]:
         for gone in _walk(outbox, keep.rows, _OLD_ROWS, _LOCK_ROWS, _FORGET):
             total += Pruned(messages=gone)
             yield Pruned(messages=gone)
+    while _limits(outbox) == IDLE_MOST:
+        yield Pruned()
     if total != Pruned():
         log.info(
             "Forgot the content of %d messages, and %d messages.", total.contents, total.messages
         )
+
+
+def _limits(outbox: Outbox) -> int:
+    with outbox.begin() as connection:
+        return forget_idle(connection, outbox.now(connection))
 
 
 # Ids begin with their time, so the oldest are found from the front of the primary key.

@@ -14,6 +14,7 @@ from flask_outbox.mail.route import RouteNews
 from flask_outbox.mail.say import Say
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.rates import slow
 from flask_outbox.outbox.routes import hear
 from flask_outbox.outbox.settle import ROWS, Judge, NotAsBegun, accept, hold, settle
 from flask_outbox.outbox.tables import message
@@ -108,13 +109,26 @@ def _write(
                 done.update(dict.fromkeys(plain, ACCEPTED))
             if rest:
                 done.update(_judged(connection, outbox, rest, jitter, now))
-            alerts.update(hear(connection, [first[each] for each in first if each in done], now))
+            alerts.update(_hear(connection, outbox, first, done, now))
     except NotAsBegun:
         done.clear()
         with outbox.begin() as connection:
             now = outbox.now(connection)
             done.update(_judged(connection, outbox, first, jitter, now))
-            alerts.update(hear(connection, [first[each] for each in first if each in done], now))
+            alerts.update(_hear(connection, outbox, first, done, now))
+
+
+def _hear(
+    connection: Connection,
+    outbox: Outbox,
+    first: Mapping[str, Report],
+    done: Mapping[str, Ended],
+    now: float,
+) -> dict[str, RouteNews]:
+    """Let the limits and the routes take in what was recorded; give the news by route."""
+    reports = [report for id_, report in first.items() if id_ in done]
+    slow(connection, outbox.rates, reports, now)
+    return hear(connection, reports, now)
 
 
 def _is_plain(report: Report) -> bool:

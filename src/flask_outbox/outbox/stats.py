@@ -6,6 +6,7 @@ from sqlalchemy import func, select, text
 
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.rates import SlowedRate, slowed
 from flask_outbox.outbox.tables import LEASED, message, route
 from flask_outbox.outbox.workers import Worker, workers
 
@@ -39,6 +40,7 @@ class Stats:
     oldest_due: float | None
     now: float
     routes: tuple[PausedRoute, ...]
+    slowed: tuple[SlowedRate, ...]
     workers: tuple[Worker, ...]
 
 
@@ -54,10 +56,11 @@ def stats(outbox: Outbox) -> Stats:
                 known[state]: count for state, count in connection.execute(_ENDED) if state in known
             },
         }
+        now = outbox.now(connection)
         return Stats(
             counts={state: count for state, count in counts.items() if count},
             oldest_due=oldest,
-            now=outbox.now(connection),
+            now=now,
             routes=tuple(
                 PausedRoute(
                     name=each.name,
@@ -67,5 +70,6 @@ def stats(outbox: Outbox) -> Stats:
                 )
                 for each in connection.execute(_PAUSED)
             ),
+            slowed=tuple(slowed(connection, outbox.rates, now)),
             workers=tuple(workers(connection)),
         )

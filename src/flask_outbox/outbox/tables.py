@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
-REVISION = "0003"  # the newest migration; tests hold it equal to Alembic's head
+REVISION = "0004"  # the newest migration; tests hold it equal to Alembic's head
 FORMAT = 1  # of what a message's row holds; a row of a newer one is left to newer workers
 VERSION_TABLE = "outbox_version"
 
@@ -94,6 +94,7 @@ message = Table(
     Column("due_at", Double),
     # When due_at was set, if after the enqueue; NULL also where the app named the time itself.
     Column("due_from", Double),
+    Column("slot_at", Double),  # the latest slot that a rate gave it; due_at, while it waits for it
     Column("created_at", Double, nullable=False),
     Column("first_due", Double, nullable=False),  # patience is counted from here
     Column("expires_at", Double),
@@ -217,6 +218,24 @@ route = Table(
     Column("failures", Integer, nullable=False),  # pauses since it last worked
     Column("unclear", Integer, nullable=False),  # unclear outcomes in a row
     Column("reason", Text, nullable=False),
+    **_TREE,
+)
+
+rate = Table(
+    "outbox_rate",
+    metadata,
+    Column("name", String(400), primary_key=True),  # "to gmail.com by default": rates.py
+    Column("next_at", Double, nullable=False),
+    Column("next_slot", Double),  # the latest of each queue
+    Column("again_slot", Double),
+    Column("normal_slot", Double),
+    Column("bulk_slot", Double),
+    Column("rate", Double),  # what was set when the slots were handed out
+    Column("slow", Double),  # what it was slowed to, and when
+    Column("slowed_at", Double, nullable=False),
+    Column("closed_until", Double, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("written_at", Double, nullable=False),
     **_TREE,
 )
 

@@ -16,6 +16,7 @@ from sqlalchemy import (
 
 from flask_outbox.mail.route import Routing, open_from
 from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.rates import opens_at
 from flask_outbox.outbox.routes import routes
 from flask_outbox.outbox.schedule import Priority
 from flask_outbox.outbox.tables import LEASED, MYSQL, message
@@ -84,7 +85,8 @@ def due_besides(outbox: Outbox, transports: Container[str]) -> list[str]:
         now = outbox.now(connection)
         due = [name for name, at in _dues(connection, transports).items() if at <= now]
         known = routes(connection, due)
-    return [name for name in due if not known[name].paused(now)]
+        opens = opens_at(connection, outbox.rates, due, now)
+    return [name for name in due if not known[name].paused(now) and opens.get(name, 0.0) <= now]
 
 
 def next_due(
@@ -96,8 +98,9 @@ def next_due(
 ) -> float | None:
     """Tell when the next message of these transports may go, by the database's clock; None: never.
 
-    One whose routes are all paused may go when the first of the pauses is over. ``besides``: also
-    of all other transports that there are.
+    One whose routes are all paused may go when the first of the pauses is over, one that is over
+    the rate of its transport when there is room again. ``besides``: also of all other transports
+    that there are.
     """
     with outbox.read() as connection:
         now = outbox.now(connection)
@@ -109,9 +112,12 @@ def next_due(
                 dues[name] = min(due)
         names = {name: routing(name).routes for name in dues}
         known = routes(connection, [each for several in names.values() for each in several])
+        opens = opens_at(connection, outbox.rates, dues, now)
         return min(
             (
-                max(due, open_from([known[each] for each in names[name]], now))
+                max(
+                    due, opens.get(name, 0.0), open_from([known[each] for each in names[name]], now)
+                )
                 for name, due in dues.items()
             ),
             default=None,

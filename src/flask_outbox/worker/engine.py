@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.workers import workers
-from flask_outbox.worker.loop import Plan, Worker, never
+from flask_outbox.worker.loop import STAYS_FOR, Plan, Worker, never
 from flask_outbox.worker.say import say
 from flask_outbox.worker.unexpected import place
 
@@ -190,5 +190,6 @@ def _is_due(plan: Plan) -> bool:
     due = plan.ways.next_due(plan.outbox)
     if due is None:
         return False
+    soon = STAYS_FOR if plan.outbox.rates.are_set else 0.0
     with plan.outbox.read() as connection:
-        return due <= plan.outbox.now(connection)
+        return due <= plan.outbox.now(connection) + soon

@@ -1,5 +1,6 @@
 """What a worker has claimed and not yet begun: the part that a crash costs nothing."""
 
+import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -13,6 +14,8 @@ from flask_outbox.worker.ways import Ways
 MOST = 100  # submissions of one claim
 QUICK = 0.5  # seconds: a claim that is used up sooner is followed by one of twice its size
 LOADED_AT_ONCE = 16  # transports that one claim asks for, of those that are made by a loader
+TOGETHER = 0.02  # seconds: what a rate lets go one by one begins with what follows within that
+TOO_LATE = 0.1  # seconds: who was held up for longer would go along with what comes after it
 LULL = 5.0  # seconds that a row which may kill us waits for everything else to be off the line
 
 Window = list[Submission]
@@ -35,6 +38,7 @@ class Leased:
         self._ways = ways
         self._waiting: defaultdict[str, deque[Submission]] = defaultdict(deque)  # by route
         self._round: deque[str] = deque()  # transports to be loaded that have not had their turn
+        self._begins: dict[str, float] = {}  # by id: not before, where a rate says so (monotonic)
         self._alone: deque[Submission] = deque()
         self._alone_since = 0.0
         self._others_first = False
@@ -87,7 +91,10 @@ class Leased:
         rest = [name for name in self._round if name not in asked]
         again = [name for name in self._round if name in asked] if len(claimed) == limit else []
         self._round = deque([*rest, *again])
+        now = time.monotonic()
         for each in claimed:
+            if each.wait:
+                self._begins[each.id] = now + each.wait
             (self._alone if each.alone else self._waiting[each.route]).append(each)
 
     def windows(self, lanes: Lanes) -> list[Window]:
@@ -108,9 +115,38 @@ class Leased:
             window
             for route, waiting in self._waiting.items()
             if waiting
-            for window in _share(waiting, lanes.free(route), lanes.window(route))
+            for window in _share(self._ready(waiting), lanes.free(route), lanes.window(route))
         )
         return list(islice(windows, lanes.spare))
+
+    def _ready(self, waiting: Sequence[Submission]) -> Sequence[Submission]:
+        """Leave out what a rate holds back until its time."""
+        if not self._begins:
+            return waiting
+        now = time.monotonic()
+        return [each for each in waiting if self._begins.get(each.id, 0.0) <= now]
+
+    @property
+    def begins_at(self) -> float:
+        """When to begin the next of what a rate holds back (monotonic); infinity for never."""
+        now = time.monotonic()
+        return min((at for at in self._begins.values() if at > now), default=math.inf) + TOGETHER
+
+    def missed(self) -> list[Submission]:
+        """Give up what a rate gave a time that is over by now: it gets another.
+
+        What waits for a lane only has not missed it.
+        """
+        now = time.monotonic()
+        late: set[str] = set()
+        for id_, at in list(self._begins.items()):
+            if at <= now:
+                del self._begins[id_]
+                late.update([id_] if at < now - TOO_LATE else [])
+        gone = [each for each in self if each.id in late] if late else []
+        for each in gone:
+            (self._alone if each.alone else self._waiting[each.route]).remove(each)
+        return gone
 
     def take(self, windows: Sequence[Window], started: Sequence[Submission]) -> list[Window]:
         """Let go of what was started, window by window; what was no longer ours is dropped."""
@@ -121,6 +157,7 @@ class Leased:
                 self._alone_since = 0.0
             else:
                 self._waiting[each.route].remove(each)
+            self._begins.pop(each.id, None)
             self._others_first = each.alone
         kept = ([ours[each.id] for each in window if each.id in ours] for window in windows)
         return [window for window in kept if window]
@@ -128,6 +165,8 @@ class Leased:
     def let_go(self, routes: Collection[str]) -> list[Submission]:
         """Give up all that is held for these routes."""
         gone = [each for each in self if each.route in routes]
+        for each in gone:
+            self._begins.pop(each.id, None)
         for name in {each.route for each in gone}:
             self._waiting[name].clear()
         self._alone = deque(each for each in self._alone if each.route not in routes)

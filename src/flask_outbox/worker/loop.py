@@ -12,6 +12,7 @@ from random import random
 from flask_outbox.mail.errors import Contended, OutboxUnavailable
 from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.lifecycle import State
+from flask_outbox.mail.rates import AHEAD
 from flask_outbox.mail.route import RouteNews, Routing, is_ours
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.claim import release
@@ -35,6 +36,9 @@ from flask_outbox.worker.ways import Load, Ways
 
 POLL_STEPS = 16  # after work the next look comes after this share of `poll`, then twice that, …
 OVERDUE = 0.05  # seconds: what fell due after the claim, or is held back by a route on probation
+IN_TIME = AHEAD / 2  # seconds: for what a rate lets go by and by
+STAYS_FOR = 1.0  # seconds: a drain stays for what a rate lets go within
+IN_VAIN_MOST = 3
 TROUBLE_FIRST = 0.1  # seconds to back off while the database is away
 TROUBLE_MOST = 15.0
 LAST_NEWS = 1.0  # seconds that what was recorded in a hurry may take to be told
@@ -117,6 +121,9 @@ class Worker:
         self._news = News(self._bell.ring)
         self._look_at = 0.0  # when to ask the outbox again, after it had nothing
         self._pause = plan.poll / POLL_STEPS
+        self._is_paced = plan.outbox.rates.are_set
+        self._has_more = False  # that a rate lets go soon
+        self._in_vain = 0  # looks in a row for what was due and could not be had
         self._stop_at = self._leave_at = float("inf")
         self._troubles = 0
         self._count = 0
@@ -166,7 +173,9 @@ class Worker:
 
     def _has_nothing_due(self) -> bool:
         leased = self._leased
-        return not (leased.held_up or leased.hungry(self._lanes)) and self._is_idle()
+        return (
+            not (leased.held_up or leased.hungry(self._lanes) or self._has_more) and self._is_idle()
+        )
 
     def _is_idle(self) -> bool:
         return self._is_done() and not any(True for _ in self._leased)
@@ -222,6 +231,7 @@ class Worker:
         self._tell(self._upkeep.mind())
         self._began()
         self._began = _nothing
+        self._release(leased.missed())
         recorded = turn(plan.outbox, leased, self._lanes, plan.sign)
         self._count += sum(each.state is not State.EXPIRED for each in recorded)
         self._tell(recorded)
@@ -229,7 +239,7 @@ class Worker:
         self._release(leased.let_go(paused))  # what would go by a route that is paused now
         if leased.dry and not was_dry:
             self._look_at = time.monotonic() + self._next_look()
-        if recorded:
+        if recorded and not self._is_paced:
             leased.dry = False  # what one outcome held back, by its route or its row, may go now
 
     def _record(self, reports: Sequence[Report]) -> None:
@@ -245,15 +255,19 @@ class Worker:
     def _next_look(self) -> float:
         """Tell in how many seconds to ask the outbox again: when the next is due, or as polled."""
         plan = self._plan
-        if self._leased.brought:
-            self._pause = plan.poll / POLL_STEPS
+        brought, self._has_more = self._leased.brought, False
+        self._pause = plan.poll / POLL_STEPS if brought else min(plan.poll, self._pause * 2)
+        if brought and not self._is_paced:
             return self._pause
-        self._pause = min(plan.poll, self._pause * 2)
         due = self._ways.next_due(plan.outbox)
         if due is None:
             return self._pause
         with plan.outbox.read() as connection:
             wait = due - plan.outbox.now(connection)
+        if self._is_paced:
+            self._in_vain = 0 if brought or wait > 0.0 else self._in_vain + 1
+            self._has_more = wait < STAYS_FOR and self._in_vain < IN_VAIN_MOST
+            return min(self._pause, max(wait, IN_TIME))
         return min(self._pause, wait if wait > 0.0 else OVERDUE)
 
     def _seconds(self) -> float:
@@ -262,7 +276,8 @@ class Worker:
             return 0.0
         look_at = self._look_at if self._leased.dry else float("inf")
         leave_at = self._leave_at if self._leased.closed else self._stop_at
-        at = min(self._lanes.record_at, self._upkeep.at, look_at, leave_at)
+        begins_at = self._leased.begins_at
+        at = min(self._lanes.record_at, self._upkeep.at, look_at, leave_at, begins_at)
         return min(self._plan.poll, max(0.0, at - time.monotonic()))
 
     def _rest(self, seconds: float) -> None:

@@ -1,0 +1,174 @@
+"""What a claim may take by the limits; a row over one is moved to its slot, out of the way.
+
+In the claim's transaction: ``shut`` locks the transports' own limits, ``room`` tells which of them
+are to be looked at, ``sift`` lets through what may go, ``close`` writes down what did.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Double, RowMapping, String, Text, case, select, update
+
+from flask_outbox.mail.rates import AHEAD, NO_LIMIT, NONE, Limit, Meter, Queue, Rates
+from flask_outbox.outbox.claimed import People
+from flask_outbox.outbox.rates import by, domain_of, meters, sent_from, to, write
+from flask_outbox.outbox.schedule import Priority
+from flask_outbox.outbox.settle import QUEUED
+from flask_outbox.outbox.statements import Each
+from flask_outbox.outbox.tables import LEASED, message, recipient
+
+LATE = 60.0  # seconds after a slot that it counts for
+
+_m, _r = message.c, recipient.c
+_QUEUES: Mapping[str, Queue] = {
+    Priority.URGENT.value: Queue.NEXT,
+    Priority.HIGH.value: Queue.NEXT,
+    Priority.NORMAL.value: Queue.NORMAL,
+    Priority.BULK.value: Queue.BULK,
+}
+# Counted here: to group them a database would sort.
+_UNDER_WAY = select(_m.transport).where(LEASED)
+_ON_THEIR_WAY_TO = (
+    select(_m.id, _m.transport, _r.address)
+    .join(recipient, _r.message == _m.id)
+    .where(LEASED, _r.state == QUEUED, _r.due_at <= _m.claimed_at)
+)
+_MOVE = Each(
+    {"row": String(), "slot": Double(), "now": Double(), "why": Text()},
+    lambda given: (
+        update(message)
+        .where(_m.id == given["row"], _m.due_at.is_not(None))
+        .values(
+            due_at=given["slot"],
+            slot_at=given["slot"],
+            due_from=given["now"],
+            # Patience is counted from when it could first have gone.
+            first_due=case((_m.attempts == 0, given["slot"]), else_=_m.first_due),
+            reason=given["why"],
+        )
+    ),
+)
+
+
+class Gate:
+    """For one claim; ``now`` is the time of the whole transaction."""
+
+    def __init__(self, connection: Connection, rates: Rates, transports: Iterable[str]) -> None:
+        self._connection = connection
+        self._rates = rates
+        self._limits = {name: rates.of_transport(name) for name in transports}
+        self._own: dict[str, Meter | None] = {}  # None: another claim has it
+        self._meters: dict[str, Meter] = {}
+        self._concerned: dict[str, list[str]] = {}  # by message: the names of its limits
+        self._through: list[RowMapping] = []
+        self._moved: list[dict[str, Any]] = []
+        self._at: dict[str, float] = {}  # by message: when it is to go
+
+    @property
+    def moved(self) -> int:
+        """How many it has moved."""
+        return len(self._moved)
+
+    def shut(self, now: float) -> bool:
+        """Lock the transports' own limits; tell whether there are any, so that time may pass.
+
+        One that another claim has is not waited for: that takes what there is.
+        """
+        limits = {by(name): each for name, each in self._limits.items() if each != NONE}
+        found = meters(self._connection, limits, now, wait=False) if limits else {}
+        self._own = {name: found.get(by(name)) for name in self._limits if by(name) in limits}
+        if any(each.limit.at_once for each in found.values()):
+            under_way = Counter(self._connection.execute(_UNDER_WAY).scalars())
+            for name, each in self._own.items():
+                if each is not None:
+                    each.under_way = under_way[name]
+        return bool(found)
+
+    def room(self, transport: str, now: float) -> int:
+        """Tell how many may go by it now."""
+        if transport not in self._own:
+            return NO_LIMIT
+        own = self._own[transport]
+        return 0 if own is None else own.free(now)
+
+    def sift(self, rows: Sequence[RowMapping], people: People, now: float) -> Iterator[RowMapping]:
+        """Let through what may go, and move what may not; what is not asked for stays as it is."""
+        self._look(rows, people, now)
+        room = {name: self.room(name, now) for name in self._limits}
+        for row in rows:
+            if room[row["transport"]] < 1:
+                continue
+            if self._passes(row, now):
+                room[row["transport"]] -= 1
+                self._through.append(row)
+                yield row
+
+    def _look(self, rows: Sequence[RowMapping], people: People, now: float) -> None:
+        """Find the limits of each row but its transport's own, with one small query."""
+        limits: dict[str, Limit] = {}
+        for row in rows:
+            by_ = row["transport"]
+            domains = {domain_of(each) for each in people.get(row["id"], ())}
+            its = {to(each, by_): self._rates.to_domain(each) for each in domains}
+            author = domain_of(row["sender"])
+            if author in self._rates.warm_up:
+                its[sent_from(author, by_)] = self._rates.from_domain(author)
+            limits.update(its)
+            self._concerned[row["id"]] = list(its)
+        self._meters = meters(self._connection, limits, now)
+        if any(each.limit.at_once for each in self._meters.values()):
+            self._count()
+
+    def _count(self) -> None:
+        pairs = {
+            (id_, to(domain_of(address), transport))
+            for id_, transport, address in self._connection.execute(_ON_THEIR_WAY_TO)
+        }
+        for name, count in Counter(name for _, name in pairs).items():
+            if name in self._meters:
+                self._meters[name].under_way = count
+
+    def _of(self, row: RowMapping) -> list[Meter]:
+        """Give the meters that may hold it up."""
+        return [self._meters[name] for name in self._concerned[row["id"]] if name in self._meters]
+
+    def _passes(self, row: RowMapping, now: float) -> bool:
+        concerned = self._of(row)
+        if not concerned:
+            return True
+        queue = _QUEUES.get(row["priority"], Queue.NORMAL)
+        had_slot = row["slot_at"] == row["due_at"] and now - row["due_at"] < LATE
+        urgent = row["priority"] == Priority.URGENT.value
+        waits_for = [
+            each
+            for each in concerned
+            # Urgent mail does not wait for a domain to be warm; it is counted.
+            if not (urgent and each.limit.warm_since is not None)
+            and not each.passes(now, queue, had_slot=had_slot)
+        ]
+        if not waits_for:
+            self._at[row["id"]] = max(each.take(now) for each in concerned)
+            return True
+        slots = {each.name: each.slot(now, queue, had_slot=had_slot) for each in waits_for}
+        last = max(slots, key=slots.__getitem__)
+        why = f"over the limit {last}"
+        back = slots[last] - AHEAD / 2
+        self._moved.append({"row": row["id"], "slot": back, "now": now, "why": why})
+        return False
+
+    def close(self, chosen: Sequence[RowMapping], now: float) -> dict[str, float]:
+        """Write down what goes, and move what does not; give the seconds that some have to wait."""
+        went = {row["id"] for row in chosen}
+        for row in self._through:
+            if row["id"] not in went:
+                for each in self._of(row):
+                    each.give_back(now)
+        for row in chosen:
+            if (own := self._own.get(row["transport"])) is not None:
+                self._at[row["id"]] = max(own.take(now), self._at.get(row["id"], now))
+        own_ones = filter(None, self._own.values())
+        write(self._connection, [*own_ones, *self._meters.values()], now)
+        if self._moved:
+            _MOVE.run(self._connection, self._moved)
+        return {id_: at - now for id_, at in self._at.items() if at > now and id_ in went}

@@ -1,0 +1,242 @@
+"""The meters of the limits, which all workers share: a row where there is a limit, or a back-off.
+
+The rules stand in ``mail/rates.py``; here they meet the rows. Who reads a meter to change it has
+it locked until the end of the transaction; all do that in the order of their names.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    RowMapping,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
+
+from flask_outbox.mail.exchange import Report
+from flask_outbox.mail.outcome import Deferred
+from flask_outbox.mail.rates import DAY, Limit, Meter, Queue, Rates, asks_to_slow, spoken
+from flask_outbox.mail.say import Say
+from flask_outbox.outbox.statements import Each, Statement
+from flask_outbox.outbox.tables import rate
+from flask_outbox.outbox.unless import insert_unless
+
+log = Say("flask_outbox.outbox")
+
+# Of two transactions the one that is let in later may have looked at the clock first.
+FROM_THE_FUTURE = 60.0  # seconds: the clock was set back since it was written
+IDLE = DAY  # seconds after which one that holds nothing is forgotten
+IDLE_MOST = 1000
+
+_SLOTS: Mapping[Queue, str] = {each: f"{each.value}_slot" for each in Queue}
+_NAMES: BindParameter[list[str]] = bindparam("names", expanding=True)
+_KNOWN = Statement(lambda among: select(rate).where(among(rate.c.name)))
+_NAMED = select(rate).where(rate.c.name.in_(_NAMES)).order_by(rate.c.name)
+_LOCKED, _UNLOCKED_ONES = _NAMED.with_for_update(), _NAMED.with_for_update(skip_locked=True)
+_NEW = insert_unless(rate)
+_WRITE = Each(
+    {each.name: each.type for each in rate.c},
+    lambda given: (
+        update(rate)
+        .where(rate.c.name == given["name"])
+        .values({each: given[each.name] for each in rate.c if each is not rate.c.name})
+    ),
+)
+_SLOWED = (
+    select(rate)
+    .where(or_(rate.c.slow.is_not(None), rate.c.closed_until > bindparam("now")))
+    .order_by(rate.c.name)
+)
+_LATEST = (rate.c.next_at, rate.c.closed_until, *(rate.c[name] for name in _SLOTS.values()))
+_IDLE = (
+    rate.c.written_at <= bindparam("before"),
+    *(func.coalesce(each, 0.0) <= bindparam("now") for each in _LATEST),
+)
+_FIND_IDLE = select(rate.c.name).where(*_IDLE).order_by(rate.c.name).limit(IDLE_MOST)
+_FORGET_IDLE = delete(rate).where(rate.c.name.in_(_NAMES), *_IDLE)
+
+
+# A transport's name may have any character in it, a domain has no blank.
+def by(transport: str) -> str:
+    """Name the limit of all that goes by a transport."""
+    return f"by {transport}"
+
+
+def to(domain: str, transport: str) -> str:
+    """Name the limit of what goes to a domain by it."""
+    return f"to {domain} by {transport}"
+
+
+def sent_from(domain: str, transport: str) -> str:
+    """Name the limit of what comes from a domain by it."""
+    return f"from {domain} by {transport}"
+
+
+def domain_of(address: str) -> str:
+    """Give what stands behind the @, as A-labels."""
+    return address.rpartition("@")[2]
+
+
+def meters(
+    connection: Connection, limits: Mapping[str, Limit], now: float, *, wait: bool = True
+) -> dict[str, Meter]:
+    """Read those that may hold something up, and lock them; the others cost no more than a look.
+
+    ``wait``: for those that another transaction has locked, which are left out otherwise.
+    """
+    rows = {row["name"]: row for row in _KNOWN.rows(connection, ids=sorted(limits))}
+    found = {name: _meter(name, limit, rows.get(name), now) for name, limit in limits.items()}
+    held = {name: each for name, each in found.items() if each.holds(now)}
+    new = held.keys() - rows.keys()
+    if connection.dialect.name == "sqlite" and not new:  # all of it is locked
+        return held
+    return locked(connection, {name: limits[name] for name in held}, now, new, wait=wait)
+
+
+def locked(
+    connection: Connection,
+    limits: Mapping[str, Limit],
+    now: float,
+    new: Iterable[str],
+    *,
+    wait: bool = True,
+) -> dict[str, Meter]:
+    """Lock all of them, after those are made that are new."""
+    if not limits:
+        return {}
+    if made := [_row(Meter(name), 0.0) for name in sorted(new)]:
+        connection.execute(_NEW[connection.dialect.name], made)
+    query = _LOCKED if wait else _UNLOCKED_ONES
+    rows = connection.execute(query, {"names": sorted(limits)}).mappings()
+    return {row["name"]: _meter(row["name"], limits[row["name"]], row, now) for row in rows}
+
+
+def write(connection: Connection, changed: Iterable[Meter], now: float) -> None:
+    """Write down what has changed."""
+    rows = [_row(each, now) for each in changed if each.changed]
+    if rows:
+        _WRITE.run(connection, rows)
+
+
+def opens_at(
+    connection: Connection, rates: Rates, transports: Iterable[str], now: float
+) -> dict[str, float]:
+    """Tell from when on the next mail may go by each of those that have a rate."""
+    limits = {name: limit for name in transports if (limit := rates.of_transport(name)).rate}
+    if not limits:
+        return {}
+    names = {by(name): name for name in limits}
+    rows = _KNOWN.rows(connection, ids=sorted(names))
+    known = {names[row["name"]]: row for row in rows}
+    return {
+        name: _meter(by(name), limits[name], row, now).opens_at(now) for name, row in known.items()
+    }
+
+
+def _meter(
+    name: str, limit: Limit, row: RowMapping | Mapping[str, Any] | None, now: float
+) -> Meter:
+    if row is None or row["written_at"] > now + FROM_THE_FUTURE:
+        return Meter(name, limit)
+    latest = {queue: row[column] for queue, column in _SLOTS.items() if row[column] is not None}
+    if limit.rate is not None and row["rate"] is not None and limit.rate > row["rate"]:
+        latest = {}  # they were handed out too far ahead
+    return Meter(
+        name,
+        limit,
+        next_at=row["next_at"],
+        latest=latest,
+        slow=row["slow"],
+        slowed_at=row["slowed_at"],
+        until=row["closed_until"],
+        reason=row["reason"],
+    )
+
+
+def _row(one: Meter, now: float) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "next_at": one.next_at,
+        **{column: one.latest.get(queue) for queue, column in _SLOTS.items()},
+        "rate": one.limit.rate,
+        "slow": one.slow,
+        "slowed_at": one.slowed_at,
+        "closed_until": one.until,
+        "reason": one.reason,
+        "written_at": now,
+    }
+
+
+def slow(connection: Connection, rates: Rates, reports: Sequence[Report], now: float) -> None:
+    """Let the limits take in what far sides said of our speed; for record's transaction."""
+    limits: dict[str, Limit] = {}
+    asked: list[tuple[str, float, Deferred]] = []
+    for report in reports:
+        began_at = now if report.submission.began_at is None else report.submission.began_at
+        for address, outcome in report.receipt.items():
+            if isinstance(outcome, Deferred) and asks_to_slow(outcome):
+                domain = domain_of(address)
+                name = to(domain, report.submission.transport)
+                limits[name] = rates.to_domain(domain)
+                asked.append((name, began_at, outcome))
+    known = locked(connection, limits, now, limits)
+    for name, began_at, outcome in asked:
+        known[name].slow_down(now, began_at, outcome)
+    write(connection, known.values(), now)
+    for each in known.values():
+        if each.changed:
+            log.warning("Slower %s: %s", each.name, _told(each, now).words)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlowedRate:
+    """A limit that is below what it was set to, since a far side asked for it."""
+
+    name: str
+    rate: float  # per second, now
+    until: float | None  # nothing goes before
+    reason: str
+
+    @property
+    def words(self) -> str:
+        """Say it to a person."""
+        return f"{spoken(self.rate)} after {self.reason!r}"
+
+
+def slowed(connection: Connection, rates: Rates, now: float) -> list[SlowedRate]:
+    """List them."""
+    found: list[SlowedRate] = []
+    for row in connection.execute(_SLOWED, {"now": now}).mappings():
+        domain = domain_named(row["name"])
+        one = _meter(row["name"], rates.to_domain(domain), row, now)
+        if one.is_slowed(now):
+            found.append(_told(one, now))
+    return found
+
+
+def domain_named(name: str) -> str:
+    """Read the domain in the name of a limit."""
+    return name.split(" ", 2)[1]
+
+
+def _told(one: Meter, now: float) -> SlowedRate:
+    return SlowedRate(
+        name=one.name,
+        rate=one.rate_at(now) or 0.0,
+        until=one.until if one.until > now else None,
+        reason=one.reason,
+    )
+
+
+def forget_idle(connection: Connection, now: float) -> int:
+    """Forget a piece of those that hold nothing; looked for first, so as to wait for no lock."""
+    terms = {"before": now - IDLE, "now": now}
+    names = connection.execute(_FIND_IDLE, terms).scalars().all()
+    return connection.execute(_FORGET_IDLE, {**terms, "names": names}).rowcount if names else 0

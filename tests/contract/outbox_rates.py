@@ -1,0 +1,455 @@
+"""Limits that all workers keep together: rates, slots, slowing, and what they do to no others."""
+
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import func, select, update
+
+from contract.outbox_ground import Ground
+from flask_outbox.mail.lifecycle import State
+from flask_outbox.mail.outcome import Accepted, Deferred, Fault
+from flask_outbox.mail.rates import DAY, DOUBLES_IN, Rates
+from flask_outbox.outbox.claim import next_due, reclaim, release, start
+from flask_outbox.outbox.enqueue import Priority, Schedule, enqueue
+from flask_outbox.outbox.prune import prune
+from flask_outbox.outbox.rates import IDLE
+from flask_outbox.outbox.stats import stats
+from flask_outbox.outbox.status import cancel, list_messages
+from flask_outbox.outbox.tables import message, rate
+from outbox_mail import (
+    ADA,
+    BOB,
+    EPOCH,
+    KEYRING,
+    a_submission,
+    begin,
+    look,
+    put,
+    put_many,
+    say,
+    take,
+)
+
+BUSY = Deferred("421 4.7.0 too fast")
+ANN = "ann@gmail.com"
+
+
+def flood(outbox, count, *recipients, transport="default", **schedule):
+    with outbox.begin() as connection:
+        mail = a_submission(*(recipients or [ANN]), transport=transport)
+        return [enqueue(connection, outbox, mail, Schedule(**schedule)) for _ in range(count)]
+
+
+def ids(submissions):
+    return [each.id for each in submissions]
+
+
+def meters_of(outbox):
+    with outbox.read() as connection:
+        return sorted(connection.execute(select(rate.c.name)).scalars())
+
+
+def pass_the_time(outbox, clock, seconds, step=0.025, transports=("default",)):
+    """Claim again and again, and have all of it accepted; give the time of each mail."""
+    times = []
+    until = clock.now + seconds
+    while clock.now < until:
+        for each in begin_by(outbox, transports):
+            say(outbox, each, Accepted("250"))
+            times.append(clock.now + each.wait)
+        clock.now += step
+    return times
+
+
+def begin_by(outbox, transports):
+    return start(outbox, take(outbox, transports=transports))
+
+
+class RateContract(Ground):
+    @pytest.fixture
+    def limited(self, make_outbox, clock):
+        """Open the outbox with these limits."""
+        return lambda **terms: make_outbox(clock=clock, keyring=KEYRING, rates=Rates(**terms))
+
+    # --- of a transport ---
+
+    def test_a_transport_is_not_claimed_for_beyond_its_rate(self, limited, clock):
+        outbox = limited(transports={"*": 1.0})
+        put_many(outbox, 30)
+        assert [each.wait for each in take(outbox)] == [0.0]
+        assert take(outbox) == []
+        assert EPOCH + 0.9 < next_due(outbox, ["default"]) < EPOCH + 1.0
+        clock.now = next_due(outbox, ["default"])
+        (ahead,) = take(outbox)
+        assert clock.now + ahead.wait == pytest.approx(EPOCH + 0.97, abs=1e-5)
+
+    def test_what_waits_for_its_transport_is_not_moved(self, limited):
+        outbox = limited(transports={"*": 10.0})
+        put_many(outbox, 30)
+        take(outbox)
+        assert {each.due_at for each in list_messages(outbox)} == {EPOCH, None}
+
+    def test_many_workers_keep_to_one_rate(self, limited, clock):
+        outbox = limited(transports={"*": 100.0})
+        put_many(outbox, 200)
+        together = threading.Barrier(4)
+
+        def claims(_):
+            together.wait(30)
+            return sum(len(take(outbox)) for _ in range(3))
+
+        with ThreadPoolExecutor(4) as pool:
+            assert sum(pool.map(claims, range(4))) == 14
+            clock.now += 0.05
+            assert sum(pool.map(claims, range(4))) == pytest.approx(5, abs=1)
+
+    def test_a_rate_is_used_up_by_who_looks_often_enough(self, limited, clock):
+        outbox = limited(transports={"*": 100.0})
+        put_many(outbox, 400)
+        times = pass_the_time(outbox, clock, 2.0)
+        assert sum(each < EPOCH + 2.0 for each in times) == pytest.approx(200, abs=5)
+
+    def test_each_transport_has_its_own(self, limited):
+        outbox = limited(transports={"default": 1.0, "*": 2.0})
+        flood(outbox, 3)
+        other = flood(outbox, 3, transport="other")
+        took = take(outbox, transports=["default", "other"])
+        assert len(took) == 2
+        assert take(outbox, transports=["default"]) == []
+        assert set(ids(took)) & set(other)
+
+    def test_urgent_mail_goes_first_within_the_rate(self, limited, clock):
+        outbox = limited(transports={"*": 1.0})
+        put_many(outbox, 3)
+        take(outbox)
+        urgent = put(outbox, priority=Priority.URGENT)
+        clock.now += 1.0
+        assert ids(take(outbox)) == [urgent]
+
+    def test_no_more_at_once_than_is_set(self, limited):
+        outbox = limited(at_once={"default": 2})
+        put_many(outbox, 5)
+        held = begin(outbox)
+        assert len(held) == 2
+        assert take(outbox) == []
+        say(outbox, held[0], Accepted("250"))
+        assert len(take(outbox)) == 1
+
+    def test_many_workers_keep_to_one_number(self, limited):
+        outbox = limited(at_once={"*": 3})
+        put_many(outbox, 50)
+        together = threading.Barrier(4)
+
+        def claims(_):
+            together.wait(30)
+            return len(take(outbox))
+
+        with ThreadPoolExecutor(4) as pool:
+            assert sum(pool.map(claims, range(4))) == 3
+
+    def test_what_is_given_back_makes_room(self, limited):
+        outbox = limited(at_once={"*": 1})
+        put_many(outbox, 2)
+        release(outbox, take(outbox))
+        assert len(take(outbox)) == 1
+
+    # --- of a domain ---
+
+    def test_a_row_over_the_rate_of_its_domain_leaves_the_head_of_the_queue(self, limited, clock):
+        outbox = limited(domains={"gmail.com": 1.0})
+        put_in = flood(outbox, 5)
+        assert ids(take(outbox)) == put_in[:1]
+        slots = [look(outbox, each).due_at - EPOCH for each in put_in[1:]]
+        assert slots == pytest.approx([0.92, 1.92, 2.92, 3.92], abs=1e-5)
+        assert look(outbox, put_in[1]).reason == "over the limit to gmail.com by default"
+        assert next_due(outbox, ["default"]) == look(outbox, put_in[1]).due_at
+        clock.now += 1.0
+        assert ids(take(outbox)) == put_in[1:2]
+
+    def test_waiting_for_a_slot_costs_no_attempt_and_no_patience(self, limited, clock):
+        outbox = limited(domains={"gmail.com": 1 / 86400})
+        flood(outbox, 1)
+        take(outbox)
+        for _ in range(4):
+            flood(outbox, 1)
+        take(outbox)
+        last = list_messages(outbox)[0]
+        assert last.due_at == pytest.approx(EPOCH + 4 * DAY, abs=1.0)
+        assert (last.state, last.attempts) == (State.QUEUED, 0)
+        for _ in range(4):
+            clock.now = next_due(outbox, ["default"])
+            held = begin(outbox)
+        say(outbox, held[0], Deferred("450 full"))
+        assert look(outbox, last.id).state is State.QUEUED
+
+    def test_a_flood_to_one_domain_does_not_hold_up_anothers_mail(self, limited):
+        outbox = limited(domains={"gmail.com": 10.0})
+        flood(outbox, 3000)
+        other = put(outbox)
+        assert other in ids(take(outbox) + take(outbox))
+
+    def test_each_of_a_flood_is_moved_once(self, limited, clock):
+        outbox = limited(domains={"gmail.com": 100.0})
+        put_in = flood(outbox, 300)
+        assert len(take(outbox) + take(outbox)) == 14
+        before = {each: look(outbox, each).due_at for each in put_in}
+        assert len(pass_the_time(outbox, clock, 1.0)) == pytest.approx(100, abs=10)
+        waiting = [each for each in put_in if look(outbox, each).state is State.QUEUED]
+        assert len(waiting) > 150
+        assert all(look(outbox, each).due_at == before[each] for each in waiting)
+
+    def test_all_of_a_flood_leaves_in_the_time_that_it_takes(self, limited, clock):
+        outbox = limited(domains={"*": 100.0})
+        flood(outbox, 200)
+        times = pass_the_time(outbox, clock, 2.2)
+        assert len(times) == 200
+        assert times[-1] - EPOCH == pytest.approx(2.0, abs=0.06)
+
+    def test_many_workers_keep_to_the_rate_of_a_domain(self, limited, clock):
+        outbox = limited(domains={"gmail.com": 100.0})
+        flood(outbox, 200)
+        together = threading.Barrier(4)
+
+        def claims(_):
+            together.wait(30)
+            return len(take(outbox, 50))
+
+        with ThreadPoolExecutor(4) as pool:
+            counts = [sum(pool.map(claims, range(4)))]
+            for _ in range(8):
+                clock.now += 0.025
+                counts.append(sum(pool.map(claims, range(4))))
+        assert 28 <= sum(counts) <= 34
+
+    def test_a_mail_to_several_counts_for_each_of_its_domains(self, limited):
+        outbox = limited(domains={"gmail.com": 1.0, "example.org": 1.0})
+        flood(outbox, 1, ANN, ADA, BOB)
+        assert len(take(outbox)) == 1
+        flood(outbox, 1)
+        put(outbox)
+        assert take(outbox) == []
+
+    def test_a_mail_to_several_waits_for_all_of_them(self, limited, clock):
+        outbox = limited(domains={"gmail.com": 1.0, "example.org": 10.0})
+        flood(outbox, 1)
+        put(outbox)
+        take(outbox)
+        (both,) = flood(outbox, 1, ANN, ADA)
+        assert take(outbox) == []
+        assert look(outbox, both).due_at == pytest.approx(EPOCH + 0.92, abs=1e-5)
+        clock.now += 1.0
+        assert ids(take(outbox)) == [both]
+
+    def test_urgent_mail_passes_those_that_have_slots(self, limited, clock):
+        outbox = limited(domains={"gmail.com": 1.0})
+        put_in = flood(outbox, 50)
+        take(outbox)
+        (urgent,) = flood(outbox, 1, priority=Priority.URGENT)
+        assert take(outbox) == []
+        assert look(outbox, urgent).due_at == pytest.approx(EPOCH + 0.92, abs=1e-5)
+        clock.now += 1.0
+        assert ids(take(outbox)) == [urgent]
+        missed = look(outbox, put_in[1])  # its slot went to the urgent one
+        assert missed.due_at == pytest.approx(EPOCH + 1.92, abs=1e-5)
+
+    def test_normal_mail_passes_bulk_that_has_slots(self, limited, clock):
+        outbox = limited(domains={"gmail.com": 10.0})
+        flood(outbox, 50, priority=Priority.BULK)
+        take(outbox)
+        clock.now += 0.1
+        (normal,) = flood(outbox, 1)
+        assert ids(take(outbox)) == [normal]
+
+    def test_slots_that_passed_while_no_worker_ran_are_handed_out_anew(self, limited, clock):
+        outbox = limited(domains={"gmail.com": 1.0})
+        flood(outbox, 100)
+        take(outbox)
+        clock.now += 3600.0
+        assert len(take(outbox)) == 1
+        waiting = [each for each in list_messages(outbox) if each.state is State.QUEUED]
+        assert all(each.due_at > clock.now for each in waiting)
+        assert len({each.due_at for each in waiting}) == len(waiting)
+
+    def test_no_more_to_a_domain_at_once_than_is_set(self, limited, clock):
+        outbox = limited(domains_at_once={"gmail.com": 2})
+        flood(outbox, 5)
+        other = put(outbox)
+        held = begin(outbox)
+        assert len(held) == 3
+        assert other in ids(held)
+        clock.now += 1.0
+        assert take(outbox) == []
+        say(outbox, held[0], Accepted("250"))
+        clock.now += 1.0
+        assert len(take(outbox)) == 1
+
+    def test_a_transport_has_its_own_rate_for_each_domain(self, limited):
+        outbox = limited(domains={"gmail.com": 1.0})
+        flood(outbox, 3)
+        flood(outbox, 3, transport="other")
+        assert len(take(outbox, transports=["default", "other"])) == 2
+
+    def test_what_was_looked_at_and_left_costs_nothing(self, limited, clock):
+        outbox = limited(domains={"*": 10.0})
+        put_in = flood(outbox, 2)
+        with outbox.begin() as connection:
+            connection.execute(update(message).where(message.c.id == put_in[1]).values(alone=True))
+        other = put(outbox)
+        assert set(ids(take(outbox))) == {put_in[0], other}
+        clock.now += 0.1
+        assert ids(take(outbox)) == [put_in[1]]
+
+    def test_where_nothing_is_set_nothing_is_written(self, outbox):
+        put_many(outbox, 3)
+        say(outbox, begin(outbox)[0], Accepted("250"))
+        assert meters_of(outbox) == []
+
+    def test_a_rate_that_is_set_higher_holds_for_new_mail_at_once(self, limited, clock):
+        flood(limited(domains={"gmail.com": 1.0}), 100)
+        take(limited(domains={"gmail.com": 1.0}))
+        faster = limited(domains={"gmail.com": 100.0})
+        clock.now += 1.5
+        new = flood(faster, 1)
+        assert set(new) <= set(ids(take(faster)))
+
+    def test_a_cancelled_mail_has_no_slot(self, limited, clock):
+        outbox = limited(domains={"gmail.com": 1.0})
+        put_in = flood(outbox, 2)
+        take(outbox)
+        assert cancel(outbox, put_in[1])
+        clock.now += 1.0
+        assert take(outbox) == []
+
+    # --- of a sending domain ---
+
+    def test_a_new_domain_is_warmed_up_and_urgent_mail_passes(self, limited, clock):
+        outbox = limited(warm_up={"example.com": EPOCH})
+        put_in = put_many(outbox, 3)
+        urgent = put(outbox, priority=Priority.URGENT)
+        other = put(outbox, a_submission(sender="a@example.net"))
+        assert set(ids(take(outbox))) == {urgent, other}
+        waits = [look(outbox, each).due_at for each in put_in]
+        assert waits[0] == pytest.approx(EPOCH + DAY / 50)
+        assert waits[2] == pytest.approx(EPOCH + 3 * DAY / 50)
+        clock.now = waits[0]
+        assert ids(take(outbox)) == put_in[:1]
+
+    # --- slowed by itself ---
+
+    def test_a_domain_that_says_so_is_slowed_and_no_other(self, outbox, clock):
+        flood(outbox, 30)
+        others = put_many(outbox, 30)
+        first = begin(outbox, 1)
+        say(outbox, first[0], BUSY)
+        assert len(take(outbox)) == len(others) + 2
+        clock.now += 0.15
+        assert len(take(outbox)) == 1
+
+    def test_what_a_domain_does_to_one_transport_is_nothing_to_another(self, outbox):
+        flood(outbox, 3)
+        flood(outbox, 10, transport="other")
+        say(outbox, begin(outbox, 1)[0], BUSY)
+        assert len(take(outbox, transports=["other"])) == 10
+
+    def test_a_batch_that_is_told_so_together_is_slowed_once(self, limited):
+        outbox = limited(domains={"gmail.com": 100.0})
+        flood(outbox, 20)
+        for each in begin(outbox):
+            say(outbox, each, BUSY)
+        (found,) = stats(outbox).slowed
+        assert (found.name, found.rate, found.until) == ("to gmail.com by default", 50.0, None)
+        assert found.reason == "421 4.7.0 too fast"
+
+    def test_it_comes_back_slowly_and_is_told_no_more_then(self, limited, clock):
+        outbox = limited(domains={"gmail.com": 100.0})
+        flood(outbox, 1)
+        say(outbox, begin(outbox)[0], BUSY)
+        clock.now += DOUBLES_IN / 2
+        assert stats(outbox).slowed[0].rate == pytest.approx(50.0 * 2**0.5)
+        clock.now += DOUBLES_IN / 2
+        assert stats(outbox).slowed == ()
+        flood(outbox, 50)
+        assert len(pass_the_time(outbox, clock, 0.6)) == 51  # with the one that was deferred
+
+    def test_a_domain_without_a_limit_is_free_again_after_a_while(self, outbox, clock):
+        flood(outbox, 1)
+        say(outbox, begin(outbox)[0], BUSY)
+        clock.now += 4 * DOUBLES_IN
+        flood(outbox, 100)
+        assert len(take(outbox, 200)) >= 100
+
+    def test_retry_after_closes_a_domain_and_no_other(self, outbox, clock):
+        put_in = flood(outbox, 3)
+        say(outbox, begin(outbox, 1)[0], Deferred("450 later", retry_after=60.0))
+        other = put(outbox)
+        (urgent,) = flood(outbox, 1, priority=Priority.URGENT)
+        assert ids(take(outbox)) == [other]
+        assert stats(outbox).slowed[0].until == EPOCH + 60.0
+        assert {look(outbox, each).due_at > EPOCH + 59.9 for each in [*put_in, urgent]} == {True}
+        clock.now += 60.0
+        assert ids(take(outbox))[0] == urgent
+
+    def test_our_own_fault_slows_no_domain(self, outbox):
+        flood(outbox, 1)
+        say(outbox, begin(outbox)[0], Deferred("421 away", Fault.OURS))
+        assert meters_of(outbox) == []
+
+    def test_what_a_zombie_says_slows_nothing(self, outbox, clock):
+        flood(outbox, 2)
+        (zombie,) = begin(outbox, 1)
+        clock.now += outbox.lease
+        reclaim(outbox)
+        say(outbox, zombie, BUSY)
+        assert meters_of(outbox) == []
+
+    def test_that_it_is_slower_is_one_line_of_the_log(self, outbox, caplog):
+        caplog.set_level(logging.WARNING)
+        flood(outbox, 5)
+        for each in begin(outbox):
+            say(outbox, each, BUSY)
+        assert [each.getMessage() for each in caplog.records] == [
+            "Slower to gmail.com by default: 10/s after '421 4.7.0 too fast'"
+        ]
+
+    # --- the rows ---
+
+    def test_a_limit_that_nobody_needs_is_forgotten(self, limited, clock):
+        outbox = limited(domains={"*": 10.0}, transports={"*": 50.0})
+        put_many(outbox, 2)
+        take(outbox)
+        clock.now += IDLE
+        assert len(meters_of(outbox)) == 2
+        prune(outbox, content_after=None, rows_after=None)
+        assert meters_of(outbox) == []
+
+    def test_but_none_that_still_holds_something(self, limited, clock):
+        outbox = limited(domains={"gmail.com": 1 / DAY})
+        flood(outbox, 4)
+        take(outbox)
+        clock.now += IDLE + 1
+        prune(outbox, content_after=None, rows_after=None)
+        assert len(meters_of(outbox)) == 1
+
+    @pytest.mark.parametrize("step", [-3600.0, -365 * DAY])
+    def test_a_slot_does_not_outlive_a_step_of_the_clock(self, limited, clock, step):
+        outbox = limited(domains={"gmail.com": 0.1}, transports={"*": 100.0})
+        flood(outbox, 3)
+        take(outbox)
+        clock.now += step
+        reclaim(outbox)
+        assert len(take(outbox)) == 1
+        assert all(
+            each.due_at - clock.now < 60.0
+            for each in list_messages(outbox)
+            if each.state is State.QUEUED
+        )
+
+    def test_the_limits_of_a_wide_batch_are_found_with_few_statements(self, limited):
+        outbox = limited(domains={"*": 10.0})
+        for number in range(60):
+            put(outbox, a_submission(f"ada@example{number}.org"))
+        assert len(take(outbox)) == 60
+        with outbox.read() as connection:
+            assert connection.execute(select(func.count()).select_from(rate)).scalar_one() == 60
