@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from flask_outbox.app.cli import outbox
-from flask_outbox.app.keys import DKIM, FLASK_MAILS, MESSAGES, OUTBOX, WAYS_OUT
+from flask_outbox.app.keys import DKIM, FLASK_MAILS, MESSAGES, OUTBOX, RATES, WAYS_OUT
 from flask_outbox.mail.lifecycle import TRANSITIONS, State
 from flask_outbox.transports.base import Carries, HttpTransport, Words
 from flask_outbox.transports.smtp import Smtp
@@ -23,6 +23,7 @@ GROUPS = {
     "The messages": MESSAGES,
     "DKIM": DKIM,
     "The outbox and its workers": OUTBOX,
+    "How fast": RATES,
 }
 NOTE = "<!-- Written by tools/write_reference.py from the code. -->\n"
 

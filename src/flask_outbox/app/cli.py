@@ -123,7 +123,7 @@ def drain(seconds: float | None) -> None:
 @outbox.command()
 @as_json
 def stats(as_json: bool) -> None:  # noqa: FBT001  click's
-    """Count what is not accepted yet, by state; name paused routes and workers.
+    """Count what is not accepted yet, by state; name paused routes, slowed domains and workers.
 
     Of a worker it says what it runs with another of than this app: version, schema, settings, key.
     """
@@ -132,7 +132,8 @@ def stats(as_json: bool) -> None:  # noqa: FBT001  click's
     runtime = current()
     if not runtime.exists:
         if as_json:
-            printing.as_json({"counts": {}, "oldest_due": None, "routes": [], "workers": []})
+            nothing = dict.fromkeys(("routes", "slowed", "workers"), ())
+            printing.as_json({"counts": {}, "oldest_due": None, **nothing})
         else:
             click.echo("Nothing is open.")
         return
@@ -155,6 +156,9 @@ def _print_stats(figures: "Stats", badge: "Badge") -> None:
         click.echo(f"{'oldest due':<12}{moment(figures.oldest_due)}, {late:.0f} s late")
     for route in figures.routes:
         click.echo(f"{'paused':<12}{route.name} until {moment(route.until)}: {route.reason}")
+    for slow in figures.slowed:
+        until = "" if slow.until is None else f", nothing until {moment(slow.until)}"
+        click.echo(f"{'slowed':<12}{slow.name}: {slow.words}{until}")
     for each in figures.workers:
         lost = "" if each.lost_at is None else ": it stopped beating"
         click.echo(f"{'worker':<12}{each.name}, last heard of {moment(each.beat_at)}{lost}")

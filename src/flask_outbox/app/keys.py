@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from flask_outbox.app import reading, reading_dkim, reading_ways
+from flask_outbox.app import reading, reading_dkim, reading_limits, reading_ways
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +206,42 @@ OUTBOX: Mapping[str, Key] = MappingProxyType(
     }
 )
 
+RATES: Mapping[str, Key] = MappingProxyType(
+    {
+        "MAIL_RATE": Key(
+            "How many mails may go by a transport, all workers together: `50/s`, `1000/m`,"
+            " `20000/h` or `50000/d` for each; or a mapping of transports to rates, `*` for every"
+            " other.",
+            reading_limits.rates,
+            NOTHING,
+        ),
+        "MAIL_DOMAIN_RATES": Key(
+            "How many may go to a recipient's domain by one transport: a mapping of domains to"
+            " rates, `*` for every other; one rate is for each domain.",
+            reading_limits.domain_rates,
+            NOTHING,
+        ),
+        "MAIL_CONCURRENCY": Key(
+            "How many mails may be under way by a transport, all workers together: a number for"
+            " each, or a mapping of transports to numbers.",
+            reading_limits.at_once,
+            NOTHING,
+        ),
+        "MAIL_DOMAIN_CONCURRENCY": Key(
+            "How many may be under way to a recipient's domain by one transport: a number for each"
+            " domain, or a mapping of domains to numbers.",
+            reading_limits.domains_at_once,
+            NOTHING,
+        ),
+        "MAIL_WARM_UP": Key(
+            "Sending domains that are new: a mapping of them to the days on which they begin, like"
+            " `2026-12-01`; 50 mails on that day, half as many again each day, for 28 days.",
+            reading_limits.warm_up,
+            NOTHING,
+        ),
+    }
+)
+
 KEYS: Mapping[str, Key] = MappingProxyType(
-    {**FLASK_MAILS, **WAYS_OUT, **MESSAGES, **DKIM, **OUTBOX}
+    {**FLASK_MAILS, **WAYS_OUT, **MESSAGES, **DKIM, **OUTBOX, **RATES}
 )

@@ -17,6 +17,7 @@ from flask_outbox.app import engines, fingerprints, privacy, signing, starting, 
 from flask_outbox.app.failover import Health, Way
 from flask_outbox.app.flask_mail import Message, _Mail
 from flask_outbox.app.preparing import Hooks
+from flask_outbox.app.reading_limits import limits_of, must_be_known
 from flask_outbox.app.reading_ways import must_be_a_name
 from flask_outbox.app.settings import Settings
 from flask_outbox.app.telling import tell_alert, tell_recorded
@@ -122,6 +123,7 @@ class Made:
             lease=settings.lease,
             patience=patience,
             keyring=keyring,
+            rates=limits_of(settings),
             schema=None if self.joined is None else self.joined.metadata.schema,
         )
         weakref.finalize(self, outbox.close)
@@ -261,6 +263,8 @@ class Made:
                 f"MAIL_TRANSPORTS has a name that is also a route's of another, {twice!r}: choose"
                 " another name."
             )
+        if self.tenants is None:
+            must_be_known(self.settings, self.names())
         if self.engine is None and self.settings.worker == "celery":
             engines.celery_is_installed()
         ways_out.check_tls_files(self.settings)

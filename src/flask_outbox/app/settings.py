@@ -67,6 +67,11 @@ class Settings:
     max_unclear: int
     keep_content: float | None
     keep_rows: float | None
+    rate: Mapping[str, float]  # a second, by transport
+    domain_rates: Mapping[str, float]
+    concurrency: Mapping[str, int]
+    domain_concurrency: Mapping[str, int]
+    warm_up: Mapping[str, float]  # each domain's first midnight, UNIX seconds
     given: frozenset[str] = frozenset()  # the keys that the app set itself
 
 
