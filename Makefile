@@ -53,6 +53,7 @@ bench: $(STAMP)
 	$(BIN)/python bench/outbox.py
 	$(BIN)/python bench/celery_choices.py
 	$(BIN)/python bench/million.py
+	$(BIN)/python bench/rates.py
 
 faults: $(STAMP)
 	$(BIN)/python tools/provide_servers.py
