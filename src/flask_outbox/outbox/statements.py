@@ -3,20 +3,20 @@
 They are the same as SQLAlchemy would run. But a list of a hundred ids is one value where a database
 can read one, and not written out anew into the text each time; and what goes in and comes out is
 what the driver takes and gives (text, numbers, octets), with nothing in between that looks at each
-value. Both cost more than the statements themselves (docs/decisions/0214).
+value. Both cost more than the statements themselves (docs/decisions/0214), and so does what
+``Connection.execute`` does around a statement: the driver runs them (docs/decisions/0215).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from json import dumps
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
     ARRAY,
     ClauseElement,
     ColumnElement,
     Connection,
-    CursorResult,
     Insert,
     String,
     any_,
@@ -32,6 +32,7 @@ Terms = dict[str, Any]
 Among = Callable[[ColumnElement[Any]], ColumnElement[bool]]
 Values = Mapping[str, ColumnElement[Any]]
 Worded = ClauseElement
+T = TypeVar("T")  # what is wanted of the driver's cursor
 
 
 class _Text(NamedTuple):
@@ -51,30 +52,38 @@ class Statement:
 
     def run(self, connection: Connection, **terms: Any) -> int:
         """Run it; tell how many rows it was about."""
-        return self._run(connection, terms).rowcount if terms["ids"] else 0
+        return self._run(connection, terms, _count) if terms["ids"] else 0
 
     def rows(self, connection: Connection, **terms: Any) -> list[Terms]:
         """Run it, and give what it finds, by the names of the columns."""
-        if not terms["ids"]:
-            return []
-        found = self._run(connection, terms)
-        names = tuple(found.keys())
-        return [dict(zip(names, row, strict=True)) for row in found.all()]
+        return self._run(connection, terms, _by_name) if terms["ids"] else []
 
     def found(self, connection: Connection, **terms: Any) -> Sequence[Any]:
         """Run it, and give what it finds, in the order of its columns."""
-        return self._run(connection, terms).all() if terms["ids"] else ()
+        return self._run(connection, terms, _all) if terms["ids"] else ()
 
-    def _run(self, connection: Connection, terms: Terms) -> CursorResult[Any]:
+    def _run(self, connection: Connection, terms: Terms, fetch: Callable[[Any], T]) -> T:
         ids: Sequence[str] = terms["ids"]
         name = connection.dialect.name
         if name == "sqlite":
             terms["ids"] = dumps(ids)
         elif name != "postgresql":
-            terms.update((_name(number), each) for number, each in enumerate(ids))
+            terms.update((_name(number), each) for number, each in enumerate(terms.pop("ids")))
         among = _AMONG.get(name) or _listed(len(ids))
         size = 0 if name in _AMONG else len(ids)
-        return self._texts.run(connection, size, lambda: self._wording(among), [terms])
+        return self._texts.run(connection, size, lambda: self._wording(among), [terms], fetch)
+
+
+class Query:
+    """Asks for what is known by no id yet."""
+
+    def __init__(self, worded: Worded) -> None:
+        self._worded = worded
+        self._texts = _Texts()
+
+    def rows(self, connection: Connection, terms: Terms) -> list[Terms]:
+        """Ask, and give what it finds, by the names of the columns."""
+        return self._texts.run(connection, 0, lambda: self._worded, [terms], _by_name)
 
 
 class Each:
@@ -92,9 +101,9 @@ class Each:
         """Run it for each row; tell how many rows it was about."""
         if connection.dialect.name != "postgresql":
             values: Values = {name: bindparam(name, type_=kind) for name, kind in self._kinds()}
-            return self._texts.run(connection, 0, lambda: self._wording(values), rows).rowcount
+            return self._texts.run(connection, 0, lambda: self._wording(values), rows, _count)
         terms = {name: [row[name] for row in rows] for name in self._columns}
-        return self._texts.run(connection, 0, self._at_once, [terms]).rowcount
+        return self._texts.run(connection, 0, self._at_once, [terms], _count)
 
     def _kinds(self) -> Iterable[tuple[str, Any]]:
         return self._columns.items()
@@ -116,8 +125,13 @@ class _Texts:
         self._known: dict[tuple[object, ...], _Text] = {}
 
     def run(
-        self, connection: Connection, size: int, word: Callable[[], Worded], rows: Sequence[Terms]
-    ) -> CursorResult[Any]:
+        self,
+        connection: Connection,
+        size: int,
+        word: Callable[[], Worded],
+        rows: Sequence[Terms],
+        fetch: Callable[[Any], T],
+    ) -> T:
         dialect = connection.dialect
         translated = connection.get_execution_options().get("schema_translate_map")
         schema = translated and translated.get(None)
@@ -136,7 +150,38 @@ class _Texts:
         if text.order is not None:
             values = list(map(itemgetter(*text.order), values))
             values = values if len(text.order) > 1 else [(each,) for each in values]
-        return connection.exec_driver_sql(text.sql, values if len(values) > 1 else values[0])
+        if not connection.in_transaction():
+            connection.begin()  # as its own execute() would, which the driver's does not
+        cursor = cursor_of(connection)
+        try:
+            if len(values) > 1:
+                cursor.executemany(text.sql, values)
+            else:
+                cursor.execute(text.sql, values[0])
+            return fetch(cursor)
+        finally:
+            cursor.close()
+
+
+def cursor_of(connection: Connection) -> Any:
+    """Open the driver's own; psycopg else writes octets out as twice as many digits."""
+    driver: Any = connection.connection.dbapi_connection
+    return driver.cursor(binary=True) if connection.dialect.driver == "psycopg" else driver.cursor()
+
+
+def _count(cursor: Any) -> int:
+    count: int = cursor.rowcount
+    return count
+
+
+def _all(cursor: Any) -> Sequence[Any]:
+    found: Sequence[Any] = cursor.fetchall()
+    return found
+
+
+def _by_name(cursor: Any) -> list[Terms]:
+    names = [each[0] for each in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def _name(number: int) -> str:
