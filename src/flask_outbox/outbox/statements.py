@@ -8,19 +8,22 @@ value. Both cost more than the statements themselves (docs/decisions/0214), and 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from json import dumps
+from json import JSONEncoder
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
     ARRAY,
+    JSON,
     ClauseElement,
     ColumnElement,
     Connection,
     Insert,
     String,
+    Text,
     any_,
     bindparam,
+    cast,
     column,
     func,
     insert,
@@ -32,6 +35,8 @@ Terms = dict[str, Any]
 Among = Callable[[ColumnElement[Any]], ColumnElement[bool]]
 Values = Mapping[str, ColumnElement[Any]]
 Worded = ClauseElement
+# A list is one value, as JSON: psycopg looks at each text of an array by itself, and at length.
+_written = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 T = TypeVar("T")  # what is wanted of the driver's cursor
 
 
@@ -65,9 +70,9 @@ class Statement:
     def _run(self, connection: Connection, terms: Terms, fetch: Callable[[Any], T]) -> T:
         ids: Sequence[str] = terms["ids"]
         name = connection.dialect.name
-        if name == "sqlite":
-            terms["ids"] = dumps(ids)
-        elif name != "postgresql":
+        if name in _AMONG:
+            terms["ids"] = _written(ids)
+        else:
             terms.update((_name(number), each) for number, each in enumerate(terms.pop("ids")))
         among = _AMONG.get(name) or _listed(len(ids))
         size = 0 if name in _AMONG else len(ids)
@@ -87,7 +92,7 @@ class Query:
 
 
 class Each:
-    """``wording`` says it of one row, given its values; PostgreSQL reads all rows as one.
+    """``wording`` says it of one row, given its values; PostgreSQL reads all rows as one value.
 
     There every row would be planned by itself, which takes longer than what it is about.
     """
@@ -102,16 +107,15 @@ class Each:
         if connection.dialect.name != "postgresql":
             values: Values = {name: bindparam(name, type_=kind) for name, kind in self._kinds()}
             return self._texts.run(connection, 0, lambda: self._wording(values), rows, _count)
-        terms = {name: [row[name] for row in rows] for name in self._columns}
-        return self._texts.run(connection, 0, self._at_once, [terms], _count)
+        return self._texts.run(connection, 0, self._at_once, [{"rows": _written(rows)}], _count)
 
     def _kinds(self) -> Iterable[tuple[str, Any]]:
         return self._columns.items()
 
     def _at_once(self) -> Worded:
-        arrays = [bindparam(name, type_=ARRAY(kind)) for name, kind in self._kinds()]
         columns = [column(name, kind) for name, kind in self._kinds()]
-        given = func.unnest(*arrays).table_valued(*columns, name="given").render_derived()
+        rows = func.json_to_recordset(_given("rows")).table_valued(*columns, name="given")
+        given = rows.render_derived(with_types=True)
         worded = self._wording({name: given.c[name] for name in self._columns})
         if isinstance(worded, Insert):
             return insert(worded.table).from_select([*self._columns], select(given))
@@ -192,13 +196,18 @@ def _listed(size: int) -> Among:
     return lambda each: each.in_([bindparam(_name(number)) for number in range(size)])
 
 
-def _json(each: ColumnElement[Any]) -> ColumnElement[bool]:
+def _sqlites(each: ColumnElement[Any]) -> ColumnElement[bool]:
     listed = func.json_each(bindparam("ids", type_=String)).table_valued(column("value", String))
     return each.in_(select(listed.c.value))
 
 
-def _array(each: ColumnElement[Any]) -> ColumnElement[bool]:
-    return each == any_(bindparam("ids", type_=ARRAY(String)))
+def _postgresqls(each: ColumnElement[Any]) -> ColumnElement[bool]:
+    listed = select(func.json_array_elements_text(_given("ids"))).scalar_subquery()
+    return each == any_(func.array(listed, type_=ARRAY(String)))
 
 
-_AMONG: Mapping[str, Among] = {"sqlite": _json, "postgresql": _array}
+def _given(name: str) -> ColumnElement[Any]:
+    return cast(bindparam(name, type_=Text), JSON)
+
+
+_AMONG: Mapping[str, Among] = {"sqlite": _sqlites, "postgresql": _postgresqls}
