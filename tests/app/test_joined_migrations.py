@@ -156,7 +156,7 @@ def test_ours_called_by_the_apps_are_the_same_in_both_directions(an_app, fresh):
     )
     app.revise('migrations.upgrade("0001")', 'migrations.downgrade("0001")')
     app.revise(
-        'migrations.upgrade("0004", after="0001")', 'migrations.downgrade("0004", after="0001")'
+        'migrations.upgrade("0005", after="0001")', 'migrations.downgrade("0005", after="0001")'
     )
     app.flask("db", "upgrade")
     assert schema_at(app.place) == fresh
@@ -171,7 +171,7 @@ def test_ours_called_by_the_apps_are_the_same_in_both_directions(an_app, fresh):
 
 def test_ours_are_in_the_script_for_who_runs_the_sql_by_hand(an_app):
     app = an_app(JOINED)
-    app.revise('migrations.upgrade("0004")', 'migrations.downgrade("0004")')
+    app.revise('migrations.upgrade("0005")', 'migrations.downgrade("0005")')
     script = app.flask("db", "upgrade", "--sql")
     assert "CREATE TABLE outbox_message" in script
     assert "ALTER TABLE outbox_message ADD" in script
@@ -216,7 +216,7 @@ def test_without_flask_migrate_a_few_lines_do_it(database, fresh):
             "outbox_worker.secret",
             "outbox_worker.settings",
         ]
-        migrations.upgrade("0004", after="0001")
+        migrations.upgrade("0005", after="0001")
         assert missing(connection) == []
     assert schema_at(database) == fresh
 
@@ -227,7 +227,7 @@ def test_without_flask_migrate_a_few_lines_do_it(database, fresh):
 def test_what_is_no_revision_is_told_with_those_that_are(asked):
     to, after = asked
     for way in (migrations.upgrade, migrations.downgrade):
-        with pytest.raises(ConfigurationError, match="take one of 0001, 0002, 0003, 0004"):
+        with pytest.raises(ConfigurationError, match="take one of 0001, 0002, 0003, 0004, 0005"):
             way(to, after=after)
 
 

@@ -5,7 +5,7 @@ import re
 from functools import partial
 
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import select
 
 from contract.outbox_ground import Ground
 from flask_outbox.mail.exchange import Report
@@ -17,6 +17,7 @@ from flask_outbox.outbox import tables
 from flask_outbox.outbox.claim import start
 from flask_outbox.outbox.record import record
 from flask_outbox.outbox.status import history, submission
+from heard import heard
 from outbox_mail import (
     ADA,
     BOB,
@@ -322,16 +323,15 @@ class RecordContract(Ground):
         assert one(outbox).recipients == (BOB,)
 
     def test_the_number_of_statements_does_not_grow_with_the_batch(self, outbox):
-        engine = outbox.open()
         counts = []
         said = []
-        event.listen(engine, "before_cursor_execute", lambda *args: said.append(args[2]))
         for size in (2, 100):
             put_many(outbox, size)
             held: list[Submission] = []
             for step in (lambda _: take(outbox), partial(start, outbox), partial(accept, outbox)):
                 said.clear()
-                held = step(held)
+                with heard(outbox, lambda statement, *_: said.append(statement)):
+                    held = step(held)
                 counts.append(len(said))
         claim_small, start_small, record_small, claim_big, start_big, record_big = counts
         assert (claim_small, start_small, record_small) == (10, 1, 5)
@@ -339,12 +339,11 @@ class RecordContract(Ground):
         assert (start_big, record_big) == (start_small, record_small)
 
     def test_every_finishing_update_carries_the_fence(self, outbox):
-        engine = outbox.open()
         said = []
         put_many(outbox, 3)
         held = begin(outbox)
-        event.listen(engine, "before_cursor_execute", lambda *args: said.append(args[2]))
-        accept(outbox, held)
+        with heard(outbox, lambda statement, *_: said.append(statement)):
+            accept(outbox, held)
         finishing = [each for each in said if re.match(r"UPDATE (\S+\.)?outbox_message", each)]
         assert finishing
         assert all("fence" in each.split("WHERE")[1] for each in finishing)

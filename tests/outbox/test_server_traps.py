@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pymysql
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import select
 
 from database_fixtures import KINDS
 from flask_outbox.mail.errors import MessageError, OutboxUnavailable, TooLargeError
@@ -15,6 +15,7 @@ from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.enqueue import enqueue
 from flask_outbox.outbox.schedule import Schedule
 from flask_outbox.outbox.tables import message
+from heard import heard
 from outbox_mail import EPOCH, a_submission, look, put, take
 
 LIKE = (
@@ -177,12 +178,12 @@ def test_a_claim_that_gave_way_to_another_is_made_once_more(request, name):
     row = put(outbox)
     died = []
 
-    def die(_connection, _cursor, statement, *_):
+    def die(statement, *_):
         if "SKIP LOCKED" in statement and not died:
             died.append(statement)
             raise a_deadlock(name)
 
-    event.listen(outbox.open(), "before_cursor_execute", die)
-    assert [each.id for each in take(outbox)] == [row]
+    with heard(outbox, die):
+        assert [each.id for each in take(outbox)] == [row]
     assert len(died) == 1
     outbox.close()

@@ -1,7 +1,6 @@
 """Every query of a worker's round goes by an index, in an outbox with and without statistics."""
 
 import pytest
-from sqlalchemy import event
 
 from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault
@@ -10,6 +9,7 @@ from flask_outbox.outbox.claim import extend, has_open, leave, next_due, reclaim
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.record import record
 from flask_outbox.outbox.status import list_messages
+from heard import heard
 from outbox_mail import Clock, begin, one, put, put_many, say, take
 
 SMALL = (
@@ -52,19 +52,14 @@ def work(outbox):
 
 @pytest.mark.parametrize("analysed", [False, True])
 def test_no_query_of_a_round_scans_a_table_or_sorts(outbox, analysed):
-    engine = outbox.open()
     put_many(outbox, 200)
     if analysed:
         with outbox.begin() as connection:
             connection.exec_driver_sql("ANALYZE")
     said = {}
 
-    def hear(_connection, _cursor, statement, terms, _context, many):
-        said.setdefault(statement, terms[0] if many else terms)
-
-    event.listen(engine, "before_cursor_execute", hear)
-    work(outbox)
-    event.remove(engine, "before_cursor_execute", hear)
+    with heard(outbox, said.setdefault):
+        work(outbox)
     slow = []
     with outbox.read() as connection:
         for statement, terms in said.items():
@@ -83,11 +78,10 @@ def is_slow(detail):
 
 
 def test_a_claim_goes_by_its_own_index(outbox):
-    engine = outbox.open()
     put_many(outbox, 50)
     said = {}
-    event.listen(engine, "before_cursor_execute", lambda *args: said.setdefault(args[2], args[3]))
-    take(outbox)
+    with heard(outbox, said.setdefault):
+        take(outbox)
     (due,) = [each for each in said if "outbox_message.due_at <=" in each]
     with outbox.read() as connection:
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {due}", said[due]).all()

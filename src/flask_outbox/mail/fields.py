@@ -171,18 +171,16 @@ def unfolded(subject: str, field: str) -> str:
 def date_text(date: float) -> str:
     """Write a date (RFC 5322 section 3.3) in UTC, whatever the locale and the zone."""
     try:
-        day, second = divmod(math.floor(date), 86400)
-        text = _day_text(day)
+        return _date_text(math.floor(date))
     except (TypeError, ValueError, OverflowError):
         raise MessageError("date must be seconds since 1970, as time.time() gives them") from None
-    minute, second = divmod(second, 60)
-    return f"{text} {minute // 60:02d}:{minute % 60:02d}:{second:02d} +0000"
 
 
 @lru_cache(maxsize=8)
-def _day_text(day: int) -> str:
-    at = _EPOCH + timedelta(days=day)
-    return f"{_DAYS[at.weekday()]}, {at.day:02d} {_MONTHS[at.month - 1]} {at.year:04d}"
+def _date_text(second: int) -> str:
+    at = _EPOCH + timedelta(seconds=second)
+    day = f"{_DAYS[at.weekday()]}, {at.day:02d} {_MONTHS[at.month - 1]} {at.year:04d}"
+    return f"{day} {at:%H:%M:%S} +0000"
 
 
 def _message_id(value: Any, field: str) -> str:

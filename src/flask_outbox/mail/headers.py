@@ -20,7 +20,9 @@ _WORD = 75
 
 # As in Python's email package, so that short headers come out as they did with Flask-Mail.
 _Q_SAFE = frozenset(b"!*+-/ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
+_Q_AS_ONE = bytes(sorted(_Q_SAFE | {0x20}))  # of each octet that stays one
 _Q = ["_" if b == 0x20 else chr(b) if b in _Q_SAFE else f"={b:02X}" for b in range(256)]  # noqa: PLR2004
+_Q_BY_CHARACTER = dict(enumerate(_Q))
 
 _PIECES = re.compile(r"[ \t]*[^ \t]+")
 _ATOMS = re.compile(r"[a-zA-Z0-9_!#$%&'*+\-/=?^`{|}~]+(?: [a-zA-Z0-9_!#$%&'*+\-/=?^`{|}~]+)*")
@@ -143,13 +145,13 @@ def encoded_words(text: str, charset: str, column: int) -> list[str]:
     B or Q, whichever is shorter; no character is cut in two.
     """
     raw, label = encode(text, charset)
-    q = "".join([_Q[b] for b in raw])
-    kind = "b" if (len(raw) + 2) // 3 * 4 < len(q) else "q"
+    q_size = 3 * len(raw) - 2 * (len(raw) - len(raw.translate(None, _Q_AS_ONE)))
+    kind = "b" if (len(raw) + 2) // 3 * 4 < q_size else "q"
     head = f"=?{label}?{kind}?"
     room = _WORD - len(head) - 2
-    body = b2a_base64(raw, newline=False).decode() if kind == "b" else q
-    if len(body) <= room and column + len(head) + len(body) + 2 <= LINE:
-        return [f"{head}{body}?="]
+    size = (len(raw) + 2) // 3 * 4 if kind == "b" else q_size
+    if size <= room and column + len(head) + size + 2 <= LINE:
+        return [f"{head}{_encoded(raw, kind)}?="]
     first = LINE - column - len(head) - 2
     if first < 12:  # noqa: PLR2004  too little for a character of four octets: begin on a new line
         first = room
@@ -191,7 +193,7 @@ def _split_any(text: str, label: str, kind: str, first: int, room: int) -> Itera
 def _encoded(raw: bytes, kind: str) -> str:
     if kind == "b":
         return b2a_base64(raw, newline=False).decode()
-    return "".join([_Q[b] for b in raw])
+    return raw.decode("latin-1").translate(_Q_BY_CHARACTER)
 
 
 def _fold_words(words: list[str], column: int) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -77,8 +78,8 @@ class Submission:
     def begun(self, now: float) -> Self:
         """Count an attempt that begins; slot by slot, since ``replace`` takes thrice as long."""
         twin = object.__new__(type(self))
-        for name in self.__slots__:
-            object.__setattr__(twin, name, getattr(self, name))
+        for put, value in zip(_PUT, _GET(self), strict=True):
+            put(twin, value)
         object.__setattr__(twin, "attempt", self.attempt + 1)
         object.__setattr__(twin, "began_at", now)
         return twin
@@ -99,6 +100,10 @@ class Submission:
     def only(self, recipients: Iterable[str]) -> Self:
         """Narrow it to these recipients."""
         return replace(self, recipients=tuple(recipients))
+
+
+_GET = attrgetter(*Submission.__slots__)
+_PUT = [vars(Submission)[name].__set__ for name in Submission.__slots__]
 
 
 class Receipt(dict[str, Outcome]):

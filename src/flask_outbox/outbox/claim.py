@@ -10,7 +10,6 @@ from itertools import chain, islice, zip_longest
 from sqlalchemy import (
     BindParameter,
     Connection,
-    RowMapping,
     bindparam,
     case,
     func,
@@ -31,7 +30,7 @@ from flask_outbox.outbox.reclaim import reclaim
 from flask_outbox.outbox.routes import Open, allot, open_routes
 from flask_outbox.outbox.schedule import Priority
 from flask_outbox.outbox.settle import ROWS, hold, settle
-from flask_outbox.outbox.statements import Statement
+from flask_outbox.outbox.statements import Query, Statement, Terms
 from flask_outbox.outbox.tables import FORMAT, message
 from flask_outbox.outbox.waiting import has_open, next_due
 
@@ -60,7 +59,8 @@ _DUE = (
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
 )
-_SURELY_NOT_SENT = _DUE.where(_m.unclear.is_(False))
+_FIND_DUE = Query(_DUE)
+_FIND_SURELY_NOT_SENT = Query(_DUE.where(_m.unclear.is_(False)))
 _LEASE = Statement(
     lambda among: (
         update(message)
@@ -190,7 +190,7 @@ def _claim(
 def _allotted(
     connection: Connection,
     open_: Sequence[Open],
-    rows: Sequence[RowMapping],
+    rows: Sequence[Terms],
     now: float,
     share: float,
 ) -> dict[str, list[str]]:
@@ -207,22 +207,19 @@ def _allotted(
 
 def _candidates(
     connection: Connection, open_: Sequence[Open], now: float, most: Mapping[str, int]
-) -> Iterator[RowMapping]:
+) -> Iterator[Terms]:
     """Look for due rows, one small query for each priority and transport, so many at most."""
     probed: set[str] = set()
 
-    def due(one: Open, priority: Priority) -> Sequence[RowMapping]:
+    def due(one: Open, priority: Priority) -> Sequence[Terms]:
         name = one.transport
         terms = {"transport": name, "priority": priority.value, "now": now, "most": most[name]}
         if one.fit:
-            return connection.execute(_DUE, terms).mappings().all()
+            return _FIND_DUE.rows(connection, terms)
         if name in probed:
             return []
         terms["most"] = 1
-        found = (
-            connection.execute(_SURELY_NOT_SENT, terms).mappings().all()
-            or connection.execute(_DUE, terms).mappings().all()
-        )
+        found = _FIND_SURELY_NOT_SENT.rows(connection, terms) or _FIND_DUE.rows(connection, terms)
         probed.update([name] if found else [])
         return found
 
@@ -232,12 +229,12 @@ def _candidates(
         yield from (row for row in by_turns if row is not None)
 
 
-def _choose(candidates: Iterator[RowMapping], limit: int, overdue: float) -> list[RowMapping]:
+def _choose(candidates: Iterator[Terms], limit: int, overdue: float) -> list[Terms]:
     """Take them in order, up to a number and a size; one that goes alone is taken alone.
 
     It lets others pass as long as it is not first in line, though not for longer than a lease.
     """
-    rows: list[RowMapping] = []
+    rows: list[Terms] = []
     octets = 0
     for row in candidates:
         if row["alone"]:

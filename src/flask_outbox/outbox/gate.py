@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Double, RowMapping, String, Text, case, select, update
+from sqlalchemy import Connection, Double, String, Text, case, select, update
 
 from flask_outbox.mail.rates import AHEAD, NO_LIMIT, NONE, Limit, Meter, Queue, Rates
 from flask_outbox.outbox.claimed import People
 from flask_outbox.outbox.rates import by, domain_of, meters, sent_from, to, write
 from flask_outbox.outbox.schedule import Priority
 from flask_outbox.outbox.settle import QUEUED
-from flask_outbox.outbox.statements import Each
+from flask_outbox.outbox.statements import Each, Terms
 from flask_outbox.outbox.tables import LEASED, message, recipient
 
 LATE = 60.0  # seconds after a slot that it counts for
@@ -61,7 +61,7 @@ class Gate:
         self._own: dict[str, Meter | None] = {}  # None: another claim has it
         self._meters: dict[str, Meter] = {}
         self._concerned: dict[str, list[str]] = {}  # by message: the names of its limits
-        self._through: list[RowMapping] = []
+        self._through: list[Terms] = []
         self._moved: list[dict[str, Any]] = []
         self._at: dict[str, float] = {}  # by message: when it is to go
 
@@ -92,7 +92,7 @@ class Gate:
         own = self._own[transport]
         return 0 if own is None else own.free(now)
 
-    def sift(self, rows: Sequence[RowMapping], people: People, now: float) -> Iterator[RowMapping]:
+    def sift(self, rows: Sequence[Terms], people: People, now: float) -> Iterator[Terms]:
         """Let through what may go, and move what may not; what is not asked for stays as it is."""
         self._look(rows, people, now)
         room = {name: self.room(name, now) for name in self._limits}
@@ -104,7 +104,7 @@ class Gate:
                 self._through.append(row)
                 yield row
 
-    def _look(self, rows: Sequence[RowMapping], people: People, now: float) -> None:
+    def _look(self, rows: Sequence[Terms], people: People, now: float) -> None:
         """Find the limits of each row but its transport's own, with one small query."""
         limits: dict[str, Limit] = {}
         for row in rows:
@@ -129,11 +129,11 @@ class Gate:
             if name in self._meters:
                 self._meters[name].under_way = count
 
-    def _of(self, row: RowMapping) -> list[Meter]:
+    def _of(self, row: Terms) -> list[Meter]:
         """Give the meters that may hold it up."""
         return [self._meters[name] for name in self._concerned[row["id"]] if name in self._meters]
 
-    def _passes(self, row: RowMapping, now: float) -> bool:
+    def _passes(self, row: Terms, now: float) -> bool:
         concerned = self._of(row)
         if not concerned:
             return True
@@ -157,7 +157,7 @@ class Gate:
         self._moved.append({"row": row["id"], "slot": back, "now": now, "why": why})
         return False
 
-    def close(self, chosen: Sequence[RowMapping], now: float) -> dict[str, float]:
+    def close(self, chosen: Sequence[Terms], now: float) -> dict[str, float]:
         """Write down what goes, and move what does not; give the seconds that some have to wait."""
         went = {row["id"] for row in chosen}
         for row in self._through:

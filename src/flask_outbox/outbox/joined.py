@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, MetaData, String, Table, event
+from sqlalchemy import Connection, Engine, MetaData, String, Table, event
 from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import StatementError, UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
@@ -119,11 +119,10 @@ def status_within(
 @contextmanager
 def _connection(outbox: Outbox, session: Session, table: Table | None) -> Generator[Connection]:
     """Give the session's connection, for that while with what our statements need."""
-    clause = message if table is None else table
-    _same_database(outbox, session, clause)
+    bind = _same_database(outbox, session, message if table is None else table)
     with outbox.database.explained():
         with about_to_write():  # what begins with us
-            connection = session.connection(bind_arguments={"clause": clause})
+            connection = session.connection(bind_arguments={"bind": bind})
         try:
             with _options(connection, outbox.options):
                 outbox.look_by(connection)
@@ -146,13 +145,15 @@ def _options(connection: Connection, wanted: Mapping[str, Any]) -> Generator[Non
         connection.execution_options(**{name: before.get(name) for name in wanted})
 
 
-def _same_database(outbox: Outbox, session: Session, table: Table) -> None:
+def _same_database(outbox: Outbox, session: Session, table: Table) -> Engine | Connection:
+    """Find what the session is bound to for our tables, and see that it is our database."""
     try:
-        theirs = session.get_bind(clause=table).engine
+        bind = session.get_bind(clause=table)
     except UnboundExecutionError:
         raise MessageError("session is bound to no database.") from None
+    theirs = bind.engine
     if theirs.url is outbox.database.url:  # the same engine, as with Mail(db=db)
-        return
+        return bind
     if place(theirs.url) != place(outbox.database.url):
         raise ConfigurationError(
             f"The session is bound to another database than the outbox, {outbox.database}: what is"
@@ -161,6 +162,7 @@ def _same_database(outbox: Outbox, session: Session, table: Table) -> None:
         )
     if theirs.dialect.name == "sqlite" and begin_for_real(theirs):
         log.info(REAL_BEGIN, theirs.url.database)
+    return bind
 
 
 # What waits for the commit

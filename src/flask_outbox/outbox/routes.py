@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, case, func, select, update
+from sqlalchemy import Connection, bindparam, case, func, select, update
 
 from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.route import Route, RouteNews, Routing
 from flask_outbox.mail.say import Say
+from flask_outbox.outbox.statements import Statement, Terms
 from flask_outbox.outbox.tables import LEASED, message, route
 from flask_outbox.outbox.unless import insert_unless
 
@@ -21,10 +22,10 @@ log = Say("flask_outbox.outbox")
 ABOUT_TO_START = 2.0  # seconds: what is claimed longer than that is no probe, but stands in a queue
 NO_ROUTE = 600.0  # seconds that a mail waits whose route is not configured
 
-_ROUTES = (
-    select(route).where(route.c.name.in_(bindparam("names", expanding=True))).order_by(route.c.name)
+_ROUTES = Statement(lambda among: select(route).where(among(route.c.name)).order_by(route.c.name))
+_ROUTES_LOCKED = Statement(
+    lambda among: select(route).where(among(route.c.name)).order_by(route.c.name).with_for_update()
 )
-_ROUTES_LOCKED = _ROUTES.with_for_update()
 _PROBES = (
     select(
         message.c.route,
@@ -52,7 +53,7 @@ def routes(connection: Connection, names: Iterable[str], *, lock: bool = False) 
     wanted = sorted(set(names))
     found = {name: Route(name) for name in wanted}
     query = _ROUTES_LOCKED if lock else _ROUTES
-    for row in connection.execute(query, {"names": wanted}).mappings():
+    for row in query.rows(connection, ids=wanted):
         found[row["name"]] = Route(**row)
     return found
 
@@ -120,7 +121,7 @@ class Allotted:
         self.waiting.setdefault(until, []).append(id_)
 
 
-def allot(open_: Open, rows: Sequence[RowMapping], share: float, now: float) -> Allotted:
+def allot(open_: Open, rows: Sequence[Terms], share: float, now: float) -> Allotted:
     """Give each due message of a transport its route; ``share`` is a number in [0, 1).
 
     What may have left before goes the same way again or waits: it never fails over. A route on
@@ -142,7 +143,7 @@ def allot(open_: Open, rows: Sequence[RowMapping], share: float, now: float) -> 
     return allotted
 
 
-def _again(allotted: Allotted, open_: Open, row: RowMapping, now: float) -> None:
+def _again(allotted: Allotted, open_: Open, row: Terms, now: float) -> None:
     """Give a mail that may have left its route again, or have it wait for that."""
     name = row["route"]
     if name in open_.fit or (name in open_.to_probe and name not in allotted.by_route):

@@ -3,24 +3,27 @@
 They are the same as SQLAlchemy would run. But a list of a hundred ids is one value where a database
 can read one, and not written out anew into the text each time; and what goes in and comes out is
 what the driver takes and gives (text, numbers, octets), with nothing in between that looks at each
-value. Both cost more than the statements themselves (docs/decisions/0214).
+value. Both cost more than the statements themselves (docs/decisions/0214), and so does what
+``Connection.execute`` does around a statement: the driver runs them (docs/decisions/0215).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from json import dumps
+from json import JSONEncoder
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
     ARRAY,
+    JSON,
     ClauseElement,
     ColumnElement,
     Connection,
-    CursorResult,
     Insert,
     String,
+    Text,
     any_,
     bindparam,
+    cast,
     column,
     func,
     insert,
@@ -32,6 +35,9 @@ Terms = dict[str, Any]
 Among = Callable[[ColumnElement[Any]], ColumnElement[bool]]
 Values = Mapping[str, ColumnElement[Any]]
 Worded = ClauseElement
+# A list is one value, as JSON: psycopg looks at each text of an array by itself, and at length.
+_written = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+T = TypeVar("T")  # what is wanted of the driver's cursor
 
 
 class _Text(NamedTuple):
@@ -51,34 +57,42 @@ class Statement:
 
     def run(self, connection: Connection, **terms: Any) -> int:
         """Run it; tell how many rows it was about."""
-        return self._run(connection, terms).rowcount if terms["ids"] else 0
+        return self._run(connection, terms, _count) if terms["ids"] else 0
 
     def rows(self, connection: Connection, **terms: Any) -> list[Terms]:
         """Run it, and give what it finds, by the names of the columns."""
-        if not terms["ids"]:
-            return []
-        found = self._run(connection, terms)
-        names = tuple(found.keys())
-        return [dict(zip(names, row, strict=True)) for row in found.all()]
+        return self._run(connection, terms, _by_name) if terms["ids"] else []
 
     def found(self, connection: Connection, **terms: Any) -> Sequence[Any]:
         """Run it, and give what it finds, in the order of its columns."""
-        return self._run(connection, terms).all() if terms["ids"] else ()
+        return self._run(connection, terms, _all) if terms["ids"] else ()
 
-    def _run(self, connection: Connection, terms: Terms) -> CursorResult[Any]:
+    def _run(self, connection: Connection, terms: Terms, fetch: Callable[[Any], T]) -> T:
         ids: Sequence[str] = terms["ids"]
         name = connection.dialect.name
-        if name == "sqlite":
-            terms["ids"] = dumps(ids)
-        elif name != "postgresql":
-            terms.update((_name(number), each) for number, each in enumerate(ids))
+        if name in _AMONG:
+            terms["ids"] = _written(ids)
+        else:
+            terms.update((_name(number), each) for number, each in enumerate(terms.pop("ids")))
         among = _AMONG.get(name) or _listed(len(ids))
         size = 0 if name in _AMONG else len(ids)
-        return self._texts.run(connection, size, lambda: self._wording(among), [terms])
+        return self._texts.run(connection, size, lambda: self._wording(among), [terms], fetch)
+
+
+class Query:
+    """Asks for what is known by no id yet."""
+
+    def __init__(self, worded: Worded) -> None:
+        self._worded = worded
+        self._texts = _Texts()
+
+    def rows(self, connection: Connection, terms: Terms) -> list[Terms]:
+        """Ask, and give what it finds, by the names of the columns."""
+        return self._texts.run(connection, 0, lambda: self._worded, [terms], _by_name)
 
 
 class Each:
-    """``wording`` says it of one row, given its values; PostgreSQL reads all rows as one.
+    """``wording`` says it of one row, given its values; PostgreSQL reads all rows as one value.
 
     There every row would be planned by itself, which takes longer than what it is about.
     """
@@ -92,17 +106,16 @@ class Each:
         """Run it for each row; tell how many rows it was about."""
         if connection.dialect.name != "postgresql":
             values: Values = {name: bindparam(name, type_=kind) for name, kind in self._kinds()}
-            return self._texts.run(connection, 0, lambda: self._wording(values), rows).rowcount
-        terms = {name: [row[name] for row in rows] for name in self._columns}
-        return self._texts.run(connection, 0, self._at_once, [terms]).rowcount
+            return self._texts.run(connection, 0, lambda: self._wording(values), rows, _count)
+        return self._texts.run(connection, 0, self._at_once, [{"rows": _written(rows)}], _count)
 
     def _kinds(self) -> Iterable[tuple[str, Any]]:
         return self._columns.items()
 
     def _at_once(self) -> Worded:
-        arrays = [bindparam(name, type_=ARRAY(kind)) for name, kind in self._kinds()]
         columns = [column(name, kind) for name, kind in self._kinds()]
-        given = func.unnest(*arrays).table_valued(*columns, name="given").render_derived()
+        rows = func.json_to_recordset(_given("rows")).table_valued(*columns, name="given")
+        given = rows.render_derived(with_types=True)
         worded = self._wording({name: given.c[name] for name in self._columns})
         if isinstance(worded, Insert):
             return insert(worded.table).from_select([*self._columns], select(given))
@@ -116,8 +129,13 @@ class _Texts:
         self._known: dict[tuple[object, ...], _Text] = {}
 
     def run(
-        self, connection: Connection, size: int, word: Callable[[], Worded], rows: Sequence[Terms]
-    ) -> CursorResult[Any]:
+        self,
+        connection: Connection,
+        size: int,
+        word: Callable[[], Worded],
+        rows: Sequence[Terms],
+        fetch: Callable[[Any], T],
+    ) -> T:
         dialect = connection.dialect
         translated = connection.get_execution_options().get("schema_translate_map")
         schema = translated and translated.get(None)
@@ -136,7 +154,38 @@ class _Texts:
         if text.order is not None:
             values = list(map(itemgetter(*text.order), values))
             values = values if len(text.order) > 1 else [(each,) for each in values]
-        return connection.exec_driver_sql(text.sql, values if len(values) > 1 else values[0])
+        if not connection.in_transaction():
+            connection.begin()  # as its own execute() would, which the driver's does not
+        cursor = cursor_of(connection)
+        try:
+            if len(values) > 1:
+                cursor.executemany(text.sql, values)
+            else:
+                cursor.execute(text.sql, values[0])
+            return fetch(cursor)
+        finally:
+            cursor.close()
+
+
+def cursor_of(connection: Connection) -> Any:
+    """Open the driver's own; psycopg else writes octets out as twice as many digits."""
+    driver: Any = connection.connection.dbapi_connection
+    return driver.cursor(binary=True) if connection.dialect.driver == "psycopg" else driver.cursor()
+
+
+def _count(cursor: Any) -> int:
+    count: int = cursor.rowcount
+    return count
+
+
+def _all(cursor: Any) -> Sequence[Any]:
+    found: Sequence[Any] = cursor.fetchall()
+    return found
+
+
+def _by_name(cursor: Any) -> list[Terms]:
+    names = [each[0] for each in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def _name(number: int) -> str:
@@ -147,13 +196,18 @@ def _listed(size: int) -> Among:
     return lambda each: each.in_([bindparam(_name(number)) for number in range(size)])
 
 
-def _json(each: ColumnElement[Any]) -> ColumnElement[bool]:
+def _sqlites(each: ColumnElement[Any]) -> ColumnElement[bool]:
     listed = func.json_each(bindparam("ids", type_=String)).table_valued(column("value", String))
     return each.in_(select(listed.c.value))
 
 
-def _array(each: ColumnElement[Any]) -> ColumnElement[bool]:
-    return each == any_(bindparam("ids", type_=ARRAY(String)))
+def _postgresqls(each: ColumnElement[Any]) -> ColumnElement[bool]:
+    listed = select(func.json_array_elements_text(_given("ids"))).scalar_subquery()
+    return each == any_(func.array(listed, type_=ARRAY(String)))
 
 
-_AMONG: Mapping[str, Among] = {"sqlite": _json, "postgresql": _array}
+def _given(name: str) -> ColumnElement[Any]:
+    return cast(bindparam(name, type_=Text), JSON)
+
+
+_AMONG: Mapping[str, Among] = {"sqlite": _sqlites, "postgresql": _postgresqls}

@@ -18,6 +18,7 @@ _written = json.JSONEncoder(separators=(",", ":")).encode
 _WORDS = ("mail_options", "rcpt_options", "tags")
 _TRACKED = ("track_opens", "track_clicks")
 _FLAGS = ("utf8", "sensitive", "at_most_once")
+_DATE = '{"date":'
 _RARE = (*_WORDS, *_FLAGS, "metadata", "dsn", "provider")
 
 
@@ -29,7 +30,7 @@ def pack(submission: Submission) -> str:
     """Write down what has no column of its own."""
     tracked = {name: said for name in _TRACKED if (said := getattr(submission, name)) is not None}
     if not tracked and not any(getattr(submission, name) for name in _RARE):
-        return f'{{"date":{float(submission.date)!r}}}'
+        return f"{_DATE}{float(submission.date)!r}}}"
     extra: dict[str, Any] = {"date": submission.date}
     extra.update((name, True) for name in _FLAGS if getattr(submission, name))
     extra.update((name, list(words)) for name in _WORDS if (words := getattr(submission, name)))
@@ -85,7 +86,7 @@ def unpack(row: Mapping[str, Any] | RowMapping, recipients: Sequence[str]) -> Su
     Raises Unreadable, without a word of what was in it.
     """
     try:
-        extra = json.loads(row["extra"])
+        extra = _extra(row["extra"])
         return Submission(
             sender=row["sender"],
             recipients=tuple(recipients),
@@ -102,6 +103,15 @@ def unpack(row: Mapping[str, Any] | RowMapping, recipients: Sequence[str]) -> Su
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Unreadable(type(error).__name__) from None
+
+
+def _extra(stored: str) -> Mapping[str, Any]:
+    """Read what ``pack`` wrote; most mails have a date alone."""
+    if stored.startswith(_DATE) and stored.endswith("}"):
+        with suppress(ValueError):
+            return {"date": float(stored[len(_DATE) : -1])}
+    read: Mapping[str, Any] = json.loads(stored)
+    return read
 
 
 def _rest(extra: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,12 @@ which then keep no version of their own::
     from flask_outbox import migrations
 
     def upgrade():
-        migrations.upgrade("0004")  # all of ours, up to that one
+        migrations.upgrade("0005")  # all of ours, up to that one
 
     def downgrade():
-        migrations.downgrade("0004")
+        migrations.downgrade("0005")
 
-And when a later release brings another: ``migrations.upgrade("0005", after="0004")``.
+And when a later release brings another: ``migrations.upgrade("0006", after="0005")``.
 ``migrate`` is what ``flask outbox upgrade`` and the first use of an older SQLite file call.
 """
 
