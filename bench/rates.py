@@ -164,9 +164,11 @@ def keep_a_rate(name: str, url: str, rate: float, seconds: float, processes: int
     since = times[0]
     within = [each for each in times if each < since + seconds]
     mean, worst = len(within) / seconds, most_in_a_second(within)
+    later = most_in_a_second([each for each in within if each > since + 1.0])  # on open lines
     print(
         f"{name:<12} {processes} workers, {rate:g}/s, {seconds:g} s: {mean:.1f} a second"
-        f" ({mean / rate - 1:+.1%}), {worst} in the worst second ({worst / rate:.2f} of the rate)",
+        f" ({mean / rate - 1:+.1%}), {worst} in the worst second ({worst / rate:.2f} of the rate),"
+        f" {later} in the worst after the first ({later / rate:.2f})",
         flush=True,
     )
 
