@@ -184,7 +184,7 @@ def _claim(
             return paced(read(connection, ids, fence, now, people), waits), False
     except InDoubt:  # what has our fence is ours
         with outbox.begin() as connection:
-            return read(connection, ids, fence, outbox.now(connection)), False
+            return read(connection, ids, fence, outbox.now(connection)), True
 
 
 def _allotted(
