@@ -65,6 +65,7 @@ faults: $(STAMP)
 	$(BIN)/python tests/faults/engine_kills.py $(if $(SEED),--seed $(SEED)) \
 		--kills $(or $(KILLS),500) --messages $(or $(MESSAGES),20000) \
 		--broker $(or $(BROKER),all) --database $(or $(DATABASE),postgresql)
+	CROWDS=full $(BIN)/python -m pytest -q tests/faults/test_crowds.py tests/faults/test_many_workers.py
 
 mutants: $(STAMP)
 	$(BIN)/python tools/mutants.py $(ONLY)

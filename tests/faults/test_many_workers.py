@@ -1,4 +1,9 @@
-"""R1: however many workers race for a row, one gets it."""
+"""R1: however many workers race for a row, one gets it.
+
+With CROWDS=full, as in `make faults`, they race for 10,000 rows; else for a fifth of that.
+"""
+
+import os
 
 import pytest
 
@@ -8,7 +13,7 @@ from outbox_process import other_process
 from worker_stage import Eyes, a_submission, put, wait_for
 
 WORKERS = 64
-ROWS = 10_000
+ROWS = 10_000 if os.environ.get("CROWDS") == "full" else 2_000
 PATIENCE = 200.0  # seconds, on a machine that has other things to do
 
 RACE = f"""
@@ -46,7 +51,7 @@ def test_sixty_four_workers_race_for_one_row_and_one_claims_it(tmp_path):
 
 
 @pytest.mark.timeout(PATIENCE + 40)
-def test_sixteen_workers_send_ten_thousand_rows_once_each(tmp_path):
+def test_sixteen_workers_send_each_row_once(tmp_path):
     file = tmp_path / "outbox.sqlite3"
     outbox = an_outbox(file)
     for first in range(0, ROWS, 500):
