@@ -2,7 +2,7 @@
 
 A sink of ours notes when each mail was whole. First a rate of a transport: so many mails a second
 on the whole, and how many arrived in the worst second, wherever that began. Then a domain that
-answers 421 to a part of its mail, while another is sent to as fast as can be.
+answers 450 4.7.1 to a part of its mail, while another is sent to as fast as can be.
 
     python bench/rates.py [--seconds 60] [--rate 100] [--processes 4]
 
@@ -34,7 +34,7 @@ from flask_outbox.transports.smtp import Smtp
 from flask_outbox.worker.loop import Plan, Worker
 
 FAST, BUSY = "fast.example", "busy.example"
-BUSY_TAKES = 5  # a second; the sink answers 421 to what is more
+BUSY_TAKES = 5  # a second; the sink answers 450 4.7.1 to what is more
 
 
 # --- the sink ---

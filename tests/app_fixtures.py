@@ -36,3 +36,20 @@ def live(server, tmp_path):
     with app.app_context():
         yield app
     app.extensions["outbox"].close()
+
+
+@pytest.fixture
+def make_sender(tmp_path):
+    """Make an app that really sends, with its Mail; closed at the end."""
+    made = []
+
+    def make(**config):
+        app = Flask("shop", instance_path=str(tmp_path / "instance"))
+        app.config.update(MAIL_DEFAULT_SENDER="shop@example.com", **config)
+        mail = Mail(app)
+        made.append(app.extensions["outbox"])
+        return app, mail
+
+    yield make
+    for runtime in made:
+        runtime.close()

@@ -1,9 +1,9 @@
 import pytest
 
-from app_fixtures import app, live, mail, server
+from app_fixtures import app, live, mail, make_sender, server
 from database_fixtures import KINDS
 
-__all__ = ["app", "live", "mail", "server"]
+__all__ = ["app", "live", "mail", "make_sender", "server"]
 
 
 @pytest.fixture(params=KINDS)

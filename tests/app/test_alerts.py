@@ -4,11 +4,10 @@ import logging
 import threading
 
 import pytest
-from flask import Flask, current_app
+from flask import current_app
 from sqlalchemy import update
 
 from flask_outbox import (
-    Mail,
     Message,
     State,
     message_failed,
@@ -51,25 +50,14 @@ class Heard:
 
 
 @pytest.fixture
-def make_app(tmp_path):
-    made = []
-
-    def make(server, **config):
-        app = Flask("shop", instance_path=str(tmp_path / "shop"))
-        app.config.update(
-            MAIL_PORT=server.port,
-            MAIL_DEFAULT_SENDER="shop@example.com",
-            MAIL_USERNAME="ada",
-            MAIL_PASSWORD="canary-password",
-            MAIL_GRACE=2,
-            **config,
-        )
-        made.append(app)
-        return app, Mail(app)
-
-    yield make
-    for app in made:
-        app.extensions["outbox"].close()
+def make_app(make_sender):
+    return lambda server, **config: make_sender(
+        MAIL_PORT=server.port,
+        MAIL_USERNAME="ada",
+        MAIL_PASSWORD="canary-password",
+        MAIL_GRACE=2,
+        **config,
+    )
 
 
 def errors(caplog):

@@ -4,10 +4,9 @@ import asyncio
 import socket
 
 import pytest
-from flask import Flask
 
 from app_server import running
-from flask_outbox import Mail, Message
+from flask_outbox import Message
 from flask_outbox.app.sending import SendError
 from flask_outbox.mail.errors import ConfigurationError, MessageError, UnsupportedFeature
 from flask_outbox.mail.exchange import Report
@@ -23,24 +22,10 @@ ADA, BOB = "ada@example.org", "bob@example.org"
 
 
 @pytest.fixture
-def make(tmp_path):
-    runtimes = []
-
-    def make(transport, **config):
-        app = Flask("shop", instance_path=str(tmp_path / "instance"))
-        app.config.update(
-            MAIL_TRANSPORT=transport,
-            MAIL_DEFAULT_SENDER="shop@example.com",
-            MAIL_WORKER="process",
-            **config,
-        )
-        mail = Mail(app)
-        runtimes.append(app.extensions["outbox"])
-        return app, mail
-
-    yield make
-    for runtime in runtimes:
-        runtime.close()
+def make(make_sender):
+    return lambda transport, **config: make_sender(
+        MAIL_TRANSPORT=transport, MAIL_WORKER="process", **config
+    )
 
 
 @pytest.fixture

@@ -42,24 +42,13 @@ def note(**fields):
 
 
 @pytest.fixture
-def make(tmp_path):
+def make(make_sender):
     """Make an app whose mail leaves by this server."""
-    runtimes = []
 
     def make(server, scheme="resend", **config):
-        app = Flask("shop", instance_path=str(tmp_path / "instance"))
-        app.config.update(
-            MAIL_TRANSPORT=f"{URLS[scheme]}home={server.home}",
-            MAIL_DEFAULT_SENDER="shop@example.com",
-            **config,
-        )
-        mail = Mail(app)
-        runtimes.append(app.extensions["outbox"])
-        return app, mail
+        return make_sender(MAIL_TRANSPORT=f"{URLS[scheme]}home={server.home}", **config)
 
-    yield make
-    for runtime in runtimes:
-        runtime.close()
+    return make
 
 
 @PROVIDERS

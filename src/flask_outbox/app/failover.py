@@ -9,9 +9,10 @@ import random
 import threading
 import time
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from flask_outbox.mail.exchange import Report
+from flask_outbox.mail.outcome import Outcome
 from flask_outbox.mail.route import Route, Routing, is_ours
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.transports.base import Transport
@@ -44,10 +45,8 @@ class Health:
         names = list(routing.in_order(random.random()))  # noqa: S311  shares the work, no secret
         now = time.monotonic()
         with self._lock:
-            return sorted(names, key=lambda name: name in self._known and self._paused(name, now))
-
-    def _paused(self, name: str, now: float) -> bool:
-        return self._known[name].paused(now)
+            paused = {name for name, each in self._known.items() if each.paused(now)}
+        return sorted(names, key=paused.__contains__)
 
     def hear(self, route: str, submission: Submission, receipt: Receipt) -> None:
         """Take in what became of a mail."""
@@ -64,16 +63,16 @@ def tries(
     way: Way, health: Health, submission: Submission
 ) -> Generator[tuple[Transport, Submission], Receipt, Receipt]:
     """Yield by which transport to send what, be sent what became of it, and sum it up."""
-    summed: dict[str, Receipt] = {}
-    left = replace(submission, transport=way.routing.transport)
+    outcomes: dict[str, Outcome] = {}
+    left = submission
     for route in health.order(way.routing):
-        receipt = yield way.routes[route], replace(left, route=route)
+        receipt = yield way.routes[route], left
         if not way.routing.has_choice:
             return receipt
         health.hear(route, left, receipt)
-        summed.update(dict.fromkeys(receipt, receipt))
+        outcomes |= receipt
         again = [each for each, outcome in receipt.items() if is_ours(outcome)]
         if not again:
             break
         left = left.only(again)
-    return Receipt({each: summed[each][each] for each in submission.recipients if each in summed})
+    return Receipt({each: outcomes[each] for each in submission.recipients if each in outcomes})

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from flask_outbox.app.reading import whole, wrong
+from flask_outbox.app.reading_ways import must_be_a_name
 from flask_outbox.mail.address import parse_address
 from flask_outbox.mail.errors import ConfigurationError, MessageError
 from flask_outbox.mail.rates import EVERY, Rates, per_second
@@ -63,7 +64,7 @@ def _read(
             return MappingProxyType({EVERY: read(key, value)})
         except ConfigurationError as error:
             text = str(error).removesuffix(".")
-            raise ConfigurationError(f"{text}{more and ', '}{more}.") from None
+            raise ConfigurationError(f"{text}, {more}.") from None
     found: dict[str, Any] = {}
     for given, each in cast("Mapping[object, object]", value).items():
         where = f"{key}[{given!r}]"
@@ -90,8 +91,7 @@ def _midnight(key: str, value: object) -> float:
 
 
 def _transport(key: str, name: str) -> str:
-    if not name or not name.isprintable():
-        raise wrong(key, "a transport's limit: name one of MAIL_TRANSPORTS, or 'default', or '*'")
+    must_be_a_name(f"{key}: the name", name, ConfigurationError)
     return name
 
 

@@ -10,12 +10,10 @@ from flask_outbox.app.overhear import Heard, overhear
 from flask_outbox.mail.errors import OutboxError, WireError
 from flask_outbox.mail.outcome import Deferred, Outcome, Refused, Unclear
 from flask_outbox.mail.submission import Receipt, Submission
-from flask_outbox.transports.base import Transport
+from flask_outbox.transports.base import Signing, Transport, unsigned
 from flask_outbox.transports.http_verdict import CREDENTIALS
 from flask_outbox.transports.smtp_auth import AUTH_REFUSED
 from flask_outbox.wire import sync
-
-Sign = Callable[[Submission, Transport], Submission]
 
 LOGIN_CODES = frozenset({530, 534, 535, 538})  # RFC 4954 section 6
 
@@ -138,11 +136,6 @@ def answer(receipt: Receipt, heard: Heard, tried: Sequence[str], *, configured: 
     raise failure(receipt, heard, where=", then ".join(tried), configured=configured)
 
 
-def as_it_is(submission: Submission, _transport: Transport) -> Submission:
-    """Sign nothing."""
-    return submission
-
-
 class Host:
     """What a Connection hands its mail to: shaped like smtplib.SMTP, as far as Flask-Mail uses it.
 
@@ -153,7 +146,7 @@ class Host:
         self,
         way: Callable[[str], Way],
         health: Health,
-        sign: Sign,
+        sign: Signing,
         pool: sync.Pool,
         *,
         seconds: float,
@@ -181,7 +174,7 @@ class Host:
         submission = self.sealed
         sign = self._sign
         if submission is None or submission.content is not msg:
-            sign = as_it_is  # octets of the app's own
+            sign = unsigned  # octets of the app's own
             submission = Submission(
                 sender=from_addr,
                 recipients=tuple(to_addrs),

@@ -6,7 +6,7 @@ words, and where its id stands in the answer.
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, Protocol
 
@@ -37,12 +37,14 @@ __all__ = [
     "VERIFIED",
     "Carries",
     "HttpTransport",
+    "Signing",
     "Transport",
     "Words",
     "bearer",
     "in_ascii",
     "octets",
     "texts",
+    "unsigned",
 ]
 
 ROW = "outbox_id"  # what our row's id is called where a provider keeps metadata
@@ -70,6 +72,14 @@ class Transport(Protocol):
     def send(self, submissions: Sequence[Submission]) -> Conversation:
         """Send them in order; yield a Report for each, once, as soon as it is known."""
         ...
+
+
+Signing = Callable[[Submission, Transport], Submission]  # before it leaves by that transport
+
+
+def unsigned(submission: Submission, _transport: Transport) -> Submission:
+    """Sign nothing."""
+    return submission
 
 
 class HttpTransport(ABC):

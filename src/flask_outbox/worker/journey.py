@@ -12,11 +12,12 @@ from flask_outbox.outbox.claim import claim, leave, start
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.expire import expire
 from flask_outbox.outbox.record import Recorded, record
-from flask_outbox.worker.lanes import Lanes, Sign
+from flask_outbox.transports.base import Signing
+from flask_outbox.worker.lanes import Lanes
 from flask_outbox.worker.leased import Leased
 
 
-def turn(outbox: Outbox, leased: Leased, lanes: Lanes, sign: Sign) -> list[Recorded]:
+def turn(outbox: Outbox, leased: Leased, lanes: Lanes, sign: Signing) -> list[Recorded]:
     """Take each step once; a step that has nothing to do does nothing."""
     recorded: list[Recorded] = []
 

@@ -14,7 +14,7 @@ from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.outcome import Deferred, Fault
 from flask_outbox.mail.route import is_ours
 from flask_outbox.mail.submission import Receipt, Submission
-from flask_outbox.transports.base import Transport
+from flask_outbox.transports.base import Signing, Transport
 from flask_outbox.worker.carriers import Carrier
 from flask_outbox.worker.say import say
 from flask_outbox.worker.unexpected import Watched, outcome_of_bug, outcome_of_failure, place
@@ -23,8 +23,6 @@ from flask_outbox.worker.ways import Ways
 RECORD_WITHIN = 0.05  # seconds
 RECORD_AT_MOST = 100  # outcomes in one commit
 LANES_MOST = 100  # of one worker, where its routes are not known beforehand
-
-Sign = Callable[[Submission, Transport], Submission]
 
 
 class _Load:
@@ -103,7 +101,7 @@ class Lanes:
         with self._lock:
             return list(self._begun.values())
 
-    def signed(self, window: Sequence[Submission], sign: Sign) -> list[Submission]:
+    def signed(self, window: Sequence[Submission], sign: Signing) -> list[Submission]:
         """Sign each; one that cannot be is heard of as poison, its neighbours go on."""
         ready: list[Submission] = []
         for each in window:

@@ -69,7 +69,7 @@ class Leased:
         held = len(self._alone)
 
         def is_hungry(name: str) -> bool:
-            waiting = sum(len(self._waiting[route]) for route in self.routing(name).routes)
+            waiting = sum(len(self._waiting.get(route, ())) for route in self.routing(name).routes)
             return waiting + held < lanes.room(name)
 
         configured = () if self.dry else self._ways.names

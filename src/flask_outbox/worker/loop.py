@@ -20,11 +20,11 @@ from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.prune import Keep
 from flask_outbox.outbox.record import Recorded, record
 from flask_outbox.outbox.workers import UNKNOWN, Badge, WorkerLost
-from flask_outbox.transports.base import Transport
+from flask_outbox.transports.base import Signing, Transport, unsigned
 from flask_outbox.worker.bell import Bell
 from flask_outbox.worker.carriers import choose_carrier
 from flask_outbox.worker.journey import turn
-from flask_outbox.worker.lanes import Lanes, Sign
+from flask_outbox.worker.lanes import Lanes
 from flask_outbox.worker.leased import Leased
 from flask_outbox.worker.listening import Listening
 from flask_outbox.worker.news import News, Telling
@@ -60,11 +60,6 @@ def never() -> bool:
     return False
 
 
-def _as_it_is(submission: Submission, _transport: Transport) -> Submission:
-    """Sign nothing."""
-    return submission
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What a worker works with; all times in seconds.
@@ -90,7 +85,7 @@ class Plan:
     alert: Callable[[Alert], None] = _nobody
     badge: Badge = UNKNOWN
     retention: Retention = field(default_factory=lambda: Retention(Keep()))
-    sign: Sign = _as_it_is
+    sign: Signing = unsigned
 
     @property
     def ways(self) -> Ways:
