@@ -36,9 +36,9 @@ def meter(rate=None, **more):
     return Meter("to gmail.com by default", Limit(rate, **more))
 
 
-def sent(one, looks, most=100):
-    """Let workers look at these times, each take what is free; give the time of each mail."""
-    return [one.take(at) for at in looks for _ in range(min(most, one.free(at)))]
+def sent(one, looks):
+    """Let workers look at these times, each take all that is free; give the time of each mail."""
+    return [one.take(at) for at in looks for _ in range(one.free(at))]
 
 
 def most_in_a_second(times):
