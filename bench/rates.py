@@ -65,7 +65,7 @@ class Sink:
         return sum(each > since for each in self.times[BUSY][-BUSY_TAKES:]) == BUSY_TAKES
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        domain = FAST
+        domain, taken = FAST, False
         writer.write(b"220 sink.example ESMTP\r\n")
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while line := await reader.readline():
@@ -76,11 +76,11 @@ class Sink:
                     )
                 elif verb == b"RCPT":
                     domain = BUSY if BUSY.encode() in line else FAST
-                    if domain == BUSY and self._is_busy():
-                        self.turned_away += 1
-                        writer.write(b"450 4.7.1 too fast\r\n")
-                    else:
-                        writer.write(b"250 2.1.5 ok\r\n")
+                    taken = domain == FAST or not self._is_busy()
+                    self.turned_away += not taken
+                    writer.write(b"250 2.1.5 ok\r\n" if taken else b"450 4.7.1 too fast\r\n")
+                elif verb == b"DATA" and not taken:
+                    writer.write(b"503 5.5.1 no valid recipient\r\n")
                 elif verb == b"DATA":
                     writer.write(b"354 go on\r\n")
                     await reader.readuntil(b"\r\n.\r\n")
@@ -113,6 +113,7 @@ def work(url: str, port: int, rate: float | None) -> None:
     worker = Worker(Plan(outbox=outbox, transports={"default": Smtp("127.0.0.1", port)}, grace=2.0))
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     worker.run()
+    outbox.close()
 
 
 @contextlib.contextmanager
