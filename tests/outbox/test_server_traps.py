@@ -6,17 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pymysql
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from database_fixtures import KINDS
 from flask_outbox.mail.errors import MessageError, OutboxUnavailable, TooLargeError
+from flask_outbox.mail.outcome import Accepted
 from flask_outbox.outbox import mysql, postgresql
+from flask_outbox.outbox.claim import claim, release
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.enqueue import enqueue
 from flask_outbox.outbox.schedule import Schedule
 from flask_outbox.outbox.tables import message
 from heard import heard
-from outbox_mail import EPOCH, a_submission, look, put, take
+from outbox_mail import EPOCH, a_submission, look, one, put, say, take
 
 LIKE = (
     "a",
@@ -96,6 +98,27 @@ def test_rows_that_somebody_claims_keep_nobody_from_writing(on_server):
             others.submit(put, on_server).result(20)  # no gap is locked
         assert len(others.submit(take, on_server).result(20)) == 3  # none of ours
     assert len(take(on_server)) == 3
+
+
+def test_only_a_claim_does_not_wait_for_the_disk(postgresql):
+    url = postgresql.new()
+    Outbox(url).upgrade()
+    outbox = Outbox(url)
+    waits = []
+
+    def look_at(connection):
+        waits.append(connection.exec_driver_sql("SHOW synchronous_commit").scalar_one())
+
+    put(outbox)
+    event.listen(outbox.open(), "commit", look_at)
+    claimed = claim(outbox, transports=["default"], limit=1, worker="w")
+    assert waits == ["off"]
+    release(outbox, claimed)
+    say(outbox, one(outbox), Accepted("250 ok"))
+    put(outbox)
+    # claim, release, claim, start, record, put
+    assert waits == ["off", "on", "off", "on", "on", "on"]
+    outbox.close()
 
 
 # --- at start-up ---

@@ -51,6 +51,8 @@ class Routing:
 
     def choose(self, fit: Collection[str], share: float) -> str | None:
         """Choose among the routes that may be used now, or None: by weight, in the first tier."""
+        if len(fit) == 1:  # nearly always
+            return next(iter(fit))
         for tier in self.tiers:
             weights = {name: weight for name, weight in tier.items() if name in fit}
             left = share * sum(weights.values())
@@ -132,11 +134,10 @@ class Route:
 
     def hear(self, report: Report, now: float) -> None:
         """Take in what a message met on this way."""
-        outcomes = list(report.receipt.values())
-        ours = [each for each in outcomes if isinstance(each, Deferred) and is_ours(each)]
+        outcomes = report.receipt.values()
         if any(isinstance(each, Accepted) for each in outcomes):
             self._works()
-        elif ours:
+        elif ours := [each for each in outcomes if isinstance(each, Deferred) and is_ours(each)]:
             asked = max((each.retry_after or 0.0 for each in ours), default=0.0)
             self._pause(now, ours[0].text, clamp_retry_after(asked) if asked else 0.0)
         elif unclear := [each for each in outcomes if isinstance(each, Unclear)]:

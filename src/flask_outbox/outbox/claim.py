@@ -161,7 +161,7 @@ def _claim(
     fence = outbox.random(16).hex()
     try:
         with outbox.begin() as connection:
-            now = outbox.now(connection)
+            now = outbox.now(connection, lasting=False)  # what is undone is due again, not begun
             open_ = open_routes(connection, routings, now)
             gate = Gate(connection, outbox.rates, [each.transport for each in open_])
             if gate.shut(now):

@@ -88,7 +88,7 @@ class Database(Protocol):
         """Turn what its driver raises into OutboxUnavailable, where it cannot be used."""
         ...
 
-    def now(self, connection: Connection) -> float:
+    def now(self, connection: Connection, *, lasting: bool = True) -> float:
         """Tell its time, in a transaction of ours."""
         ...
 
@@ -167,9 +167,12 @@ class Outbox:
         """Give a connection that sees one state of the database and writes nothing."""
         return self.database.reading(self.open())
 
-    def now(self, connection: Connection) -> float:
-        """Tell the database's time, which every lease is compared with."""
-        return self._clock() if self._clock else self.database.now(connection)
+    def now(self, connection: Connection, *, lasting: bool = True) -> float:
+        """Tell the database's time, which every lease is compared with.
+
+        ``lasting``: what this transaction commits must outlive a crash of the database.
+        """
+        return self._clock() if self._clock else self.database.now(connection, lasting=lasting)
 
     def about_now(self, connection: Connection) -> float:
         """Tell the time of a database that is asked for it seldom, where asking is a round trip.

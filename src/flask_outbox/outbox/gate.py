@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Double, String, Text, case, select, update
 
 from flask_outbox.mail.rates import AHEAD, NO_LIMIT, NONE, Limit, Meter, Queue, Rates
 from flask_outbox.outbox.claimed import People
-from flask_outbox.outbox.rates import by, domain_of, meters, sent_from, to, write
+from flask_outbox.outbox.rates import by, domain_named, domain_of, meters, sent_from, to, write
 from flask_outbox.outbox.schedule import Priority
 from flask_outbox.outbox.settle import QUEUED
 from flask_outbox.outbox.statements import Each, Terms
@@ -60,7 +60,7 @@ class Gate:
         self._limits = {name: rates.of_transport(name) for name in transports}
         self._own: dict[str, Meter | None] = {}  # None: another claim has it
         self._meters: dict[str, Meter] = {}
-        self._concerned: dict[str, list[str]] = {}  # by message: the names of its limits
+        self._concerned: dict[str, set[str]] = {}  # by message: the names of its limits
         self._through: list[Terms] = []
         self._moved: list[dict[str, Any]] = []
         self._at: dict[str, float] = {}  # by message: when it is to go
@@ -107,15 +107,16 @@ class Gate:
     def _look(self, rows: Sequence[Terms], people: People, now: float) -> None:
         """Find the limits of each row but its transport's own, with one small query."""
         limits: dict[str, Limit] = {}
+        warm_up = self._rates.warm_up
         for row in rows:
             by_ = row["transport"]
-            domains = {domain_of(each) for each in people.get(row["id"], ())}
-            its = {to(each, by_): self._rates.to_domain(each) for each in domains}
-            author = domain_of(row["sender"])
-            if author in self._rates.warm_up:
-                its[sent_from(author, by_)] = self._rates.from_domain(author)
-            limits.update(its)
-            self._concerned[row["id"]] = list(its)
+            its = {to(domain_of(each), by_) for each in people.get(row["id"], ())}
+            for name in its - limits.keys():
+                limits[name] = self._rates.to_domain(domain_named(name))
+            if warm_up and (author := domain_of(row["sender"])) in warm_up:
+                its.add(name := sent_from(author, by_))
+                limits[name] = self._rates.from_domain(author)
+            self._concerned[row["id"]] = its
         self._meters = meters(self._connection, limits, now)
         if any(each.limit.at_once for each in self._meters.values()):
             self._count()
@@ -134,8 +135,7 @@ class Gate:
         return [self._meters[name] for name in self._concerned[row["id"]] if name in self._meters]
 
     def _passes(self, row: Terms, now: float) -> bool:
-        concerned = self._of(row)
-        if not concerned:
+        if not self._meters or not (concerned := self._of(row)):
             return True
         queue = _QUEUES.get(row["priority"], Queue.NORMAL)
         had_slot = row["slot_at"] == row["due_at"] and now - row["due_at"] < LATE

@@ -34,7 +34,9 @@ class MySql(Server):
     """One database of a MariaDB or MySQL server."""
 
     package = "mysql"
-    time_sql = now_sql = "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6"
+    time_sql = now_sql = passing_sql = (
+        "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6"
+    )
 
     def __init__(
         self, url: URL, busy: float, apps: Engine | None = None, schema: str | None = None

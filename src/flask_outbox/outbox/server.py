@@ -32,6 +32,7 @@ class Server:
     file: Path | None = None
     time_sql = ""
     now_sql = ""  # the same, in a transaction of ours
+    passing_sql = ""  # the same, in one that a crash of the server may undo
     notifies: bool = False
     package = ""  # what pip installs the driver with
 
@@ -110,9 +111,10 @@ class Server:
         with self.explained(), engine.connect() as connection:
             yield connection
 
-    def now(self, connection: Connection) -> float:
+    def now(self, connection: Connection, *, lasting: bool = True) -> float:
         """Ask the server for the time, in a transaction of ours."""
-        return float(connection.exec_driver_sql(self.now_sql).scalar_one())
+        sql = self.now_sql if lasting else self.passing_sql
+        return float(connection.exec_driver_sql(sql).scalar_one())
 
     def time(self, connection: Connection) -> float:
         """Ask the server for the time, in anybody's transaction."""

@@ -252,7 +252,7 @@ class Sqlite:
                 raise
             raise OutboxUnavailable(said) from error
 
-    def now(self, connection: Connection) -> float:
+    def now(self, connection: Connection, *, lasting: bool = True) -> float:  # noqa: ARG002  all last
         """Ask the database for the time; of the driver, since every enqueue does."""
         driver: Any = connection.connection.dbapi_connection
         cursor = driver.cursor()  # an app's may be aiosqlite's, which has no execute() of its own
