@@ -5,8 +5,8 @@ the difference is what send_later adds (composing, sealing and checking included
 ``.delay`` of the same arguments, to a Redis that keeps nothing on disk. The app's SQLite file is in
 WAL mode, as the documentation advises; what it costs in the default mode is shown besides.
 
-The worker's side: claim, start and record, a hundred at a time, bodies read, against the jobs that
-Celery's prefork pool gets through when each does nothing at all.
+The worker's side: claim, start and record, a hundred at a time, bodies read, in one process and in
+two, against the jobs that Celery's prefork pool of two gets through when each does nothing at all.
 
     python bench/outbox.py [--rounds 8] [--calls 100] [--jobs 6000]
 
@@ -15,6 +15,7 @@ PostgreSQL is one of our own with its default settings, so that a commit is on t
 
 import argparse
 import contextlib
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -45,7 +46,15 @@ from flask_outbox.outbox.record import record
 BATCH = 100
 OLD_JOURNAL = "SQLite, journal DELETE"  # its default; for comparison
 ADDS = {"SQLite": (0.30, 0.15), "PostgreSQL": (0.50, 0.30)}  # of .delay: target, stretch
-JOBS = {"SQLite": (15.0, 40.0), "PostgreSQL": (8.0, 15.0)}  # times Celery prefork's
+CELERY = ("Celery, nothing to do", 2)  # one for each core here
+# By database and number of processes: times Celery's. In a file one process writes at a time, so it
+# is judged by one; on a server by as many as Celery has.
+OURS: dict[tuple[str, int], tuple[float, ...]] = {
+    ("SQLite", 1): (15.0, 40.0),
+    ("SQLite", 2): (),
+    ("PostgreSQL", 1): (),
+    ("PostgreSQL", 2): (8.0, 15.0),
+}
 
 
 # --- within the app's own transaction ---
@@ -110,8 +119,8 @@ def a_mail(number: int) -> Submission:
     )
 
 
-def jobs_a_second(url: str, count: int) -> float:
-    """Claim, start and record so many."""
+def jobs_a_second(url: str, count: int, processes: int) -> float:
+    """Claim, start and record so many, in so many processes."""
     outbox = Outbox(url)
     if not url.startswith("sqlite"):
         outbox.upgrade()
@@ -119,15 +128,35 @@ def jobs_a_second(url: str, count: int) -> float:
         with outbox.begin() as connection:
             for number in range(first, min(first + 1000, count)):
                 enqueue(connection, outbox, a_mail(number))
-    began, done = time.perf_counter(), 0
-    while claimed := claim(outbox, transports=["default"], limit=BATCH, worker="bench"):
+    outbox.close()
+    spawn = multiprocessing.get_context("spawn")
+    together, done = spawn.Barrier(processes + 1), spawn.Value("i", 0)
+    doing = [spawn.Process(target=work, args=(url, together, done)) for _ in range(processes)]
+    for each in doing:
+        each.start()
+    together.wait(60)  # all are ready
+    began = time.perf_counter()
+    together.wait(300)  # all are done
+    seconds = time.perf_counter() - began
+    for each in doing:
+        each.join()
+    assert done.value == count, (done.value, count)
+    return count / seconds
+
+
+def work(url: str, together: Any, done: Any) -> None:
+    """Do all that there is."""
+    outbox, name, mine = Outbox(url), f"bench {os.getpid()}", 0
+    outbox.open()
+    together.wait(60)
+    while claimed := claim(outbox, transports=["default"], limit=BATCH, worker=name):
         begun = start(outbox, claimed)
         reports = [Report(each, Receipt.same(each, Accepted("250 ok"))) for each in begun]
-        done += len(record(outbox, reports, lambda: 0.5))
-    seconds = time.perf_counter() - began
-    assert done == count, (done, count)
+        mine += len(record(outbox, reports, lambda: 0.5))
+    with done:
+        done.value += mine
+    together.wait(300)
     outbox.close()
-    return count / seconds
 
 
 TASKS = """
@@ -146,7 +175,7 @@ def nothing():
 
 
 def celery_jobs_a_second(folder: Path, port: int, count: int) -> float:
-    """Let a prefork pool of two, one for each core here, do nothing so often."""
+    """Let a prefork pool of two do nothing so often."""
     (folder / "jobs.py").write_text(TASKS)
     done = folder / "done"
     done.write_bytes(b"")
@@ -261,16 +290,22 @@ def workers(
     new: dict[str, Callable[[], str]], folder: Path, port: int, asked: argparse.Namespace
 ) -> bool:
     """Measure what a worker gets through."""
-    theirs = statistics.median(celery_jobs_a_second(folder, port, asked.jobs) for _ in range(3))
-    print(f"\n{'jobs':34}{'a second':>10}{'times':>8}{'wanted':>9}{'stretch':>9}")
-    print(f"{'Celery prefork, 2, nothing to do':34}{theirs:>10.0f}")
-    holds = True
-    for name, (target, stretch) in JOBS.items():
-        ours = statistics.median(jobs_a_second(new[name](), asked.jobs) for _ in range(3))
-        holds = holds and ours / theirs >= target
+    found: dict[tuple[str, int], list[float]] = {}
+    for _ in range(3):
+        found.setdefault(CELERY, []).append(celery_jobs_a_second(folder, port, asked.jobs))
+        for name, processes in OURS:
+            speed = jobs_a_second(new[name](), asked.jobs, processes)
+            found.setdefault((name, processes), []).append(speed)
+    speeds = {which: statistics.median(each) for which, each in found.items()}
+    theirs, holds = speeds.pop(CELERY), True
+    print(f"\n{'jobs':24}{'processes':>10}{'a second':>10}{'times':>8}{'wanted':>9}{'stretch':>9}")
+    print(f"{CELERY[0]:24}{CELERY[1]:>10}{theirs:>10.0f}")
+    for (name, processes), ours in speeds.items():
+        aims = OURS[name, processes]
+        holds = holds and (not aims or ours / theirs >= aims[0])
         print(
-            f"{name + ', claim, start and record':34}{ours:>10.0f}{ours / theirs:>8.1f}"
-            f"{target:>9.1f}{stretch:>9.1f}"
+            f"{name:24}{processes:>10}{ours:>10.0f}{ours / theirs:>8.1f}"
+            + "".join(f"{each:>9.1f}" for each in aims)
         )
     return holds
 
