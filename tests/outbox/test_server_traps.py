@@ -121,6 +121,31 @@ def test_only_a_claim_does_not_wait_for_the_disk(postgresql):
     outbox.close()
 
 
+def test_each_transaction_is_read_committed(on_server):
+    asks = {
+        "postgresql": "SELECT current_setting('transaction_isolation')",
+        "mysql": "SELECT REPLACE(@@SESSION.tx_isolation, '-', ' ')",
+    }
+    for _ in range(2):  # the second one on the same connection
+        with on_server.begin() as connection:
+            told = connection.exec_driver_sql(asks[connection.dialect.name]).scalar_one()
+            assert told.lower() == "read committed"
+
+
+def test_what_a_transaction_has_to_be_is_said_once_for_each_connection(mariadb):
+    url = mariadb.new()
+    Outbox(url).upgrade()
+    outbox = Outbox(url)
+    counts = "SHOW SESSION STATUS WHERE Variable_name IN ('Com_commit', 'Com_set_option')"
+    said = []
+    for _ in range(3):
+        with outbox.begin() as connection:
+            said.append([int(count) for _, count in connection.exec_driver_sql(counts).all()])
+    outbox.close()
+    (commits, options), after = said[1:]
+    assert after == [commits + 1, options]
+
+
 # --- at start-up ---
 
 

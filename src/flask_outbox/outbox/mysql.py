@@ -9,7 +9,7 @@ from sqlalchemy import URL, Connection, Engine
 from flask_outbox.mail.errors import OutboxUnavailable, TooLargeError
 from flask_outbox.outbox.server import CONNECT, Server, told
 
-OLDEST = {"MariaDB": (10, 6), "MySQL": (8, 0, 1)}  # the first with SKIP LOCKED
+OLDEST = {"MariaDB": (10, 6), "MySQL": (8, 0, 14)}  # SKIP LOCKED; JSON_TABLE for any user
 AROUND = 1024  # octets of a statement besides the content
 PACKET = 2 * 25 * 1024 * 1024 + AROUND  # for the largest message: drivers write an octet as two
 

@@ -59,18 +59,25 @@ class Server:
 
     def engine(self) -> Engine:
         """Make an engine, or take the app's, with transactions as we need them."""
+        options = self.options
         engine = self._apps
-        if engine is None:
+        if engine is not None:
+            options = {**options, "isolation_level": ISOLATION}  # for ours, and then as it was
+        else:
             try:
                 engine = create_engine(
-                    self.url, pool_timeout=self.busy, connect_args=self.connect_args(), **POOL
+                    self.url,
+                    isolation_level=ISOLATION,  # once for each connection, not for each transaction
+                    pool_timeout=self.busy,
+                    connect_args=self.connect_args(),
+                    **POOL,
                 )
             except (ImportError, NoSuchModuleError) as error:
                 raise ConfigurationError(
                     f"MAIL_OUTBOX_URL names {self.url.get_backend_name()}, and its driver is not"
                     f" installed: pip install 'flask-outbox[{self.package}]'"
                 ) from error
-        ours = engine.execution_options(isolation_level=ISOLATION, **self.options)
+        ours = engine.execution_options(**options)
         ours.hide_parameters = True  # an error must not quote a mail
         return ours
 

@@ -7,7 +7,7 @@ value. Both cost more than the statements themselves (docs/decisions/0214), and 
 ``Connection.execute`` does around a statement: the driver runs them (docs/decisions/0215).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from json import JSONEncoder
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
@@ -18,18 +18,24 @@ from sqlalchemy import (
     ClauseElement,
     ColumnElement,
     Connection,
+    Double,
     Insert,
     String,
     Text,
+    Update,
     any_,
     bindparam,
     cast,
     column,
     func,
     insert,
+    literal_column,
     select,
+    text,
 )
 from sqlalchemy.sql.compiler import SQLCompiler
+
+from flask_outbox.outbox.tables import MYSQL
 
 Terms = dict[str, Any]
 Among = Callable[[ColumnElement[Any]], ColumnElement[bool]]
@@ -37,6 +43,15 @@ Values = Mapping[str, ColumnElement[Any]]
 Worded = ClauseElement
 # A list is one value, as JSON: psycopg looks at each text of an array by itself, and at length.
 _written = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+# Not MySQL's own idea of a text, which may be the connection's, or the database's.
+_MYSQLS = {
+    Double: "DOUBLE",
+    String: "TEXT CHARACTER SET utf8mb4",
+    Text: "TEXT CHARACTER SET utf8mb4",
+}
+# Rows that are one value on MySQL: with the longest texts in each (TEXT_MOST), less than a
+# mebibyte, which is the smallest packet that somebody may have set.
+PIECE = 100
 T = TypeVar("T")  # what is wanted of the driver's cursor
 
 
@@ -92,28 +107,53 @@ class Query:
 
 
 class Each:
-    """``wording`` says it of one row, given its values; PostgreSQL reads all rows as one value.
+    """``wording`` says it of one row, given its values; a server reads all rows as one value.
 
-    There every row would be planned by itself, which takes longer than what it is about.
+    There every row would be sent and planned by itself, which takes longer than what it is about.
+    An UPDATE is to find its row by the primary key.
     """
 
     def __init__(self, columns: Mapping[str, Any], wording: Callable[[Values], Worded]) -> None:
         self._columns = columns
         self._wording = wording
+        self._one = wording({name: bindparam(name, type_=kind) for name, kind in columns.items()})
         self._texts = _Texts()
 
     def run(self, connection: Connection, rows: Sequence[Terms]) -> int:
         """Run it for each row; tell how many rows it was about."""
-        if connection.dialect.name != "postgresql":
-            values: Values = {name: bindparam(name, type_=kind) for name, kind in self._kinds()}
-            return self._texts.run(connection, 0, lambda: self._wording(values), rows, _count)
-        return self._texts.run(connection, 0, self._at_once, [{"rows": _written(rows)}], _count)
+        name = connection.dialect.name
+        if name == "postgresql":
+            return self._texts.run(connection, 0, self._at_once, [{"rows": _written(rows)}], _count)
+        if name in MYSQL and isinstance(self._one, Update):
+            return self._in_pieces(connection, rows)
+        # PyMySQL writes the rows of an INSERT into one.
+        return self._texts.run(connection, 0, lambda: self._one, rows, _count)
 
-    def _kinds(self) -> Iterable[tuple[str, Any]]:
-        return self._columns.items()
+    def _in_pieces(self, connection: Connection, rows: Sequence[Terms]) -> int:
+        worded = [_in_words(row) for row in rows]
+        pieces = (worded[first : first + PIECE] for first in range(0, len(rows), PIECE))
+        return sum(
+            self._texts.run(connection, 0, self._joined, [{"rows": _written(piece)}], _count)
+            for piece in pieces
+        )
+
+    def _joined(self) -> Worded:
+        """Say it to MySQL.
+
+        The rows are looked up one after another as they were given: a planner that began with the
+        table, or read all of a small one, would wait for rows that are somebody else's.
+        """
+        columns = (
+            f"given_{name} {_MYSQLS[type(kind)]} PATH '$.{name}'"
+            for name, kind in self._columns.items()
+        )
+        given = f"JSON_TABLE(:rows, '$[*]' COLUMNS ({', '.join(columns)})) AS given"
+        worded = self._wording({name: literal_column(f"given_{name}") for name in self._columns})
+        assert isinstance(worded, Update)  # noqa: S101  run() has seen it
+        return worded.prefix_with(text(f"{given} STRAIGHT_JOIN")).with_hint("FORCE INDEX (PRIMARY)")
 
     def _at_once(self) -> Worded:
-        columns = [column(name, kind) for name, kind in self._kinds()]
+        columns = [column(name, kind) for name, kind in self._columns.items()]
         rows = func.json_to_recordset(_given("rows")).table_valued(*columns, name="given")
         given = rows.render_derived(with_types=True)
         worded = self._wording({name: given.c[name] for name in self._columns})
@@ -140,8 +180,8 @@ class _Texts:
         translated = connection.get_execution_options().get("schema_translate_map")
         schema = translated and translated.get(None)
         which = (dialect.name, dialect.driver, schema, size)
-        text = self._known.get(which)
-        if text is None:
+        told = self._known.get(which)
+        if told is None:
             compiled = word().compile(
                 dialect=dialect,
                 schema_translate_map=translated,
@@ -149,19 +189,19 @@ class _Texts:
             )
             assert isinstance(compiled, SQLCompiler)  # noqa: S101  what statements are compiled to
             constant = {name: value for name, value in compiled.params.items() if value is not None}
-            text = self._known[which] = _Text(str(compiled), compiled.positiontup, constant)
-        values: list[Any] = [text.constant | row for row in rows] if text.constant else [*rows]
-        if text.order is not None:
-            values = list(map(itemgetter(*text.order), values))
-            values = values if len(text.order) > 1 else [(each,) for each in values]
+            told = self._known[which] = _Text(str(compiled), compiled.positiontup, constant)
+        values: list[Any] = [told.constant | row for row in rows] if told.constant else [*rows]
+        if told.order is not None:
+            values = list(map(itemgetter(*told.order), values))
+            values = values if len(told.order) > 1 else [(each,) for each in values]
         if not connection.in_transaction():
             connection.begin()  # as its own execute() would, which the driver's does not
         cursor = cursor_of(connection)
         try:
             if len(values) > 1:
-                cursor.executemany(text.sql, values)
+                cursor.executemany(told.sql, values)
             else:
-                cursor.execute(text.sql, values[0])
+                cursor.execute(told.sql, values[0])
             return fetch(cursor)
         finally:
             cursor.close()
@@ -186,6 +226,11 @@ def _all(cursor: Any) -> Sequence[Any]:
 def _by_name(cursor: Any) -> list[Terms]:
     names = [each[0] for each in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def _in_words(row: Terms) -> Terms:
+    """Have numbers as texts: MySQL reads those exactly, and JSON's own to within some bits."""
+    return {name: repr(it) if isinstance(it, float) else it for name, it in row.items()}
 
 
 def _name(number: int) -> str:
