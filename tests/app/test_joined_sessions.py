@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from flask import Flask
-from sqlalchemy import Integer, String, create_engine
+from sqlalchemy import Integer, String, create_engine, inspect, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column, scoped_session, sessionmaker
 
@@ -144,6 +144,86 @@ def test_on_sqlite_a_released_savepoint_does_not_commit(tmp_path):
     assert not kept(mail, row)
     app.extensions["outbox"].close()
     engine.dispose()
+
+
+# On SQLite: a transaction that was under way before we first saw its engine
+
+
+@pytest.fixture
+def beside(tmp_path):
+    """An app whose outbox is a file without our tables, and its own engine there."""
+    database = f"sqlite:///{tmp_path / 'shop.sqlite3'}"
+    engine = create_engine(database)
+    Base.metadata.create_all(engine)
+    app = Flask("shop", instance_path=str(tmp_path / "instance"))
+    app.config.update(
+        MAIL_DEFAULT_SENDER="shop@example.com", MAIL_WORKER="process", MAIL_OUTBOX_URL=database
+    )
+    yield Mail(app), engine
+    app.extensions["outbox"].close()
+    engine.dispose()
+
+
+def read(session):
+    session.execute(text("SELECT 1"))
+
+
+def write(session):
+    session.execute(text("INSERT INTO shop_order (name) VALUES ('tea')"))
+
+
+def our_tables(engine):
+    return [each for each in inspect(engine).get_table_names() if each.startswith("outbox_")]
+
+
+@pytest.mark.parametrize("ends", ["commit", "rollback", "close"])
+@pytest.mark.parametrize("first", [read, write])
+def test_our_tables_are_made_in_a_transaction_that_was_under_way(beside, first, ends):
+    mail, engine = beside
+    with Session(engine) as session:
+        first(session)
+        row = mail.send_later(note(), session=session)
+        getattr(session, ends)()
+    assert bool(our_tables(engine)) is (ends == "commit")
+    assert kept(mail, row) is (ends == "commit")
+    assert kept(mail, mail.send_later(note()))
+
+
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+@pytest.mark.parametrize("first", [read, write])
+def test_our_tables_are_made_in_a_savepoint_of_such_a_transaction(beside, first, ends):
+    mail, engine = beside
+    with Session(engine) as session:
+        first(session)
+        savepoint = session.begin_nested()
+        row = mail.send_later(note(), session=session)
+        getattr(savepoint, ends)()
+        session.commit()
+    assert bool(our_tables(engine)) is (ends == "commit")
+    assert kept(mail, row) is (ends == "commit")
+    assert kept(mail, mail.send_later(note()))
+
+
+@pytest.mark.parametrize("first", [read, write])
+def test_a_savepoint_after_our_first_word_does_not_commit_when_it_is_released(beside, first):
+    mail, engine = beside
+    mail.send_later(note())  # the tables are there
+    with Session(engine) as session:
+        first(session)
+        assert not mail.cancel("0" * 32, session=session)
+        with session.begin_nested():
+            row = mail.send_later(note(), session=session)
+        session.rollback()
+    assert not kept(mail, row)
+
+
+def test_autocommit_is_left_alone(beside):
+    mail, engine = beside
+    with Session(engine.execution_options(isolation_level="AUTOCOMMIT")) as session:
+        read(session)
+        row = mail.send_later(note(), session=session)
+        session.rollback()  # of nothing
+    assert kept(mail, row)
 
 
 def test_a_session_of_another_database_is_refused_and_named(mail, tmp_path):
