@@ -4,12 +4,13 @@ import asyncio
 
 import pytest
 from flask import Flask
-from sqlalchemy import Integer, String, create_engine, inspect, text
+from sqlalchemy import Integer, String, create_engine, inspect, make_url, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column, scoped_session, sessionmaker
 
 from flask_outbox import (
     ConfigurationError,
+    KeyConflict,
     Mail,
     MessageError,
     OutboxUnavailable,
@@ -17,7 +18,7 @@ from flask_outbox import (
     message_queued,
 )
 from flask_outbox.outbox.database import Outbox
-from shop import DRIVERS, ask, note, open_shop, url_of
+from shop import ask, note, open_shop, url_of
 
 
 class Base(DeclarativeBase):
@@ -279,19 +280,27 @@ def test_a_server_without_our_tables_names_the_command(postgresql, tmp_path):
 # AsyncSession, whose work is done by run_sync
 
 
-ASYNC = {"sqlite": "sqlite+aiosqlite", **DRIVERS}
+ASYNC = {
+    "sqlite+aiosqlite": "sqlite",
+    "postgresql+psycopg": "postgresql",
+    "postgresql+asyncpg": "postgresql",
+    "mysql+asyncmy": "mariadb",
+}
 
 
-def an_async_engine(database):
-    scheme, _, rest = database.partition(":")
-    return create_async_engine(f"{ASYNC[scheme]}:{rest}")
+@pytest.fixture(params=ASYNC)
+def async_url(request, tmp_path):
+    """Where a database is, with the driver that an app's AsyncSession has there."""
+    kind = ASYNC[request.param]
+    if kind == "sqlite":
+        return make_url(f"{request.param}:///{tmp_path / 'shop.sqlite3'}")
+    return make_url(request.getfixturevalue(kind).new()).set(drivername=request.param)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def async_database(request, tmp_path):
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'shop.sqlite3'}"
-    return request.getfixturevalue(request.param).new()
+@pytest.fixture
+def async_database(async_url):
+    """The same, as MAIL_OUTBOX_URL names it."""
+    return str(async_url.set(drivername=async_url.get_backend_name()))
 
 
 @pytest.fixture
@@ -311,14 +320,14 @@ def async_mail(async_database, tmp_path):
     app.extensions["outbox"].close()
 
 
-def test_an_async_session_sends_by_run_sync(async_database, async_mail, queued):
+def test_an_async_session_sends_by_run_sync(async_url, async_database, async_mail, queued):
     def order_and_mail(own, key):
         own.add(Order(name=key))
         several = note(recipients=["ada@example.org", "bob@example.org"])
         return async_mail.send_later(several, key=key, session=own)
 
     async def work():
-        engine = an_async_engine(async_database)
+        engine = create_async_engine(async_url)
         rows = []
         for ends in ("commit", "rollback", "commit"):
             async with AsyncSession(engine) as session:
@@ -337,3 +346,49 @@ def test_an_async_session_sends_by_run_sync(async_database, async_mail, queued):
     assert queued == [first]
     assert kept(async_mail, first)
     assert not kept(async_mail, undone)
+
+
+def test_an_async_session_takes_back_and_is_told_of_a_key_by_run_sync(
+    async_url, async_database, async_mail
+):
+    def clash(own, first):
+        assert async_mail.send_later(note(), key="order-7", session=own) == first
+        with pytest.raises(KeyConflict):
+            async_mail.send_later(note(body="Another"), key="order-7", session=own)
+        own.add(Order(name="after the clash"))
+
+    async def work():
+        engine = create_async_engine(async_url)
+        first = async_mail.send_later(note(), key="order-7")
+        for ends in ("rollback", "commit"):
+            async with AsyncSession(engine) as session:
+                await session.execute(text("SELECT 1"))
+                await session.run_sync(clash, first)
+                assert await session.run_sync(lambda own: async_mail.cancel(first, session=own))
+                await getattr(session, ends)()
+            states.append(async_mail.status(first).state)
+        await engine.dispose()
+
+    states = []
+    asyncio.run(work())
+    assert states == [State.QUEUED, State.CANCELLED]
+    assert orders(async_database) == ["after the clash"]
+
+
+def test_our_tables_are_made_in_an_async_session_that_was_under_way(tmp_path, beside):
+    mail, engine = beside
+
+    async def work():
+        own = create_async_engine(engine.url.set(drivername="sqlite+aiosqlite"))
+        for ends in ("rollback", "commit"):
+            async with AsyncSession(own) as session:
+                await session.execute(text("SELECT 1"))
+                row = await session.run_sync(lambda own: mail.send_later(note(), session=own))
+                await getattr(session, ends)()
+            left.append(bool(our_tables(engine)))
+        await own.dispose()
+        return row
+
+    left = []
+    assert kept(mail, asyncio.run(work()))
+    assert left == [False, True]
