@@ -147,6 +147,66 @@ def test_on_sqlite_a_released_savepoint_does_not_commit(tmp_path):
     engine.dispose()
 
 
+# A key that another transaction committed after this one first read
+
+
+@pytest.fixture
+def meanwhile(request, database, mail):
+    """A session that has read before a key was committed by another; its id, the session."""
+    level, *settings = request.param
+    engine = create_engine(url_of(database), isolation_level=level)
+    first = mail.send_later(note(body="Anything"), key="order-6")  # the outbox is open
+    with Session(engine) as session:
+        for each in settings:
+            session.execute(text(each))
+            session.commit()
+        session.execute(text("SELECT * FROM shop_order")).all()  # settles what it sees
+        first = mail.send_later(note(), key="order-7")
+        yield session, first
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("database", "meanwhile"),
+    [
+        ("postgresql", ["READ COMMITTED"]),
+        ("mariadb", ["READ COMMITTED"]),
+        ("mariadb", ["REPEATABLE READ"]),
+        ("mariadb", ["SERIALIZABLE"]),
+    ],
+    indirect=True,
+)
+def test_a_key_that_came_after_a_transactions_first_read_is_found(database, mail, meanwhile):
+    session, first = meanwhile
+    assert mail.send_later(note(), key="order-7", session=session) == first
+    with pytest.raises(KeyConflict):
+        mail.send_later(note(body="Another"), key="order-7", session=session)
+    session.add(Order(name="after it"))
+    session.commit()
+    assert orders(database) == ["after it"]
+
+
+@pytest.mark.parametrize(
+    ("database", "meanwhile"),
+    [
+        ("postgresql", ["REPEATABLE READ"]),
+        ("postgresql", ["SERIALIZABLE"]),
+        ("mariadb", ["REPEATABLE READ", "SET innodb_snapshot_isolation = ON"]),
+    ],
+    indirect=True,
+)
+def test_or_the_transaction_has_to_be_begun_anew_and_the_error_says_so(database, mail, meanwhile):
+    session, first = meanwhile
+    session.add(Order(name="undone"))
+    with pytest.raises(OutboxUnavailable, match="begin it anew"):
+        mail.send_later(note(), key="order-7", session=session)
+    session.rollback()
+    assert mail.send_later(note(), key="order-7", session=session) == first
+    session.add(Order(name="anew"))
+    session.commit()
+    assert orders(database) == ["anew"]
+
+
 # On SQLite: a transaction that was under way before we first saw its engine
 
 
