@@ -294,6 +294,17 @@ def test_a_session_of_another_database_is_refused_and_named(mail, tmp_path):
     other.dispose()
 
 
+def test_a_file_is_the_same_by_a_symbolic_link(beside, tmp_path):
+    mail, _engine = beside
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    linked = create_engine(f"sqlite:///{tmp_path / 'link' / 'shop.sqlite3'}")
+    with Session(linked) as session:
+        row = mail.send_later(note(), session=session)
+        session.commit()
+    assert kept(mail, row)
+    linked.dispose()
+
+
 def test_a_session_of_another_database_is_refused_beside_a_db_too(database, tmp_path):
     other = create_engine(f"sqlite:///{tmp_path / 'other.sqlite3'}")
     with (
