@@ -15,6 +15,7 @@ from flask_outbox import ConfigurationError, migrations
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.schema import missing
 from flask_outbox.outbox.tables import REVISION
+from outbox_mail import put
 from schema_of import schema_of
 from shop import a_shop, close, note, open_shop, url_of
 
@@ -50,6 +51,7 @@ app.config["MAIL_OUTBOX_URL"] = os.environ["OUTBOX"]
 flask_outbox.Mail(app)
 Migrate(app, db)
 """
+JOINED_LATER = JOINED.replace("(app, db,", "(app, db, include_object=flask_outbox.include_object,")
 LEFT_ALONE = BESIDE.replace("(app, db)", "(app, db, include_object=flask_outbox.include_object)")
 
 
@@ -195,6 +197,27 @@ def test_without_include_object_it_would_be_but_on_postgresql(an_app):
     (made,) = app.revisions()
     dropped = re.findall(r"drop_table\('(outbox_\w+)'\)", made.read_text())
     assert bool(dropped) is not app.place.startswith("postgresql")
+
+
+def test_an_outbox_that_was_beside_them_becomes_the_apps_with_its_mail(an_app, database, tmp_path):
+    outbox = Outbox(database)
+    outbox.upgrade()
+    row = put(outbox)
+    outbox.close()
+    app = an_app(JOINED_LATER)
+    app.flask("db", "migrate")
+    (made,) = app.revisions()
+    assert "drop_" not in made.read_text().partition("def downgrade")[0]
+    app.flask("db", "upgrade")
+    shop = a_shop(app.place, tmp_path / "instance", MAIL_WORKER="process")
+    with shop.app.app_context():
+        ours = shop.mail.status(row)
+        another = shop.mail.send_later(note())
+        shop.db.session.commit()
+    in_a_schema_of_its_own = database.startswith("postgresql")
+    assert (ours is None) is in_a_schema_of_its_own
+    assert shop.mails() == ([another] if in_a_schema_of_its_own else [row, another])
+    close(shop)
 
 
 def test_without_flask_migrate_a_few_lines_do_it(database, fresh):

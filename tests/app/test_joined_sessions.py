@@ -4,12 +4,13 @@ import asyncio
 
 import pytest
 from flask import Flask
-from sqlalchemy import Integer, String, create_engine
+from sqlalchemy import Integer, String, create_engine, inspect, make_url, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column, scoped_session, sessionmaker
 
 from flask_outbox import (
     ConfigurationError,
+    KeyConflict,
     Mail,
     MessageError,
     OutboxUnavailable,
@@ -17,7 +18,7 @@ from flask_outbox import (
     message_queued,
 )
 from flask_outbox.outbox.database import Outbox
-from shop import DRIVERS, ask, note, open_shop, url_of
+from shop import ask, note, open_shop, url_of
 
 
 class Base(DeclarativeBase):
@@ -146,11 +147,162 @@ def test_on_sqlite_a_released_savepoint_does_not_commit(tmp_path):
     engine.dispose()
 
 
+# A key that another transaction committed after this one first read
+
+
+@pytest.fixture
+def meanwhile(request, database, mail):
+    """A session that has read before a key was committed by another; its id, the session."""
+    level, *settings = request.param
+    engine = create_engine(url_of(database), isolation_level=level)
+    first = mail.send_later(note(body="Anything"), key="order-6")  # the outbox is open
+    with Session(engine) as session:
+        for each in settings:
+            session.execute(text(each))
+            session.commit()
+        session.execute(text("SELECT * FROM shop_order")).all()  # settles what it sees
+        first = mail.send_later(note(), key="order-7")
+        yield session, first
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("database", "meanwhile"),
+    [
+        ("postgresql", ["READ COMMITTED"]),
+        ("mariadb", ["READ COMMITTED"]),
+        ("mariadb", ["REPEATABLE READ"]),
+        ("mariadb", ["SERIALIZABLE"]),
+    ],
+    indirect=True,
+)
+def test_a_key_that_came_after_a_transactions_first_read_is_found(database, mail, meanwhile):
+    session, first = meanwhile
+    assert mail.send_later(note(), key="order-7", session=session) == first
+    with pytest.raises(KeyConflict):
+        mail.send_later(note(body="Another"), key="order-7", session=session)
+    session.add(Order(name="after it"))
+    session.commit()
+    assert orders(database) == ["after it"]
+
+
+@pytest.mark.parametrize(
+    ("database", "meanwhile"),
+    [
+        ("postgresql", ["REPEATABLE READ"]),
+        ("postgresql", ["SERIALIZABLE"]),
+        ("mariadb", ["REPEATABLE READ", "SET innodb_snapshot_isolation = ON"]),
+    ],
+    indirect=True,
+)
+def test_or_the_transaction_has_to_be_begun_anew_and_the_error_says_so(database, mail, meanwhile):
+    session, first = meanwhile
+    session.add(Order(name="undone"))
+    with pytest.raises(OutboxUnavailable, match="begin it anew"):
+        mail.send_later(note(), key="order-7", session=session)
+    session.rollback()
+    assert mail.send_later(note(), key="order-7", session=session) == first
+    session.add(Order(name="anew"))
+    session.commit()
+    assert orders(database) == ["anew"]
+
+
+# On SQLite: a transaction that was under way before we first saw its engine
+
+
+@pytest.fixture
+def beside(tmp_path):
+    """An app whose outbox is a file without our tables, and its own engine there."""
+    database = f"sqlite:///{tmp_path / 'shop.sqlite3'}"
+    engine = create_engine(database)
+    Base.metadata.create_all(engine)
+    app = Flask("shop", instance_path=str(tmp_path / "instance"))
+    app.config.update(
+        MAIL_DEFAULT_SENDER="shop@example.com", MAIL_WORKER="process", MAIL_OUTBOX_URL=database
+    )
+    yield Mail(app), engine
+    app.extensions["outbox"].close()
+    engine.dispose()
+
+
+def read(session):
+    session.execute(text("SELECT 1"))
+
+
+def write(session):
+    session.execute(text("INSERT INTO shop_order (name) VALUES ('tea')"))
+
+
+def our_tables(engine):
+    return [each for each in inspect(engine).get_table_names() if each.startswith("outbox_")]
+
+
+@pytest.mark.parametrize("ends", ["commit", "rollback", "close"])
+@pytest.mark.parametrize("first", [read, write])
+def test_our_tables_are_made_in_a_transaction_that_was_under_way(beside, first, ends):
+    mail, engine = beside
+    with Session(engine) as session:
+        first(session)
+        row = mail.send_later(note(), session=session)
+        getattr(session, ends)()
+    assert bool(our_tables(engine)) is (ends == "commit")
+    assert kept(mail, row) is (ends == "commit")
+    assert kept(mail, mail.send_later(note()))
+
+
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+@pytest.mark.parametrize("first", [read, write])
+def test_our_tables_are_made_in_a_savepoint_of_such_a_transaction(beside, first, ends):
+    mail, engine = beside
+    with Session(engine) as session:
+        first(session)
+        savepoint = session.begin_nested()
+        row = mail.send_later(note(), session=session)
+        getattr(savepoint, ends)()
+        session.commit()
+    assert bool(our_tables(engine)) is (ends == "commit")
+    assert kept(mail, row) is (ends == "commit")
+    assert kept(mail, mail.send_later(note()))
+
+
+@pytest.mark.parametrize("first", [read, write])
+def test_a_savepoint_after_our_first_word_does_not_commit_when_it_is_released(beside, first):
+    mail, engine = beside
+    mail.send_later(note())  # the tables are there
+    with Session(engine) as session:
+        first(session)
+        assert not mail.cancel("0" * 32, session=session)
+        with session.begin_nested():
+            row = mail.send_later(note(), session=session)
+        session.rollback()
+    assert not kept(mail, row)
+
+
+def test_autocommit_is_left_alone(beside):
+    mail, engine = beside
+    with Session(engine.execution_options(isolation_level="AUTOCOMMIT")) as session:
+        read(session)
+        row = mail.send_later(note(), session=session)
+        session.rollback()  # of nothing
+    assert kept(mail, row)
+
+
 def test_a_session_of_another_database_is_refused_and_named(mail, tmp_path):
     other = create_engine(f"sqlite:///{tmp_path / 'other.sqlite3'}")
     with Session(other) as session, pytest.raises(ConfigurationError, match="another database"):
         mail.send_later(note(), session=session)
     other.dispose()
+
+
+def test_a_file_is_the_same_by_a_symbolic_link(beside, tmp_path):
+    mail, _engine = beside
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    linked = create_engine(f"sqlite:///{tmp_path / 'link' / 'shop.sqlite3'}")
+    with Session(linked) as session:
+        row = mail.send_later(note(), session=session)
+        session.commit()
+    assert kept(mail, row)
+    linked.dispose()
 
 
 def test_a_session_of_another_database_is_refused_beside_a_db_too(database, tmp_path):
@@ -199,19 +351,27 @@ def test_a_server_without_our_tables_names_the_command(postgresql, tmp_path):
 # AsyncSession, whose work is done by run_sync
 
 
-ASYNC = {"sqlite": "sqlite+aiosqlite", **DRIVERS}
+ASYNC = {
+    "sqlite+aiosqlite": "sqlite",
+    "postgresql+psycopg": "postgresql",
+    "postgresql+asyncpg": "postgresql",
+    "mysql+asyncmy": "mariadb",
+}
 
 
-def an_async_engine(database):
-    scheme, _, rest = database.partition(":")
-    return create_async_engine(f"{ASYNC[scheme]}:{rest}")
+@pytest.fixture(params=ASYNC)
+def async_url(request, tmp_path):
+    """Where a database is, with the driver that an app's AsyncSession has there."""
+    kind = ASYNC[request.param]
+    if kind == "sqlite":
+        return make_url(f"{request.param}:///{tmp_path / 'shop.sqlite3'}")
+    return make_url(request.getfixturevalue(kind).new()).set(drivername=request.param)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def async_database(request, tmp_path):
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'shop.sqlite3'}"
-    return request.getfixturevalue(request.param).new()
+@pytest.fixture
+def async_database(async_url):
+    """The same, as MAIL_OUTBOX_URL names it."""
+    return str(async_url.set(drivername=async_url.get_backend_name()))
 
 
 @pytest.fixture
@@ -231,14 +391,14 @@ def async_mail(async_database, tmp_path):
     app.extensions["outbox"].close()
 
 
-def test_an_async_session_sends_by_run_sync(async_database, async_mail, queued):
+def test_an_async_session_sends_by_run_sync(async_url, async_database, async_mail, queued):
     def order_and_mail(own, key):
         own.add(Order(name=key))
         several = note(recipients=["ada@example.org", "bob@example.org"])
         return async_mail.send_later(several, key=key, session=own)
 
     async def work():
-        engine = an_async_engine(async_database)
+        engine = create_async_engine(async_url)
         rows = []
         for ends in ("commit", "rollback", "commit"):
             async with AsyncSession(engine) as session:
@@ -257,3 +417,49 @@ def test_an_async_session_sends_by_run_sync(async_database, async_mail, queued):
     assert queued == [first]
     assert kept(async_mail, first)
     assert not kept(async_mail, undone)
+
+
+def test_an_async_session_takes_back_and_is_told_of_a_key_by_run_sync(
+    async_url, async_database, async_mail
+):
+    def clash(own, first):
+        assert async_mail.send_later(note(), key="order-7", session=own) == first
+        with pytest.raises(KeyConflict):
+            async_mail.send_later(note(body="Another"), key="order-7", session=own)
+        own.add(Order(name="after the clash"))
+
+    async def work():
+        engine = create_async_engine(async_url)
+        first = async_mail.send_later(note(), key="order-7")
+        for ends in ("rollback", "commit"):
+            async with AsyncSession(engine) as session:
+                await session.execute(text("SELECT 1"))
+                await session.run_sync(clash, first)
+                assert await session.run_sync(lambda own: async_mail.cancel(first, session=own))
+                await getattr(session, ends)()
+            states.append(async_mail.status(first).state)
+        await engine.dispose()
+
+    states = []
+    asyncio.run(work())
+    assert states == [State.QUEUED, State.CANCELLED]
+    assert orders(async_database) == ["after the clash"]
+
+
+def test_our_tables_are_made_in_an_async_session_that_was_under_way(tmp_path, beside):
+    mail, engine = beside
+
+    async def work():
+        own = create_async_engine(engine.url.set(drivername="sqlite+aiosqlite"))
+        for ends in ("rollback", "commit"):
+            async with AsyncSession(own) as session:
+                await session.execute(text("SELECT 1"))
+                row = await session.run_sync(lambda own: mail.send_later(note(), session=own))
+                await getattr(session, ends)()
+            left.append(bool(our_tables(engine)))
+        await own.dispose()
+        return row
+
+    left = []
+    assert kept(mail, asyncio.run(work()))
+    assert left == [False, True]

@@ -34,6 +34,15 @@ def begin_for_real(engine: Engine) -> bool:
     return True
 
 
+def begin_late(connection: Connection) -> None:
+    """Begin for real where SQLAlchemy did before its engine had a BEGIN, and nothing was written.
+
+    Else the driver would commit each CREATE TABLE by itself, whatever becomes of the transaction.
+    """
+    _note(connection)
+    _begin(connection.connection)
+
+
 @contextmanager
 def about_to_write() -> Generator[None]:
     """Let a transaction that begins meanwhile, on an app's engine, take the write lock at once."""

@@ -301,7 +301,7 @@ def place(url: URL) -> tuple[object, ...]:
     """Tell two databases apart by where they are, however one gets there."""
     kind = _KINDS.get(url.get_backend_name(), url.get_backend_name())
     if kind == "sqlite":
-        return kind, str(Path(url.database or ":memory:").absolute())
+        return kind, str(Path(url.database or ":memory:").resolve())
     host = "localhost" if url.host in {None, "", "127.0.0.1", "::1"} else url.host
     return kind, host, url.port or _PORTS.get(kind), url.database
 

@@ -18,7 +18,7 @@ from flask_outbox.mail.errors import ConfigurationError, MessageError
 from flask_outbox.mail.say import Say
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox import status
-from flask_outbox.outbox.begin import about_to_write, begin_for_real
+from flask_outbox.outbox.begin import about_to_write, begin_for_real, begin_late
 from flask_outbox.outbox.database import Outbox, place
 from flask_outbox.outbox.enqueue import write
 from flask_outbox.outbox.schedule import Schedule
@@ -123,6 +123,8 @@ def _connection(outbox: Outbox, session: Session, table: Table | None) -> Genera
     with outbox.database.explained():
         with about_to_write():  # what begins with us
             connection = session.connection(bind_arguments={"bind": bind})
+            if connection.dialect.name == "sqlite":
+                begin_late(connection)
         try:
             with _options(connection, outbox.options):
                 outbox.look_by(connection)

@@ -15,6 +15,7 @@ PACKET = 2 * 25 * 1024 * 1024 + AROUND  # for the largest message: drivers write
 
 # https://mariadb.com/kb/en/mariadb-error-codes/, read 2026-11-23
 FIXES = {
+    1020: "another transaction came first. Roll this one back and begin it anew.",
     1040: "it has too many connections. Raise max_connections, or run fewer workers.",
     1044: "it lets this user not use the database. Look at MAIL_OUTBOX_URL and the grants.",
     1045: "it refused the user or the password. Look at MAIL_OUTBOX_URL.",
@@ -27,7 +28,7 @@ FIXES = {
     1290: "it is read-only, as a replica is. Point MAIL_OUTBOX_URL at the primary.",
     1836: "it is read-only. Point MAIL_OUTBOX_URL at the primary.",
 }
-DEADLOCK = 1213
+GAVE_WAY = (1020, 1213)  # ER_CHECKREAD, which MariaDB's snapshots raise; ER_LOCK_DEADLOCK
 
 
 class MySql(Server):
@@ -95,7 +96,7 @@ class MySql(Server):
 
     def gave_way(self, cause: BaseException | None) -> bool:
         """Tell whether the transaction was undone for the sake of another one."""
-        return _number(cause) == DEADLOCK
+        return _number(cause) in GAVE_WAY
 
     def fix(self, cause: BaseException | None) -> str | None:
         """Say what a person can do about it, where that is known."""

@@ -20,6 +20,7 @@ FIXES = {
     "28000": "it refused the user. Look at MAIL_OUTBOX_URL and pg_hba.conf.",
     "42501": "this user may not use its tables. Grant it what the documentation names.",
     "3D000": "it has no such database. Create it, or mend MAIL_OUTBOX_URL.",
+    "40001": "another transaction came first. Roll this one back and begin it anew.",
 }
 GAVE_WAY = ("40001", "40P01")  # serialization_failure, deadlock_detected
 

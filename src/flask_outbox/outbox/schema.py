@@ -94,7 +94,7 @@ def brought_up_to_date(connection: Connection, database: "Database") -> None:
     found = version(connection, schema)
     if found == REVISION or (found is not None and is_current(connection, database)):
         return
-    if found is None:
+    if found is None or (not found and not missing(connection, schema)):  # all but the version
         metadata.create_all(connection)
         connection.execute(insert(schema_version), {"version_num": REVISION})
     else:

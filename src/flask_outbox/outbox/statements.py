@@ -210,7 +210,10 @@ class _Texts:
 def cursor_of(connection: Connection) -> Any:
     """Open the driver's own; psycopg else writes octets out as twice as many digits."""
     driver: Any = connection.connection.dbapi_connection
-    return driver.cursor(binary=True) if connection.dialect.driver == "psycopg" else driver.cursor()
+    dialect = connection.dialect
+    if dialect.driver == "psycopg" and not dialect.is_async:  # whose wrapper knows no `binary`
+        return driver.cursor(binary=True)
+    return driver.cursor()
 
 
 def _count(cursor: Any) -> int:
