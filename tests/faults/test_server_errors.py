@@ -3,15 +3,21 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
+import psycopg
 import pytest
 from sqlalchemy import Connection
 
+import databases
 from databases import Server
 from faults_worker import an_outbox
+from flask_outbox.mail.errors import OutboxUnavailable
+from flask_outbox.outbox import mysql
+from flask_outbox.outbox.claim import claim
 from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.enqueue import put as put_down
 from flask_outbox.worker.loop import Plan
 from worker_stage import Eyes, Told, a_submission, at_work, put, wait_for
 
@@ -222,6 +228,45 @@ def test_a_lock_that_is_waited_for_too_long_costs_no_mail_and_no_copy(stage, of)
             assert stage.eyes.one("state") == "sending"
         wait_for(lambda: stage.eyes.one("state") == "accepted")
     assert stage.transport.sent == [ONE]
+
+
+def test_a_lock_that_is_never_let_go_holds_send_later_for_busy_seconds(stage, monkeypatch):
+    monkeypatch.setattr(mysql, "CONNECT", 1.0)  # seconds, which MariaDB's driver waits besides
+    with stage.eyes.lock(), closing(an_outbox(stage.place, busy=1.0)) as outbox:
+        with pytest.raises(OutboxUnavailable) as raised:
+            put_down(outbox, a_submission())
+        if stage.kind == "postgresql":
+            assert "pg_blocking_pids" in str(raised.value)
+    assert stage.eyes.count("true") == 0
+
+
+@pytest.fixture
+def pooled(postgresql):
+    """An outbox through PgBouncer, beside the eyes that look at it directly."""
+    place = postgresql.new()
+    an_outbox(place).upgrade()
+    with databases.pooler(postgresql) as port:
+        behind = place.replace(f":{postgresql.port}/", f":{port}/")
+        with closing(an_outbox(behind, lease=30.0, busy=1.0)) as outbox:
+            yield outbox, Eyes(place), behind
+
+
+def test_behind_a_pooler_a_claim_waits_no_longer_for_a_lock(pooled):
+    outbox, eyes, _ = pooled
+    put(outbox, a_submission())
+    with eyes.lock(), pytest.raises(OutboxUnavailable, match="pg_blocking_pids"):
+        claim(outbox, transports=["default"], limit=1, worker="one")
+    assert len(claim(outbox, transports=["default"], limit=1, worker="one")) == 1
+
+
+def test_behind_a_pooler_no_limit_is_left_to_other_clients(pooled):
+    outbox, _, behind = pooled
+    for name in names(9):
+        put(outbox, a_submission(name))
+        claim(outbox, transports=["default"], limit=1, worker="one")
+    with psycopg.connect(behind, autocommit=True) as other:  # by turns on each session
+        found = {other.execute("SHOW lock_timeout").fetchone() for _ in range(9)}
+    assert found == {("0",)}
 
 
 # --- clocks ---

@@ -1,6 +1,7 @@
 """First the schema, then the code: a worker of the release before works on the schema of this one.
 
-The release before is the newest tag; until there is one, the code as it was committed last.
+The release before is the newest tag, where this is no release itself; until there is one, the code
+as it was committed last.
 """
 
 import os
@@ -30,15 +31,33 @@ flask_outbox.Mail(app)
 """
 
 
-def git(*arguments):
-    return subprocess.run(["git", *arguments], cwd=TOP, capture_output=True, check=True).stdout
+def git(*arguments, within=TOP):
+    return subprocess.run(["git", *arguments], cwd=within, capture_output=True, check=True).stdout
+
+
+def the_release_before(repository):
+    newest = ("tag", "--list", "v*", "--sort=-version:refname")
+    here = git("tag", "--points-at", "HEAD", within=repository).split()
+    tags = [each for each in git(*newest, within=repository).split() if each not in here]
+    return tags[0].decode() if tags else "HEAD"
+
+
+def test_on_a_released_commit_the_release_before_is_another_one(tmp_path):
+    who = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org")
+    git("init", "--quiet", within=tmp_path)
+    found = []
+    for tag in ("v0.9.0", "v0.10.0", None):
+        git(*who, "commit", "--quiet", "--allow-empty", "--message", "A change", within=tmp_path)
+        if tag:
+            git("tag", tag, within=tmp_path)
+        found.append(the_release_before(tmp_path))
+    assert found == ["HEAD", "v0.9.0", "v0.10.0"]
 
 
 @pytest.fixture
 def code_before(tmp_path):
     """A folder with the package of the release before."""
-    tags = git("tag", "--list", "v*", "--sort=-version:refname").decode().split()
-    archive = git("archive", "--format=tar", tags[0] if tags else "HEAD", "src")
+    archive = git("archive", "--format=tar", the_release_before(TOP), "src")
     with tarfile.open(fileobj=BytesIO(archive)) as packed:
         packed.extractall(tmp_path / "before", filter="data")
     return tmp_path / "before" / "src"

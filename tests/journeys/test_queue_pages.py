@@ -16,6 +16,7 @@ from worker_stage import Eyes, wait_for
 
 DOCS = Path(__file__).parents[2] / "docs" / "how-to"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BOUND = 60.0  # seconds: each program begins with importing an app
 ORDER = "import shop, sys; print((shop.app if 'app' in vars(shop) else shop.flask_app)"
 ORDER += ".test_client().post('/orders').status_code)"
 
@@ -42,7 +43,7 @@ def python(*arguments: str, **where) -> str:
         [sys.executable, *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=BOUND,
         check=False,
         **where,
     )
@@ -58,7 +59,7 @@ def celery_worker(**where):
     try:
         yield
         program.terminate()
-        assert program.wait(60) == 0
+        assert program.wait(BOUND) == 0
     finally:
         program.kill()
         program.wait()
@@ -69,9 +70,9 @@ def test_the_set_up_for_celery_sends(shop, tmp_path):
         where = shop("celery.md", FLASK_MAIL_PORT=str(relay.port), FLASK_CELERY__broker_url=url)
         with celery_worker(**where):
             assert python("-c", ORDER, **where) == "201\n"
-            wait_for(lambda: relay.message_ids)
+            wait_for(lambda: relay.message_ids, BOUND)
             eyes = Eyes(tmp_path / "instance" / "outbox.sqlite3")
-            wait_for(lambda: eyes.count("state = 'accepted'") == 1)
+            wait_for(lambda: eyes.count("state = 'accepted'") == 1, BOUND)
         assert len(relay.message_ids) == 1
 
 
@@ -82,7 +83,7 @@ def test_the_recipe_of_every_tutorial_sends(shop):
         call = "import shop; shop.send_email_task.delay('Hello', 'ada@example.org', 'Hello')"
         with celery_worker(**where):
             python("-c", call, **where)
-            wait_for(lambda: relay.message_ids)
+            wait_for(lambda: relay.message_ids, BOUND)
         assert len(relay.message_ids) == 1
 
 

@@ -7,7 +7,9 @@ import psycopg
 import pymysql
 import pytest
 from sqlalchemy import event, select
+from sqlalchemy.exc import DataError
 
+import databases
 from database_fixtures import KINDS
 from flask_outbox.mail.errors import MessageError, OutboxUnavailable, TooLargeError
 from flask_outbox.mail.outcome import Accepted
@@ -144,6 +146,39 @@ def test_what_a_transaction_has_to_be_is_said_once_for_each_connection(mariadb):
     outbox.close()
     (commits, options), after = said[1:]
     assert after == [commits + 1, options]
+
+
+def test_nothing_is_prepared_that_a_pooler_would_forget(postgresql):
+    url = postgresql.new()
+    Outbox(url).upgrade()
+    with databases.pooler(postgresql) as port:
+        outbox = Outbox(url.replace(f":{postgresql.port}/", f":{port}/"))
+        with ThreadPoolExecutor(4) as several:  # drivers prepare what they hear for the sixth time
+            rows = set(several.map(lambda _: put(outbox), range(60)))
+            claims = several.map(lambda _: claims_of_some(outbox), range(20))
+            assert {each.id for claimed in claims for each in claimed} == rows
+        outbox.close()
+
+
+def claims_of_some(outbox):
+    return claim(outbox, transports=["default"], limit=10, worker="w")
+
+
+def test_what_does_not_fit_is_an_error_however_lax_the_server_is(mariadb):
+    url = mariadb.new()
+    mariadb.ask("SET GLOBAL sql_mode = ''")
+    outbox = Outbox(url)
+    try:
+        outbox.upgrade()
+        with outbox.begin() as connection:
+            connection.exec_driver_sql("CREATE TEMPORARY TABLE narrow (word VARCHAR(3))")
+            with pytest.raises(DataError, match="too long"):
+                connection.exec_driver_sql("INSERT INTO narrow VALUES ('four')")
+        put(outbox)
+        assert len(take(outbox)) == 1
+    finally:
+        outbox.close()
+        mariadb.ask("SET GLOBAL sql_mode = DEFAULT")
 
 
 # --- at start-up ---

@@ -222,6 +222,7 @@ def test_a_child_forked_while_somebody_gave_a_hint_can_give_one(wakes, heard):
 PROGRAM = """
 import sys, threading, time
 sys.path.insert(0, {tests!r})
+from flask_outbox.worker import engine
 from flask_outbox.worker.engine import Wakes
 
 class Engine:
@@ -254,7 +255,7 @@ def test_a_hint_given_just_before_the_interpreters_end_is_passed_on():
 
 
 def test_an_engine_that_hangs_does_not_keep_the_interpreter():
-    done = program("hang = True\nwakes.wake(0.0)")
+    done = program("hang = True\nengine.LAST_WORDS = 0.5\nwakes.wake(0.0)")
     assert (done.returncode, done.stdout, done.stderr) == (0, "told 0.0\n", "")
 
 

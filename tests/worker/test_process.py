@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -9,12 +10,12 @@ import time
 
 import pytest
 
-from faults_worker import note_pid, pid_of, started
+from faults_worker import an_outbox, note_pid, pid_of, started
 from flask_outbox.mail.errors import ConfigurationError
 from flask_outbox.worker.child import BAD_SETTING
 from flask_outbox.worker.process import run
 from hostile import Hostile, polite
-from worker_stage import BOUND, a_submission, put, wait_for
+from worker_stage import BOUND, Eyes, a_submission, put, wait_for
 
 
 @pytest.fixture
@@ -55,59 +56,87 @@ def test_each_process_is_a_worker_and_all_end_with_status_zero(file, outbox, eye
     assert len(server.message_ids) == 30
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_what_is_under_way_finish_and_gives_back_the_rest(
-    file, outbox, eyes, slow, number
-):
-    put(outbox, *(a_submission(f"n{i}") for i in range(60)))
-    with started(file, slow.port, "--processes", "1", "--connections", "1") as program:
-        wait_for(lambda: "DATA" in slow.verbs())
-        wait_for(lambda: eyes.count("state = 'sending' AND started_at IS NULL"))
-        os.killpg(program.pid, number)  # as a terminal and a service manager do: all of them
-        wait_for(lambda: not eyes.count("state = 'sending' AND started_at IS NULL"))
-        assert program.poll() is None
-        slow.go.set()
-        assert program.wait(BOUND) == 0
-    begun = len(slow.message_ids)
-    assert 1 <= begun <= 4
-    assert eyes.count("state = 'accepted'") == begun
-    assert eyes.count("state = 'queued' AND attempts = 0") == 60 - begun
+class TestToldToStop:
+    """On each database."""
 
+    @pytest.fixture
+    def file(self, place):
+        return place
 
-def test_a_second_signal_abandons_and_the_lease_brings_the_mail_back(file, outbox, eyes, slow):
-    put(outbox, *(a_submission(f"n{i}") for i in range(60)))
-    options = ("--processes", "1", "--connections", "1", "--grace", "60", "--lease", "30")
-    with started(file, slow.port, *options) as program:
-        wait_for(lambda: "DATA" in slow.verbs())
-        wait_for(lambda: eyes.count("state = 'sending' AND started_at IS NULL"))
-        program.terminate()
-        wait_for(lambda: not eyes.count("state = 'sending' AND started_at IS NULL"))
-        before = time.monotonic()
-        program.terminate()
-        assert program.wait(BOUND) == 0
-        assert time.monotonic() - before < 5.0
-    assert workers(eyes) == []  # it left by itself, and was not killed
-    assert 1 <= eyes.count("state = 'sending' AND started_at IS NOT NULL") <= 4
+    @pytest.fixture
+    def outbox(self, place):
+        outbox = an_outbox(place)
+        outbox.open()
+        yield outbox
+        outbox.close()
 
+    @pytest.fixture
+    def eyes(self, place):
+        return Eyes(place)
 
-def test_the_grace_bounds_a_send_that_hangs(file, outbox, eyes, slow):
-    put(outbox, a_submission())
-    with started(file, slow.port, "--processes", "1", "--grace", "0.5") as program:
-        wait_for(lambda: "DATA" in slow.verbs())
-        before = time.monotonic()
-        program.terminate()
-        assert program.wait(BOUND) == 0
-        assert 0.4 < time.monotonic() - before < 5.0
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_a_signal_lets_what_is_under_way_finish_and_gives_back_the_rest(
+        self, file, outbox, eyes, slow, number
+    ):
+        put(outbox, *(a_submission(f"n{i}") for i in range(60)))
+        with started(file, slow.port, "--processes", "1", "--connections", "1") as program:
+            wait_for(lambda: "DATA" in slow.verbs())
+            wait_for(lambda: eyes.count("state = 'sending' AND started_at IS NULL"))
+            os.killpg(program.pid, number)  # as a terminal and a service manager do: all of them
+            wait_for(lambda: not eyes.count("state = 'sending' AND started_at IS NULL"))
+            assert program.poll() is None
+            slow.go.set()
+            assert program.wait(BOUND) == 0
+        begun = len(slow.message_ids)
+        assert 1 <= begun <= 4
+        assert eyes.count("state = 'accepted'") == begun
+        assert eyes.count("state = 'queued' AND attempts = 0") == 60 - begun
 
-
-def test_told_to_stop_while_the_database_is_locked_it_ends_too(file, outbox, eyes):
-    options = ("--processes", "1", "--busy", "60", "--grace", "0.2")
-    with Hostile() as server, started(file, server.port, *options) as program:
-        wait_for(lambda: workers(eyes))
-        with eyes.lock():
+    def test_a_second_signal_abandons_and_the_lease_brings_the_mail_back(
+        self, file, outbox, eyes, slow
+    ):
+        put(outbox, *(a_submission(f"n{i}") for i in range(60)))
+        options = ("--processes", "1", "--connections", "1", "--grace", "60", "--lease", "30")
+        with started(file, slow.port, *options) as program:
+            wait_for(lambda: "DATA" in slow.verbs())
+            wait_for(lambda: eyes.count("state = 'sending' AND started_at IS NULL"))
             program.terminate()
-            wait_for(lambda: program.poll() is not None, 25.0)
-        assert program.returncode == 0
+            wait_for(lambda: not eyes.count("state = 'sending' AND started_at IS NULL"))
+            before = time.monotonic()
+            program.terminate()
+            assert program.wait(BOUND) == 0
+            assert time.monotonic() - before < 5.0
+        assert workers(eyes) == []  # it left by itself, and was not killed
+        assert 1 <= eyes.count("state = 'sending' AND started_at IS NOT NULL") <= 4
+
+    def test_the_grace_bounds_a_send_that_hangs(self, file, outbox, eyes, slow):
+        put(outbox, a_submission())
+        with started(file, slow.port, "--processes", "1", "--grace", "0.5") as program:
+            wait_for(lambda: "DATA" in slow.verbs())
+            before = time.monotonic()
+            program.terminate()
+            assert program.wait(BOUND) == 0
+            assert 0.4 < time.monotonic() - before < 5.0
+
+    def test_told_to_stop_while_the_database_is_locked_it_ends_too(self, file, outbox, eyes):
+        options = ("--processes", "1", "--busy", "60", "--grace", "0.2")
+        with Hostile() as server, started(file, server.port, *options) as program:
+            wait_for(lambda: workers(eyes))
+            with eyes.lock():
+                program.terminate()
+                wait_for(lambda: program.poll() is not None, 25.0)
+            assert program.returncode == 0
+
+    def test_while_a_relay_that_is_away_is_given_time_it_ends(self, file, outbox, eyes):
+        put(outbox, a_submission())
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))  # where nobody listens
+            with started(file, taken.getsockname()[1], "--processes", "1") as program:
+                wait_for(lambda: eyes.rows("SELECT name FROM outbox_route WHERE failures > 0"))
+                program.terminate()
+                assert program.wait(BOUND) == 0
+        assert eyes.count("state = 'queued'") == 1
+        assert workers(eyes) == []
 
 
 def test_a_worker_that_dies_is_replaced(file, outbox, eyes):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine
+from sqlalchemy import URL, Connection, Engine, event
 
 from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.outbox.server import CONNECT, Server, told
@@ -21,8 +21,19 @@ FIXES = {
     "42501": "this user may not use its tables. Grant it what the documentation names.",
     "3D000": "it has no such database. Create it, or mend MAIL_OUTBOX_URL.",
     "40001": "another transaction came first. Roll this one back and begin it anew.",
+    "55P03": "another session holds a lock for too long. pg_blocking_pids() tells which.",
 }
 GAVE_WAY = ("40001", "40P01")  # serialization_failure, deadlock_detected
+
+# For a session, where it is ours alone: a pooler gives its clients process ids of its own making.
+# Where the role, the database or the URL has a limit, that one stays (docs/decisions/0225).
+LIMIT = """
+    SELECT set_config('lock_timeout', %s, false)
+    WHERE pg_backend_pid() = %s AND current_setting('lock_timeout') = '0'
+"""
+LIMIT_HERE = """set_config(
+    'lock_timeout', coalesce(nullif(current_setting('lock_timeout'), '0'), '{}'), true
+)"""
 
 
 class PostgreSql(Server):
@@ -43,6 +54,23 @@ class PostgreSql(Server):
             url = url.set(drivername="postgresql+psycopg")
         super().__init__(url, busy, apps, SCHEMA if apps is None else schema)
         self.notifies = url.get_driver_name() == "psycopg"  # which can wait for words
+        self._limit = str(max(int(busy * 1000), 1))  # milliseconds
+        if apps is None:
+            also = f", {LIMIT_HERE.format(self._limit)}"
+            self.now_sql, self.passing_sql = self.now_sql + also, self.passing_sql + also
+
+    def engine(self) -> Engine:
+        """Let no lock hold a session for longer than ``busy``; an app's own is left alone."""
+        engine = super().engine()
+        if self._apps is None and self.url.get_driver_name() == "psycopg":
+            event.listen(engine.pool, "connect", self._limited)
+        return engine
+
+    def _limited(self, session: Any, _record: object) -> None:
+        """Say so in one round trip."""
+        session.autocommit = True
+        session.execute(LIMIT, (self._limit, session.info.backend_pid))
+        session.autocommit = False
 
     def connect_args(self) -> dict[str, Any]:
         """Notice a server that is gone; prepare nothing, since poolers forget what was prepared."""

@@ -23,7 +23,9 @@ EVERY = 0.1  # seconds from one wake-up to the next, at least
 LINGER = 10.0  # seconds that the thread waits for another hint before it ends
 AGAIN_FIRST = 1.0  # seconds after a wake-up that failed; then twice as long, …
 AGAIN_MOST = 15.0
-LAST_WORDS = 3.0  # seconds that the interpreter's end waits for what is being said
+# Seconds that the interpreter's end waits for what is being said. On a busy machine the first word
+# takes some: it imports the broker's client.
+LAST_WORDS = 10.0
 EMPTY_MOST = 2  # looks at something due that could not be claimed, then somebody else has it
 
 
