@@ -100,12 +100,13 @@ def name_of(address: str) -> str:
 
 
 class Relay(Hostile):
-    """Answers by the recipient, may take a mail and not say so, and may be too busy for any."""
+    """Answers by the recipient, may take a mail and not say so, be slow, or too busy for any."""
 
     busy = False
 
     def __init__(self, answers: dict[str, bytes]) -> None:
         self.answers = answers
+        self.slow_begins, self.slow_ends = threading.Event(), threading.Event()
         super().__init__(
             {
                 **dict.fromkeys(("greet", "MAIL"), self.at_the_door),
@@ -128,6 +129,9 @@ class Relay(Hostile):
         if "unclear@example.org" in session._mail.recipients:
             session.take()
             hang_up(session)
+        if "slow@example.org" in session._mail.recipients:
+            self.slow_begins.set()
+            self.slow_ends.wait(BOUND)
         session.polite()
 
 
@@ -185,6 +189,13 @@ class EngineContract:
                 relay.busy = False
                 wait_for(lambda: stage.heard("message_sent", ids["afterwards"]))
                 wait_for(lambda: stage.heard("route_resumed"))
+                ids["slow"] = later(desk, "slow")
+                assert relay.slow_begins.wait(BOUND)
+                too_late = time.time() + 2.0  # time enough to be claimed
+                ids["stale"] = later(desk, "stale", expires=too_late)
+                wait_for(lambda: time.time() > too_late)
+                relay.slow_ends.set()
+                wait_for(lambda: stage.heard("message_failed", ids["stale"]))
             with desk.app_context():
                 assert not Mail().cancel(ids["good"])
                 found = {name: Mail().status(row) for name, row in ids.items()}
@@ -199,23 +210,27 @@ class EngineContract:
     def test_each_mail_ends_in_the_state_of_its_outcome(self, day):
         assert day.states == {
             **{f"bulk{n}": State.ACCEPTED for n in range(12)},
-            **dict.fromkeys(("good", "urgent", "later", "afterwards"), State.ACCEPTED),
+            **dict.fromkeys(("good", "urgent", "later", "afterwards", "slow"), State.ACCEPTED),
             **dict.fromkeys(("refused", "both"), State.FAILED),
             "unclear": State.UNKNOWN,
             "cancelled": State.CANCELLED,
-            "expired": State.EXPIRED,
+            **dict.fromkeys(("expired", "stale"), State.EXPIRED),
             "tomorrow": State.QUEUED,
         }
 
     def test_each_mail_is_accepted_once_and_no_other_is_sent(self, day):
         bulk = [f"bulk{n}" for n in range(12)]
-        others = ["good", "urgent", "later", "both", "unclear", "afterwards"]
+        others = ["good", "urgent", "later", "both", "unclear", "afterwards", "slow"]
         assert sorted(day.order()) == sorted([*bulk, *others])
 
     def test_what_was_deferred_is_tried_again(self, day):
         assert day.attempts["later"] == 2
         assert day.attempts["refused"] == day.attempts["both"] == day.attempts["good"] == 1
         assert day.attempts["expired"] == day.attempts["cancelled"] == 0
+
+    def test_what_got_too_old_while_the_relay_was_slow_was_not_begun(self, day):
+        assert day.attempts["stale"] == 0
+        assert day.signals("stale") == ["message_failed"]
 
     def test_a_relay_that_is_busy_costs_no_attempt_and_is_an_alert(self, day):
         assert day.attempts["afterwards"] == 1

@@ -8,7 +8,7 @@ from sqlalchemy import delete, update
 
 from contract.outbox_ground import Ground
 from flask_outbox.mail.lifecycle import State
-from flask_outbox.mail.outcome import Accepted, Deferred
+from flask_outbox.mail.outcome import Accepted, Deferred, Fault
 from flask_outbox.outbox import claim as claims
 from flask_outbox.outbox.claim import (
     claim,
@@ -21,7 +21,7 @@ from flask_outbox.outbox.claim import (
     start,
 )
 from flask_outbox.outbox.enqueue import Priority
-from flask_outbox.outbox.expire import EXPIRED_MOST, expire
+from flask_outbox.outbox.expire import EXPIRED_MOST, expire, expire_leased
 from flask_outbox.outbox.status import history, list_messages
 from flask_outbox.outbox.tables import content, message
 from outbox_mail import (
@@ -215,6 +215,53 @@ class ClaimContract(Ground):
         found = look(outbox, id_)
         assert [each.state for each in found.recipients] == [State.ACCEPTED, State.EXPIRED]
         assert found.state is State.EXPIRED
+
+    def test_what_got_too_old_since_its_claim_is_not_started_and_ends(self, outbox, clock):
+        late = put(outbox, expires=EPOCH + 10)
+        others = [put(outbox, expires=EPOCH + 60), put(outbox)]
+        claimed = take(outbox)
+        clock.now += 10
+        assert ids(start(outbox, claimed)) == others
+        assert (look(outbox, late).attempts, look(outbox, late).started_at) == (0, None)
+        (ended,) = expire_leased(outbox, claimed)
+        assert (ended.submission.id, ended.state) == (late, State.EXPIRED)
+        found = look(outbox, late)
+        assert (found.state, found.due_at, found.attempts) == (State.EXPIRED, None, 0)
+        assert [each.kind.value for each in history(outbox, late)] == ["expired"]
+        assert {look(outbox, id_).state for id_ in others} == {State.SENDING}
+
+    def test_what_was_started_in_time_stays_so_when_that_is_said_again(self, outbox, clock):
+        id_ = put(outbox, expires=EPOCH + 10)
+        claimed = take(outbox)
+        start(outbox, claimed)
+        clock.now += outbox.lease * 0.9
+        (again,) = start(outbox, claimed)
+        assert again.attempt == look(outbox, id_).attempts == 1
+        clock.now += outbox.lease * 0.9
+        assert reclaim(outbox) == expire_leased(outbox, claimed) == expire(outbox) == []
+        assert [each.state for each in say(outbox, again, Accepted("ok"))] == [State.ACCEPTED]
+
+    def test_what_is_too_old_and_was_taken_over_is_left_to_its_new_owner(self, outbox, clock):
+        id_ = put(outbox, expires=EPOCH + outbox.lease + 10)
+        lost = take(outbox)
+        clock.now += outbox.lease
+        reclaim(outbox)
+        (again,) = take(outbox)
+        clock.now += 10
+        assert expire_leased(outbox, lost) == []
+        assert look(outbox, id_).state is State.SENDING
+        assert len(expire_leased(outbox, [again])) == 1
+
+    def test_a_rest_that_waits_for_another_time_ends_with_what_got_too_old(self, outbox, clock):
+        id_ = put(outbox, a_submission(ADA, BOB), expires=EPOCH + 400)
+        say(outbox, one(outbox), {ADA: Deferred("451 later"), BOB: Deferred("broke", Fault.NONE)})
+        clock.now = look(outbox, id_).due_at
+        claimed = take(outbox)
+        assert [each.recipients for each in claimed] == [(BOB,)]
+        clock.now = EPOCH + 400
+        (ended,) = expire_leased(outbox, claimed)
+        assert ended.submission.recipients == (ADA, BOB)
+        assert {each.state for each in look(outbox, id_).recipients} == {State.EXPIRED}
 
     def test_one_claim_brings_no_more_content_than_memory_is_meant_for(self, outbox, monkeypatch):
         monkeypatch.setattr(claims, "OCTETS_MOST", 1000)

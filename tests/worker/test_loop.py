@@ -470,6 +470,33 @@ def test_a_log_that_raises_fails_no_send_when_a_route_pauses_and_works_again(
     assert eyes.one("attempts") == 1
 
 
+def test_what_got_too_old_behind_a_slow_relay_is_not_sent_and_told_at_once(outbox, plan, eyes):
+    heard = []
+    transport = Told(window=1)
+    slow = transport.hold("slow")
+    plan = replace(plan, transports={"default": transport}, connections=1, observe=heard.append)
+    put(outbox, a_submission("slow"))
+    with at_work(plan) as worker:
+        wait_for(lambda: transport.begun)
+        too_late = time.time() + 1.5
+        put(outbox, a_submission("late"), schedule=Schedule(expires=too_late))
+        worker.wake()
+        wait_for(lambda: eyes.one("state", "late") == "sending")
+        put(outbox, a_submission("next"))
+        wait_for(lambda: time.time() > too_late)
+        slow.set()
+        wait_for(lambda: len(heard) == 3)
+    assert transport.begun == ["<slow@example.com>", "<next@example.com>"]
+    assert eyes.states() == {
+        "<slow@example.com>": "accepted",
+        "<late@example.com>": "expired",
+        "<next@example.com>": "accepted",
+    }
+    assert [each.state for each in heard if "<late" in each.submission.message_id] == [
+        State.EXPIRED
+    ]
+
+
 def test_what_came_too_late_is_told_like_any_other_that_ended(outbox, plan, transport):
     heard = []
     put(outbox, a_submission("late"), schedule=Schedule(expires=1.0))

@@ -184,8 +184,9 @@ class Mail(_MailMixin):
     ) -> str:
         """Write it down durably, for a worker to send, and return its id.
 
-        ``at`` or ``delay``: not before. ``expires``: not from then on; a timedelta counts from
-        when it is due. ``priority``: urgent, high, normal or bulk. ``key``: the same key again
+        ``at`` or ``delay``: not before. ``expires``: not begun from then on (what is in the window
+        of a connection by then still goes out); a timedelta counts from when it is due.
+        ``priority``: urgent, high, normal or bulk. ``key``: the same key again
         gives the id of the first call and sends nothing more; it is remembered as long as the
         row of that message, until it is pruned. ``transport``: one of MAIL_TRANSPORTS,
         or a name that ``load_transport`` knows; else as ``choose_transport`` says.

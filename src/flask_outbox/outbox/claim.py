@@ -90,9 +90,13 @@ _UNTIL: BindParameter[float] = bindparam("until")
 _START = Statement(
     lambda among: (
         update(message)
-        .where(among(_m.id), _m.fence == bindparam("b_fence"))
+        .where(
+            among(_m.id),
+            _m.fence == bindparam("b_fence"),
+            # A start whose commit was in doubt may be said again: what has begun stays begun.
+            or_(_m.expires_at.is_(None), _m.expires_at > _NOW, _m.started_at.is_not(None)),
+        )
         .ordered_values(  # MySQL reads what it has just set
-            # A start whose commit was in doubt may be said again.
             (_m.attempts, _m.attempts + case((_m.started_at.is_(None), 1), else_=0)),
             (_m.started_at, func.coalesce(_m.started_at, bindparam("now"))),
             (_m.leased_at, _NOW),
@@ -251,9 +255,10 @@ def _choose(candidates: Iterator[Terms], limit: int, overdue: float) -> list[Ter
 
 
 def start(outbox: Outbox, submissions: Sequence[Submission]) -> list[Submission]:
-    """Commit that their attempts begin, and return those still ours, with ``attempt`` counted.
+    """Commit that their attempts begin, and return those that do, with ``attempt`` counted.
 
-    Renews their leases. To be called before the first byte; may be called again for the same.
+    Those are ours still, and not past their expiry. Renews their leases. To be called before the
+    first byte; may be called again for the same.
     """
     if not submissions:
         return []

@@ -22,7 +22,7 @@ class Priority(Enum):
 class Schedule:
     """What ``enqueue`` is told besides the submission; all times are UNIX seconds.
 
-    ``at``: not before; None is now. ``expires``: not sent from then on. ``key``: unique among all
+    ``at``: not before; None is now. ``expires``: not begun from then on. ``key``: unique among all
     messages that are kept; the same key with the same ``fingerprint`` is the same message.
     Raises MessageError for what cannot be meant.
     """

@@ -139,6 +139,14 @@ class Held:
             self.tell(Kind.DEFERRED, why)
         self.reason = printable(why)
 
+    def expire(self, why: str) -> None:
+        """End what was still to be sent, at whatever time."""
+        for place in self.places:
+            if place.state in OPEN:
+                place.move(State.EXPIRED, None)
+        self.reason = printable(why)
+        self.tell(Kind.EXPIRED, why)
+
     def judge(self, place: Place, outcome: Outcome, judge: "Judge") -> bool:
         """Take in what an attempt came to for one recipient; tell whether it was charged."""
         charged = not (isinstance(outcome, Deferred) and outcome.fault is not Fault.TRANSIENT)

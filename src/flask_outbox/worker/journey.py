@@ -10,7 +10,7 @@ from random import random
 
 from flask_outbox.outbox.claim import claim, leave, start
 from flask_outbox.outbox.database import Outbox
-from flask_outbox.outbox.expire import expire
+from flask_outbox.outbox.expire import expire, expire_leased
 from flask_outbox.outbox.record import Recorded, record
 from flask_outbox.transports.base import Signing
 from flask_outbox.worker.lanes import Lanes
@@ -36,13 +36,16 @@ def turn(outbox: Outbox, leased: Leased, lanes: Lanes, sign: Signing) -> list[Re
 
     # start: one small commit before the first byte, for at most a window per free lane.
     windows = leased.windows(lanes)
-    started = start(outbox, [each for window in windows for each in window]) if windows else []
+    next_ones = [each for window in windows for each in window]
+    started = start(outbox, next_ones)
     for window in leased.take(windows, started):
         # sign: once the attempt is counted, so that what kills us here is not tried for ever.
         signed = lanes.signed(window, sign)
 
         # send: what was on the line when a worker died goes alone, and leaves a mark first.
         lanes.send(lanes.marked(signed, lambda each: leave(outbox, each)))
+    if len(started) < len(next_ones):
+        recorded += expire_leased(outbox, next_ones)  # what got too old while it was ours
 
     # record: what the far side said; a row whose fence is no longer ours stays as it is.
     reports = lanes.reports()

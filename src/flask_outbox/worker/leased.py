@@ -149,8 +149,8 @@ class Leased:
         return gone
 
     def take(self, windows: Sequence[Window], started: Sequence[Submission]) -> list[Window]:
-        """Let go of what was started, window by window; what was no longer ours is dropped."""
-        ours = {each.id: each for each in started}
+        """Let go of what was started, window by window; what could not be is dropped."""
+        begun = {each.id: each for each in started}
         for each in (each for window in windows for each in window):
             if each.alone:
                 self._alone.remove(each)
@@ -159,7 +159,7 @@ class Leased:
                 self._waiting[each.route].remove(each)
             self._begins.pop(each.id, None)
             self._others_first = each.alone
-        kept = ([ours[each.id] for each in window if each.id in ours] for window in windows)
+        kept = ([begun[each.id] for each in window if each.id in begun] for window in windows)
         return [window for window in kept if window]
 
     def let_go(self, routes: Collection[str]) -> list[Submission]:
