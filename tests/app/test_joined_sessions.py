@@ -294,6 +294,17 @@ def test_a_session_of_another_database_is_refused_and_named(mail, tmp_path):
     other.dispose()
 
 
+def test_a_session_within_anothers_transaction_tells_at_its_own_commit(beside, queued):
+    """As test suites have it; the file is locked then for everybody else, us included."""
+    mail, engine = beside
+    with engine.connect() as connection, connection.begin():
+        with Session(connection) as session:
+            row = mail.send_later(note(), session=session)
+            session.commit()
+        assert queued == [row]
+    assert kept(mail, row)
+
+
 def test_a_file_is_the_same_by_a_symbolic_link(beside, tmp_path):
     mail, _engine = beside
     (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)

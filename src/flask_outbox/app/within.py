@@ -36,11 +36,11 @@ def enqueue(
     def kept() -> None:
         if rehearsed:
             runtime.rehearsal.keep(row)
-        else:
-            runtime.outbox.open()  # by now its tables are there to stay
         if engine is not None:
             engine.wake(time.time() if schedule.at is None else schedule.at)
         tell_queued(runtime.app, message, row, rehearsed=rehearsed)
+        if not rehearsed:
+            runtime.outbox.open()  # last, as it may fail: by now its tables are there to stay
 
     if is_new:
         joined.follow(session, kept, lambda: runtime.rehearsal.forget(row))
