@@ -8,7 +8,7 @@ from sqlalchemy import delete, update
 
 from contract.outbox_ground import Ground
 from flask_outbox.mail.lifecycle import State
-from flask_outbox.mail.outcome import Accepted, Deferred, Fault
+from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Refused, Unclear
 from flask_outbox.outbox import claim as claims
 from flask_outbox.outbox.claim import (
     claim,
@@ -27,6 +27,7 @@ from flask_outbox.outbox.tables import content, message
 from outbox_mail import (
     ADA,
     BOB,
+    CYD,
     EPOCH,
     a_submission,
     begin,
@@ -251,6 +252,59 @@ class ClaimContract(Ground):
         assert expire_leased(outbox, lost) == []
         assert look(outbox, id_).state is State.SENDING
         assert len(expire_leased(outbox, [again])) == 1
+
+    def test_whom_an_earlier_attempt_may_have_reached_is_unknown_and_not_expired(
+        self, outbox, clock
+    ):
+        id_ = put(outbox, a_submission(ADA, BOB, CYD), expires=EPOCH + 60)
+        reached = {ADA: Accepted("ok"), BOB: Unclear("no answer"), CYD: Deferred("451 later")}
+        say(outbox, one(outbox), reached)
+        clock.now += 60
+        (ended,) = expire(outbox)
+        why = "may have been accepted: expired before it could be sent again"
+        assert (ended.state, ended.reason) == (State.UNKNOWN, why)
+        assert (ended.receipt.unclear, ended.receipt.refused) == ([BOB], [CYD])
+        found = look(outbox, id_)
+        assert (found.state, found.reason) == (State.UNKNOWN, why)
+        _, unknown, expired = found.recipients
+        assert [each.state for each in found.recipients] == [
+            State.ACCEPTED,
+            State.UNKNOWN,
+            State.EXPIRED,
+        ]
+        assert (unknown.reply, expired.reply) == (why, "451 later")
+        told = [(each.recipient, each.kind.value) for each in history(outbox, id_)]
+        assert told[-2:] == [(BOB, "unclear"), (CYD, "expired")]
+
+    @pytest.mark.parametrize(
+        ("earlier", "state", "reason"),
+        [
+            (Refused("550 no"), State.FAILED, "550 no"),
+            (Unclear("no answer"), State.UNKNOWN, "may have been accepted: no answer"),
+        ],
+    )
+    def test_an_expired_rest_does_not_hide_why_the_message_wants_to_be_looked_at(
+        self, outbox, clock, earlier, state, reason
+    ):
+        id_ = put(outbox, a_submission(ADA, BOB, at_most_once=True), expires=EPOCH + 60)
+        say(outbox, one(outbox), {ADA: earlier, BOB: Deferred("451 later")})
+        clock.now += 60
+        assert len(expire(outbox)) == 1
+        found = look(outbox, id_)
+        assert (found.state, found.reason) == (state, reason)
+        assert found.recipients[1].state is State.EXPIRED
+
+    def test_it_is_unknown_too_where_it_gets_too_old_between_its_claim_and_its_start(
+        self, outbox, clock
+    ):
+        id_ = put(outbox, expires=EPOCH + 3600)
+        say(outbox, one(outbox), Unclear("no answer"))
+        clock.now = look(outbox, id_).due_at
+        claimed = take(outbox)
+        clock.now = EPOCH + 3600
+        assert start(outbox, claimed) == []
+        assert [each.state for each in expire_leased(outbox, claimed)] == [State.UNKNOWN]
+        assert look(outbox, id_).state is State.UNKNOWN
 
     def test_a_rest_that_waits_for_another_time_ends_with_what_got_too_old(self, outbox, clock):
         id_ = put(outbox, a_submission(ADA, BOB), expires=EPOCH + 400)

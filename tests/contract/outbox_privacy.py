@@ -225,6 +225,15 @@ class WipeContract(Ground):
         assert look(outbox, id_).state is State.EXPIRED
         assert stored(outbox, id_) is None
 
+    def test_it_is_kept_where_it_may_have_left_before_it_got_too_old(self, outbox, clock):
+        id_ = put(outbox, a_secret(), expires=EPOCH + 60)
+        say(outbox, one(outbox), Unclear("no answer"))
+        clock.now += 60
+        assert take(outbox) == []
+        assert look(outbox, id_).state is State.UNKNOWN
+        assert retry(outbox, id_)
+        assert one(outbox).content == CANARY * 100
+
     @pytest.mark.parametrize("outcome", [Refused("550"), Unclear("no answer")])
     def test_it_is_kept_while_a_person_may_retry_it(self, outbox, outcome):
         id_ = put(outbox, a_secret(at_most_once=True))

@@ -9,6 +9,7 @@ from flask_outbox.mail.lifecycle import TRANSITIONS, State, summary
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Refused, Unclear
 from flask_outbox.outbox.claim import extend, has_open, leave, reclaim, release, start
 from flask_outbox.outbox.enqueue import Priority
+from flask_outbox.outbox.expire import expire_leased
 from flask_outbox.outbox.status import cancel, list_messages, retry
 from flask_outbox.outbox.tables import content, event, message, recipient, route
 from outbox_mail import ADA, BOB, CYD, Clock, a_submission, put, say, take
@@ -27,9 +28,11 @@ STEPS = st.one_of(
         st.sampled_from([(ADA,), (ADA, BOB), (ADA, BOB, CYD)]),
         st.sampled_from(list(Priority)),
         st.booleans(),
+        st.sampled_from([None, None, 5.0, 300.0]),
     ),
     st.tuples(st.just("take"), st.integers(1, 4)),
     st.tuples(st.just("start"), st.integers(0, 5)),
+    st.tuples(st.just("expire"), st.integers(0, 5)),
     st.tuples(st.just("leave"), st.integers(0, 5)),
     st.tuples(st.just("extend"), st.integers(0, 5)),
     st.tuples(st.just("release"), st.integers(0, 5)),
@@ -63,9 +66,10 @@ class Walk:
     def pick(self, number):
         return self.held[number % len(self.held)] if self.held else None
 
-    def put(self, whom, priority, once):
+    def put(self, whom, priority, once, lifetime):
         sealed = a_submission(*whom, at_most_once=once)
-        self.ids.append(put(self.outbox, sealed, priority=priority))
+        expires = None if lifetime is None else self.clock.now + lifetime
+        self.ids.append(put(self.outbox, sealed, priority=priority, expires=expires))
 
     def take(self, limit):
         for each in take(self.outbox, limit):
@@ -78,6 +82,10 @@ class Walk:
         if (each := self.pick(number)) is not None:
             started = start(self.outbox, [each])
             assert all(one.attempt >= 1 for one in started)
+
+    def expire(self, number):
+        if (each := self.pick(number)) is not None:
+            expire_leased(self.outbox, [each])
 
     def leave(self, number):
         if (each := self.pick(number)) is not None:
@@ -96,6 +104,7 @@ class Walk:
             return
         receipt = dict(zip(each.recipients, outcomes, strict=False))
         if not start(self.outbox, [each]):
+            expire_leased(self.outbox, [each])
             assert say(self.outbox, each, receipt) == []
             return
         (recorded,) = say(self.outbox, each, receipt)
@@ -132,6 +141,7 @@ class Walk:
             for each in found[row.id].recipients:
                 self.came_lawfully((row.id, each.address), each.state)
                 assert (each.due_at is not None) == (each.state in {State.QUEUED, State.SENDING})
+                assert each.state is not State.EXPIRED or not each.unclear
         assert has_open(self.outbox, ["default"]) == any(
             State(row.state) in {State.QUEUED, State.SENDING} for row in rows
         )

@@ -12,7 +12,7 @@ import pytest
 from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.mail.exchange import Write
 from flask_outbox.mail.lifecycle import State
-from flask_outbox.mail.outcome import Deferred, Fault
+from flask_outbox.mail.outcome import Deferred, Fault, Unclear
 from flask_outbox.mail.retry import MAX_CRASHES
 from flask_outbox.outbox.claim import claim, start
 from flask_outbox.outbox.database import Outbox
@@ -506,3 +506,17 @@ def test_what_came_too_late_is_told_like_any_other_that_ended(outbox, plan, tran
         ("<late@example.com>", State.EXPIRED)
     ]
     assert transport.sent == []
+
+
+def test_what_may_have_left_before_it_got_too_old_is_told_as_such_and_not_as_tried(
+    outbox, plan, transport
+):
+    heard = []
+    transport.outcomes = {"<one@example.com>": Unclear("no answer")}
+    too_late = time.time() + 1.0
+    put(outbox, a_submission(), schedule=Schedule(expires=too_late))
+    assert drain(plan) == 1
+    wait_for(lambda: time.time() > too_late)
+    assert drain(replace(plan, observe=heard.append)) == 0
+    (told,) = heard
+    assert (told.state, told.receipt.unclear) == (State.UNKNOWN, ["one@example.org"])

@@ -18,7 +18,7 @@ class State(Enum):
 
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.QUEUED: frozenset(
-        {State.SENDING, State.CANCELLED, State.EXPIRED, State.FAILED},
+        {State.SENDING, State.CANCELLED, State.EXPIRED, State.FAILED, State.UNKNOWN},
     ),
     State.SENDING: frozenset(
         {State.QUEUED, State.ACCEPTED, State.FAILED, State.UNKNOWN, State.EXPIRED},

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection, RowMapping, bindparam, select
 
-from flask_outbox.mail.lifecycle import OPEN, State
-from flask_outbox.mail.outcome import Refused
+from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.reclaim import read_back
@@ -81,11 +80,9 @@ def _end_all(
 
 
 def _end(outbox: Outbox, held: Held) -> Recorded | None:
-    addresses = [place.address for place in held.places if place.state in OPEN]
-    held.expire(TOO_LATE)
+    receipt = Receipt(held.expire(TOO_LATE))
     try:
-        submission = read_back(outbox, held, addresses)
+        submission = read_back(outbox, held, [*receipt])
     except Unreadable:
         return None
-    receipt = Receipt.same(submission, Refused(TOO_LATE))
     return Recorded(submission=submission, receipt=receipt, state=held.state, reason=held.reason)

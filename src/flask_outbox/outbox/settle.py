@@ -39,6 +39,7 @@ REFERENCE_MOST = 255
 WIPED = frozenset({State.ACCEPTED, State.CANCELLED, State.EXPIRED})  # of a sensitive message
 KNOWN = frozenset(state.value for state in State)
 QUEUED = State.QUEUED.value
+MAY_HAVE = "may have been accepted: "
 NO_REPORT = Unclear("nothing was reported for this recipient")
 
 
@@ -139,13 +140,28 @@ class Held:
             self.tell(Kind.DEFERRED, why)
         self.reason = printable(why)
 
-    def expire(self, why: str) -> None:
-        """End what was still to be sent, at whatever time."""
+    def expire(self, why: str) -> dict[str, Outcome]:
+        """End what was still to be sent, at whatever time; tell what that means for whom.
+
+        Whom an earlier attempt may have reached is unknown: a person decides.
+        """
+        outcomes: dict[str, Outcome] = {}
         for place in self.places:
-            if place.state in OPEN:
+            if place.state in OPEN and place.unclear:
+                place.move(State.UNKNOWN, None, f"{MAY_HAVE}{why} again")
+                self.tell(Kind.UNCLEAR, place.reply, place)
+                outcomes[place.address] = Unclear(f"{why} again")
+            elif place.state in OPEN:
                 place.move(State.EXPIRED, None)
-        self.reason = printable(why)
-        self.tell(Kind.EXPIRED, why)
+                self.tell(Kind.EXPIRED, why, place)
+                outcomes[place.address] = Refused(why)
+        self.reason = why if self.state is State.EXPIRED else self._reply()
+        return outcomes
+
+    def _reply(self) -> str:
+        """Give the reply to whom it owes its state."""
+        state = self.state
+        return next((place.reply for place in self.places if place.state is state), "")
 
     def judge(self, place: Place, outcome: Outcome, judge: "Judge") -> bool:
         """Take in what an attempt came to for one recipient; tell whether it was charged."""
@@ -170,7 +186,7 @@ class Held:
             place.move(State.QUEUED, due, outcome.text)
         elif place.unclear:  # with this attempt or with an earlier one
             kind = Kind.UNCLEAR
-            place.move(State.UNKNOWN, None, f"may have been accepted: {outcome.text}")
+            place.move(State.UNKNOWN, None, f"{MAY_HAVE}{outcome.text}")
         else:
             kind = Kind.FAILED
             place.move(State.FAILED, None, f"gave up: {outcome.text}")
@@ -184,13 +200,7 @@ class Held:
         ]
         if not any(charged) and self.row["started_at"] is not None:
             self.attempts -= 1
-        state = self.state
-        self.reason = next(
-            (place.reply for place in self.places if place.state is state),
-            "",
-        )
-        if state is State.ACCEPTED:
-            self.reason = ""
+        self.reason = "" if self.state is State.ACCEPTED else self._reply()
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,7 +228,7 @@ class Worker:
         self._began = _nothing
         self._release(leased.missed())
         recorded = turn(plan.outbox, leased, self._lanes, plan.sign)
-        self._count += sum(each.state is not State.EXPIRED for each in recorded)
+        self._count += sum(each.submission.began_at is not None for each in recorded)
         self._tell(recorded)
         paused = {each.submission.route for each in recorded if was_our_fault(each)}
         self._release(leased.let_go(paused))  # what would go by a route that is paused now
