@@ -430,6 +430,18 @@ def test_the_date_of_a_mail_for_later_is_when_it_is_due(make_app):
         assert abs(Mail(app).status(row).due_at - message.date) < 5
 
 
+@pytest.mark.parametrize("said", [{"at": time.time() - 3600}, {"delay": -3600}])
+def test_a_lifetime_counts_from_now_where_its_time_is_past(make_app, said):
+    with Hostile() as server:
+        app = make_app(server, MAIL_WORKER="process")
+        with app.app_context():
+            mail = Mail(app)
+            row = mail.send_later(note(), expires=timedelta(minutes=30), **said)
+            assert abs(mail.status(row).expires_at - time.time() - 1800) < 60
+            assert mail.drain() == 1
+            assert mail.status(row).state is State.ACCEPTED
+
+
 @pytest.mark.parametrize(
     ("said", "text"),
     [

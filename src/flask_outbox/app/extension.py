@@ -185,11 +185,11 @@ class Mail(_MailMixin):
         """Write it down durably, for a worker to send, and return its id.
 
         ``at`` or ``delay``: not before. ``expires``: not begun from then on (what is in the window
-        of a connection by then still goes out); a timedelta counts from when it is due.
-        ``priority``: urgent, high, normal or bulk. ``key``: the same key again
-        gives the id of the first call and sends nothing more; it is remembered as long as the
-        row of that message, until it is pruned. ``transport``: one of MAIL_TRANSPORTS,
-        or a name that ``load_transport`` knows; else as ``choose_transport`` says.
+        of a connection by then still goes out); a timedelta counts from when it is due, or from
+        now where that is past. ``priority``: urgent, high, normal or bulk. ``key``: the same key
+        again gives the id of the first call and sends nothing more; it is remembered as long as
+        the row of that message, until it is pruned. ``transport``: one of MAIL_TRANSPORTS, or a
+        name that ``load_transport`` knows; else as ``choose_transport`` says.
         ``session``: an SQLAlchemy session on the outbox's database, in whose transaction it is
         written: it is sent once that is committed, and never after a rollback. With ``Mail(db=db)``
         that is ``db.session``. Under TESTING, and where sending is suppressed, it is kept in
@@ -206,15 +206,16 @@ class Mail(_MailMixin):
             raise MessageError("key must be a text.")
         now = time.time()
         start = due(at, delay, now)
+        begins = now if start is None else max(now, start)
         schedule = Schedule(
             at=start,
-            expires=end(expires, now if start is None else start),
+            expires=end(expires, begins),
             priority=_priority(priority),
             key=key,
             fingerprint="" if key is None else fingerprint(message),
         )
         prepared = runtime.prepare(
-            message, at=None if start is None else max(now, start), transport=transport
+            message, at=None if start is None else begins, transport=transport
         )
         return runtime.enqueue(prepared, schedule, session)
 

@@ -57,7 +57,7 @@ def due(at: Moment | None, delay: Span | None, now: float) -> float | None:
 
 
 def end(expires: Moment | timedelta | None, start: float) -> float | None:
-    """Tell from when on it is of no use; a timedelta counts from when it is due."""
+    """Tell from when on it is of no use; a timedelta counts from the start."""
     if isinstance(expires, timedelta):
         return _within(start + expires.total_seconds(), "expires")
     return None if expires is None else moment(expires, "expires")
