@@ -261,7 +261,7 @@ class ClaimContract(Ground):
         say(outbox, one(outbox), reached)
         clock.now += 60
         (ended,) = expire(outbox)
-        why = "may have been accepted: expired before it could be sent"
+        why = "may have been accepted: expired before it could be sent again"
         assert (ended.state, ended.reason) == (State.UNKNOWN, why)
         assert (ended.receipt.unclear, ended.receipt.refused) == ([BOB], [CYD])
         found = look(outbox, id_)

@@ -148,9 +148,9 @@ class Held:
         outcomes: dict[str, Outcome] = {}
         for place in self.places:
             if place.state in OPEN and place.unclear:
-                place.move(State.UNKNOWN, None, f"{MAY_HAVE}{why}")
+                place.move(State.UNKNOWN, None, f"{MAY_HAVE}{why} again")
                 self.tell(Kind.UNCLEAR, place.reply, place)
-                outcomes[place.address] = Unclear(why)
+                outcomes[place.address] = Unclear(f"{why} again")
             elif place.state in OPEN:
                 place.move(State.EXPIRED, None)
                 self.tell(Kind.EXPIRED, why, place)
