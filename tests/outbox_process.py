@@ -58,8 +58,9 @@ class Other:
 
 
 @contextmanager
-def other_process(file: Path, script: str) -> Generator[Other]:
-    other = Other(f"sqlite:///{file}", script)
+def other_process(place: Path | str, script: str) -> Generator[Other]:
+    """Run it on an outbox, by its URL or by an SQLite file."""
+    other = Other(str(place) if "://" in str(place) else f"sqlite:///{place}", script)
     try:
         yield other
     finally:

@@ -259,9 +259,9 @@ def test_with_a_key_that_cannot_be_used_no_worker_begins_and_nothing_is_sent(mak
 
 
 def test_what_cannot_be_signed_is_poison_and_is_never_sent_unsigned(
-    make, server, monkeypatch, caplog
+    make, server, place, monkeypatch, caplog
 ):
-    app = make(server)
+    app = make(server, MAIL_OUTBOX_URL=place)
     runtime = app.extensions["outbox"]
     with app.app_context():
         mail = mail_of(app)

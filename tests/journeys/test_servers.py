@@ -18,6 +18,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from database_fixtures import KINDS, new_place
 from hostile import Hostile
 from worker_stage import BOUND, Eyes, wait_for
 
@@ -34,6 +35,7 @@ app.config.update(
     MAIL_PORT=int(os.environ["SMTP_PORT"]),
     MAIL_DEFAULT_SENDER="shop@example.com",
 )
+app.config.from_prefixed_env()
 mail = Mail(app)
 
 @app.get("/send/<name>")
@@ -76,10 +78,13 @@ def eyes(folder) -> Eyes:
 
 
 @contextmanager
-def serving(folder: Path, command: tuple[object, ...], smtp_port: int) -> Iterator[str]:
+def serving(
+    folder: Path, command: tuple[object, ...], smtp_port: int, **environment: str
+) -> Iterator[str]:
     """Run the server; it must end by itself when told to."""
     log = folder / "log"
     environment = {
+        **environment,
         "INSTANCE": str(folder / "instance"),
         "SMTP_PORT": str(smtp_port),
         "PATH": str(BIN),
@@ -132,6 +137,24 @@ def test_each_mail_of_many_requests_is_accepted_once_and_a_restart_sends_what_wa
             assert get(f"{home}/quiet")[0] == 200
             wait_for(lambda: eyes.count("state = 'accepted'") == 24)
         assert len(relay.message_ids) == 25
+    assert "Traceback" not in (folder / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    "name", ["gunicorn, preloaded", "gunicorn, threads", "gunicorn, gevent, preloaded"]
+)
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_with_the_outbox_on_a_server_each_mail_is_accepted_once_too(request, folder, kind, name):
+    place = new_place(request, kind, folder)
+    eyes = Eyes(place)
+    with Hostile() as relay:
+        where = {"FLASK_MAIL_OUTBOX_URL": place}
+        with serving(folder, SERVERS[name], relay.port, **where) as home:
+            with ThreadPoolExecutor(8) as pool:
+                answers = list(pool.map(get, [f"{home}/send/n{i}" for i in range(24)]))
+            assert {status for status, _ in answers} == {200}, (folder / "log").read_text()
+            wait_for(lambda: eyes.count("state = 'accepted'") == 24)
+        assert len(relay.message_ids) == len(set(relay.message_ids)) == 24
     assert "Traceback" not in (folder / "log").read_text()
 
 
