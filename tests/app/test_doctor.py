@@ -190,27 +190,65 @@ class TestOutbox:
 
 
 class TestMigrations:
-    def beside(self, shop, tmp_path, **options):
+    @pytest.fixture(autouse=True)
+    def project(self, tmp_path, monkeypatch):
+        """The folder that `flask` is run in; the app's own is below it."""
+        monkeypatch.chdir(tmp_path)
+
+    def beside(self, shop, tmp_path, *, env=None, **options):
         place = f"sqlite:///{tmp_path / 'shop.sqlite3'}"
         db = SQLAlchemy()
         app = shop(db, SQLALCHEMY_DATABASE_URI=place, MAIL_OUTBOX_URL=place)
+        app.root_path = str(tmp_path / "shop")
         Migrate(app, db, **options)
+        if env is not None:
+            folder = tmp_path / options.get("directory", "migrations")
+            folder.mkdir()
+            (folder / "env.py").write_text(env)
         return app
 
-    def test_that_would_drop_our_tables_are_an_error(self, shop, tmp_path):
-        severity, _, fix = one(self.beside(shop, tmp_path), "migrations")
+    @pytest.mark.parametrize(
+        "env",
+        [
+            "context.configure(connection=connection)",
+            "# include_object\ncontext.configure()",
+            "from flask_outbox import include_object\ncontext.configure()",
+            '"""Tables as include_object has them."""',
+            "no (Python",
+        ],
+    )
+    def test_that_would_drop_our_tables_are_an_error(self, shop, tmp_path, env):
+        severity, _, fix = one(self.beside(shop, tmp_path, env=env), "migrations")
         assert severity == "error"
         assert "include_object" in fix
 
     def test_that_were_given_include_object_are_well(self, shop, tmp_path):
-        app = self.beside(shop, tmp_path, include_object=include_object)
+        app = self.beside(shop, tmp_path, env="", include_object=include_object)
         assert one(app, "migrations")[0] == "ok"
 
-    def test_that_have_it_in_env_py_are_well(self, shop, tmp_path):
-        app = self.beside(shop, tmp_path)
-        (tmp_path / "migrations").mkdir()
-        (tmp_path / "migrations" / "env.py").write_text("context.configure(include_object=ours)")
+    @pytest.mark.parametrize(
+        "env",
+        ["context.configure(include_object=ours)", "given['include_object'] = ours"],
+    )
+    @pytest.mark.parametrize("directory", ["migrations", "database/changes"])
+    def test_that_have_it_in_env_py_are_well(self, shop, tmp_path, env, directory):
+        (tmp_path / "database").mkdir()
+        app = self.beside(shop, tmp_path, env=env, directory=directory)
         assert one(app, "migrations")[0] == "ok"
+
+    def test_that_are_not_here_may_be_elsewhere(self, shop, tmp_path, monkeypatch):
+        app = self.beside(shop, tmp_path, env="context.configure(include_object=ours)")
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        severity, what, fix = one(app, "migrations")
+        assert severity == "warning"
+        assert "no migrations/env.py here" in what
+        assert "include_object" in fix
+
+    def test_of_an_app_that_has_none_are_not_missed(self, shop, tmp_path):
+        app = self.beside(shop, tmp_path)
+        del app.extensions["migrate"]
+        assert one(app, "migrations")[0] == "skipped"
 
     def test_of_another_database_are_none_of_ours(self, shop, tmp_path):
         app = shop(SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path / 'another.sqlite3'}")
