@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from click.testing import CliRunner
 from cryptography.fernet import Fernet
 from flask import Flask
+from flask.cli import FlaskGroup
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import create_engine, text
@@ -21,6 +23,7 @@ from flask_outbox.transports.resend import Resend
 from hostile_http import HostileHttp
 
 NOW = 1_700_000_000.0
+DOCTOR = ("outbox", "doctor", "--no-dns")
 
 
 @pytest.fixture
@@ -68,7 +71,7 @@ def one(app, check, **more):
 
 
 def doctor(app, *options):
-    return app.test_cli_runner().invoke(args=["outbox", "doctor", "--no-dns", *options])
+    return app.test_cli_runner().invoke(args=[*DOCTOR, *options])
 
 
 class TestSettings:
@@ -361,3 +364,56 @@ class TestCommand:
         result = doctor(shop(), "--json")
         assert result.stderr.splitlines() == [f"Looking at {name} …" for name in CHECKS]
         json.loads(result.stdout)
+
+
+class TestAnAppThatCannotBegin:
+    def doctor(self, *options, **config):
+        """Have Flask find the command by itself, as it does where the app cannot be made."""
+
+        def create_app():
+            app = Flask("shop")
+            app.config.update(MAIL_TRANSPORT="null:", SECRET_KEY="key")
+            app.config.update(config)
+            Mail(app)
+            return app
+
+        group = FlaskGroup(create_app=create_app)
+        return CliRunner().invoke(group, [*DOCTOR, *options])
+
+    @pytest.mark.parametrize(
+        ("config", "words"),
+        [
+            ({"MAIL_RATE": "many"}, "MAIL_RATE"),
+            ({"MAIL_TRANSPORT": "pigeon://roof"}, "MAIL_TRANSPORT"),
+        ],
+    )
+    def test_has_a_finding_in_json(self, config, words):
+        result = self.doctor("--json", **config)
+        (finding,) = json.loads(result.stdout)
+        assert (finding["check"], finding["severity"]) == ("settings", "error")
+        assert words in finding["text"]
+        assert "cannot begin" in finding["fix"]
+        assert result.exit_code == 2
+
+    def test_has_a_row_in_the_table_and_what_to_do(self):
+        result = self.doctor(MAIL_RATE="many")
+        lines = result.stdout.splitlines()
+        assert lines[1].split()[:2] == ["error", "settings"]
+        assert lines[-1].startswith("  settings: Mend what it names")
+        assert result.exit_code == 2
+
+    def test_for_another_reason_says_so_itself(self):
+        group = FlaskGroup(create_app=lambda: 1 / 0)
+        assert isinstance(CliRunner().invoke(group, DOCTOR).exception, ZeroDivisionError)
+
+    def test_is_no_other_than_one_that_can(self):
+        result = self.doctor("--json")
+        assert json.loads(result.stdout)[0]["check"] == "settings"
+        assert result.exit_code == 0
+
+    def test_and_has_no_mail_is_told_how_to_have_it(self):
+        group = FlaskGroup(create_app=lambda: Flask("plain"))
+        for command in ("doctor", "stats"):
+            result = CliRunner().invoke(group, ["outbox", command])
+            assert result.exit_code == 2
+            assert "Mail(app)" in result.stderr
