@@ -221,6 +221,56 @@ def test_alignment(policy, config, severity, words):
     assert (told, words in text) == (severity, True), text
 
 
+HOME = "home=http://127.0.0.1:1"
+SES = f"ses://AKIA:secret@?region=eu-west-1&{HOME}"
+MAILGUN = f"mailgun://key@example.com?{HOME}"
+POSTMARK = f"postmark://token@?{HOME}"
+
+
+@pytest.mark.parametrize(
+    ("way", "config", "severity", "words"),
+    [
+        (SES, DKIM, "skipped", "signing is the provider's"),
+        (SES, {**DKIM, "MAIL_RETURN_PATH": "b@relay.test"}, "skipped", "example.com is verified"),
+        (POSTMARK, {}, "skipped", "signing is the provider's"),
+        (MAILGUN, {}, "skipped", "the envelope is the provider's"),
+        (MAILGUN, DKIM, "ok", "by DKIM."),
+    ],
+)
+def test_what_is_a_providers_is_not_taken_for_ours(way, config, severity, words):
+    told, text = one("alignment", MAIL_TRANSPORT=way, **config)
+    assert (told, words in text) == (severity, True), text
+
+
+def test_each_kind_of_way_is_judged_by_itself():
+    found = look("alignment", MAIL_TRANSPORTS={"bulk": SES}, **DKIM)
+    assert [each["severity"] for each in found] == ["ok", "skipped"]
+    assert found[0]["text"] == (
+        "example.com is aligned by SPF and DKIM, for what leaves by default."
+    )
+    assert found[1]["text"].startswith("For what leaves by bulk, signing is the provider's")
+
+
+@pytest.mark.parametrize("way", [SES, MAILGUN, POSTMARK])
+def test_spf_is_not_missed_where_the_envelope_is_a_providers(way):
+    told, text = one("spf", {"example.com": {"MX": ["1 a.test."]}}, MAIL_TRANSPORT=way)
+    assert (told, "is the provider's" in text) == ("skipped", True)
+
+
+@pytest.mark.parametrize(
+    ("ways", "severity", "words"),
+    [
+        ({"default": "null:"}, "ok", "Mail is signed by r._domainkey.example.com."),
+        ({"default": MAILGUN}, "ok", "Mail is signed by r._domainkey.example.com."),
+        ({"default": "null:", "bulk": SES}, "ok", "; what leaves by bulk is the provider's"),
+        ({"default": SES, "bulk": POSTMARK}, "warning", "MAIL_DKIM_* sign nothing"),
+    ],
+)
+def test_keys_that_sign_nothing_are_told(ways, severity, words):
+    found = look("keys", None, "--no-dns", MAIL_TRANSPORT=None, MAIL_TRANSPORTS=ways, **DKIM)
+    assert (found[-1]["severity"], words in found[-1]["text"]) == (severity, True), found
+
+
 @pytest.mark.parametrize(
     ("address", "severity", "words"),
     [

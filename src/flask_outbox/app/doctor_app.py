@@ -7,6 +7,7 @@ from flask_outbox.app.patient import Patient
 from flask_outbox.app.settings import unknown
 from flask_outbox.mail.diagnosis import Diagnosis, Grade
 from flask_outbox.mail.errors import ConfigurationError
+from flask_outbox.transports.carries import is_signed_by_us
 
 
 def settings(patient: Patient) -> Iterator[Diagnosis]:
@@ -85,9 +86,24 @@ def keys(patient: Patient) -> Iterator[Diagnosis]:
             "Set them, unless what sends your mail on signs it: flask outbox dkim-keygen",
         )
         return
-    loaded = [key for held in runtime.dkim_keys.values() for key in held]
-    names = ", ".join(key.name for key in loaded)
-    yield Diagnosis("keys", Grade.OK, f"Mail is signed by {names}.")
+    yield _signed(patient)
+
+
+def _signed(patient: Patient) -> Diagnosis:
+    names = ", ".join(key.name for held in patient.runtime.dkim_keys.values() for key in held)
+    ways = patient.ways
+    theirs = [route for route, each in ways.items() if not is_signed_by_us(each.carries)]
+    if not theirs:
+        return Diagnosis("keys", Grade.OK, f"Mail is signed by {names}.")
+    text = f"what leaves by {', '.join(theirs)} is the provider's to sign, and not signed by us."
+    if len(theirs) < len(ways):
+        return Diagnosis("keys", Grade.OK, f"Mail is signed by {names}; {text}")
+    return Diagnosis(
+        "keys",
+        Grade.WARNING,
+        f"MAIL_DKIM_* sign nothing: {text}",
+        "Have the provider sign by your domain, which it calls verifying it, and take them out.",
+    )
 
 
 def base_url(patient: Patient) -> Iterator[Diagnosis]:

@@ -13,9 +13,8 @@ from flask_outbox.transports.smtp_login import Security
 
 def transports(patient: Patient) -> Iterator[Diagnosis]:
     """Knock at each."""
-    for name in patient.runtime.names():
-        for route, transport in patient.runtime.way(name).routes.items():
-            yield from _look(route, transport, patient.seconds)
+    for route, transport in patient.ways.items():
+        yield from _look(route, transport, patient.seconds)
 
 
 def _look(name: str, transport: Transport, seconds: float) -> Iterator[Diagnosis]:
