@@ -20,6 +20,8 @@ from flask_outbox.app.patient import Patient
 from flask_outbox.mail.diagnosis import Grade
 from flask_outbox.mail.exchange import Tls
 from flask_outbox.transports.resend import Resend
+from flask_outbox.wire import aws
+from hostile import Hostile
 from hostile_http import HostileHttp
 
 NOW = 1_700_000_000.0
@@ -102,6 +104,16 @@ class TestSettings:
         assert severity == "error"
         assert what.startswith("MAIL_SERVER is empty: set it")
 
+    @pytest.mark.parametrize(("celery", "words"), [(None, "is not set"), (object(), "register")])
+    def test_with_a_celery_that_sends_no_mail_are_an_error(self, shop, celery, words):
+        app = shop(MAIL_WORKER="celery")
+        if celery is not None:
+            app.extensions["celery"] = celery
+        severity, what, fix = one(app, "settings")
+        assert severity == "error"
+        assert words in what
+        assert "send_later takes no mail" in fix
+
 
 class TestKeys:
     def test_that_work_are_well(self, shop):
@@ -137,6 +149,22 @@ class TestOutbox:
         app = shop()
         assert [each.severity for each in found(app, "outbox", "schema")] == [Grade.SKIPPED]
         assert not app.extensions["outbox"].exists
+
+    @pytest.mark.parametrize("place", ["/proc/nope/x.sqlite3", "{}/a/b/x.sqlite3", "{}/file/x"])
+    def test_that_can_never_be_made_is_an_error(self, shop, tmp_path, place):
+        (tmp_path / "file").write_text("no folder")
+        severity, what, fix = one(
+            shop(MAIL_OUTBOX_URL=f"sqlite:///{place}".format(tmp_path)), "outbox"
+        )
+        assert severity == "error"
+        assert "cannot be made" in what
+        assert "MAIL_OUTBOX_URL" in fix
+
+    @pytest.mark.parametrize("place", ["x.sqlite3", "new/x.sqlite3"])
+    def test_that_can_be_made_is_not_made_by_the_trial(self, shop, tmp_path, place):
+        before = sorted(tmp_path.rglob("*"))
+        assert one(shop(MAIL_OUTBOX_URL=f"sqlite:///{tmp_path / place}"), "outbox")[0] == "skipped"
+        assert sorted(tmp_path.rglob("*")) == before
 
     def test_on_each_database_has_its_schema_its_durability_and_its_clock_looked_at(
         self, shop, database
@@ -330,6 +358,46 @@ class TestTransports:
         assert told == severity
         assert words in what
         assert "re_k3y" not in what
+
+    def test_that_are_apis_and_away_have_advice_of_their_own(self, shop):
+        severity, _, fix = one(
+            shop(MAIL_TRANSPORT="resend://k@?home=http://127.0.0.1:1"), "transports"
+        )
+        assert severity == "error"
+        assert "home=" in fix
+        assert "MAIL_SERVER" not in fix
+
+    def test_at_which_nobody_may_log_in_say_so(self, shop):
+        with Hostile() as server:
+            login = {"MAIL_USERNAME": "ada", "MAIL_PASSWORD": "p4ss", "MAIL_PORT": server.port}
+            severity, what, fix = one(shop(MAIL_TRANSPORT=None, **login), "transports")
+        assert severity == "error"
+        assert "the server offers" in what
+        assert "MAIL_USE_TLS" in fix
+
+    def test_of_ses_have_credentials_of_the_machine(self, shop, monkeypatch, tmp_path):
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        aws.forget()
+        with HostileHttp() as server:
+            app = shop(MAIL_TRANSPORT=f"ses://?region=eu-west-1&home={server.home}")
+            severity, what, fix = one(app, "transports")
+            assert (severity, "no AWS credentials" in what) == ("error", True)
+            assert "ses://ID:SECRET@" in fix
+            monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+            monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
+            severity, what, _ = one(app, "transports")
+            assert severity == "ok"
+            assert server.requests == []
+        aws.forget()
+
+    def test_that_are_made_by_name_are_not_looked_at_and_said_not_to_be(self, shop):
+        app = shop()
+        app.extensions["outbox"].hooks.load_transport = lambda _: None
+        assert "@mail.load_transport" in found(app, "transports")[-1].text
 
 
 class TestCommand:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from flask_outbox.app import privacy, signing
+from flask_outbox.app import engines, privacy, signing
 from flask_outbox.app.patient import Patient
 from flask_outbox.app.settings import unknown
 from flask_outbox.mail.diagnosis import Diagnosis, Grade
@@ -58,6 +58,12 @@ def _of_settings(patient: Patient) -> Iterator[Diagnosis]:
             "MAIL_REDIRECT_TO or MAIL_ALLOW_ONLY keeps mail from people, outside debug mode.",
             "Take it out where people are to have their mail.",
         )
+    if runtime.engine is None and held.worker == "celery":
+        try:
+            engines.of_celery(runtime.app)
+        except ConfigurationError as error:
+            fix = "Do as it says: until then send_later takes no mail."
+            yield Diagnosis("settings", Grade.ERROR, str(error), fix)
 
 
 def keys(patient: Patient) -> Iterator[Diagnosis]:

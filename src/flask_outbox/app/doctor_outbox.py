@@ -20,16 +20,26 @@ FIX = (
 
 def outbox(patient: Patient) -> Iterator[Diagnosis]:
     """Read its schema, its settings of durability and its clock."""
+    from flask_outbox.outbox.examine import cannot_be_made, examine  # noqa: PLC0415  SQLAlchemy
+
     runtime = patient.runtime
     if not runtime.exists:
+        where = runtime.where
+        if isinstance(where, Path) and (why := cannot_be_made(where)):
+            yield Diagnosis(
+                "outbox",
+                Grade.ERROR,
+                f"There is no outbox, and {runtime.place} cannot be made: {why}.",
+                "Make its folder, writable for the user that runs this, or set MAIL_OUTBOX_URL to"
+                " a file elsewhere.",
+            )
+            return
         yield Diagnosis(
             "outbox",
             Grade.SKIPPED,
             f"There is no outbox yet: {runtime.place} is made with the first mail.",
         )
         return
-    from flask_outbox.outbox.examine import examine  # noqa: PLC0415  brings SQLAlchemy
-
     found = examine(runtime.outbox)
     if found.current:
         yield Diagnosis("schema", Grade.OK, f"{runtime.place} is at schema {found.revision}.")
