@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from click.testing import CliRunner
 from cryptography.fernet import Fernet
 from flask import Flask
+from flask.cli import FlaskGroup
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import create_engine, text
@@ -18,9 +20,12 @@ from flask_outbox.app.patient import Patient
 from flask_outbox.mail.diagnosis import Grade
 from flask_outbox.mail.exchange import Tls
 from flask_outbox.transports.resend import Resend
+from flask_outbox.wire import aws
+from hostile import Hostile
 from hostile_http import HostileHttp
 
 NOW = 1_700_000_000.0
+DOCTOR = ("outbox", "doctor", "--no-dns")
 
 
 @pytest.fixture
@@ -68,7 +73,7 @@ def one(app, check, **more):
 
 
 def doctor(app, *options):
-    return app.test_cli_runner().invoke(args=["outbox", "doctor", "--no-dns", *options])
+    return app.test_cli_runner().invoke(args=[*DOCTOR, *options])
 
 
 class TestSettings:
@@ -98,6 +103,16 @@ class TestSettings:
         severity, what, _ = one(app, "settings")
         assert severity == "error"
         assert what.startswith("MAIL_SERVER is empty: set it")
+
+    @pytest.mark.parametrize(("celery", "words"), [(None, "is not set"), (object(), "register")])
+    def test_with_a_celery_that_sends_no_mail_are_an_error(self, shop, celery, words):
+        app = shop(MAIL_WORKER="celery")
+        if celery is not None:
+            app.extensions["celery"] = celery
+        severity, what, fix = one(app, "settings")
+        assert severity == "error"
+        assert words in what
+        assert "send_later takes no mail" in fix
 
 
 class TestKeys:
@@ -134,6 +149,22 @@ class TestOutbox:
         app = shop()
         assert [each.severity for each in found(app, "outbox", "schema")] == [Grade.SKIPPED]
         assert not app.extensions["outbox"].exists
+
+    @pytest.mark.parametrize("place", ["/proc/nope/x.sqlite3", "{}/a/b/x.sqlite3", "{}/file/x"])
+    def test_that_can_never_be_made_is_an_error(self, shop, tmp_path, place):
+        (tmp_path / "file").write_text("no folder")
+        severity, what, fix = one(
+            shop(MAIL_OUTBOX_URL=f"sqlite:///{place}".format(tmp_path)), "outbox"
+        )
+        assert severity == "error"
+        assert "cannot be made" in what
+        assert "MAIL_OUTBOX_URL" in fix
+
+    @pytest.mark.parametrize("place", ["x.sqlite3", "new/x.sqlite3"])
+    def test_that_can_be_made_is_not_made_by_the_trial(self, shop, tmp_path, place):
+        before = sorted(tmp_path.rglob("*"))
+        assert one(shop(MAIL_OUTBOX_URL=f"sqlite:///{tmp_path / place}"), "outbox")[0] == "skipped"
+        assert sorted(tmp_path.rglob("*")) == before
 
     def test_on_each_database_has_its_schema_its_durability_and_its_clock_looked_at(
         self, shop, database
@@ -190,27 +221,65 @@ class TestOutbox:
 
 
 class TestMigrations:
-    def beside(self, shop, tmp_path, **options):
+    @pytest.fixture(autouse=True)
+    def project(self, tmp_path, monkeypatch):
+        """The folder that `flask` is run in; the app's own is below it."""
+        monkeypatch.chdir(tmp_path)
+
+    def beside(self, shop, tmp_path, *, env=None, **options):
         place = f"sqlite:///{tmp_path / 'shop.sqlite3'}"
         db = SQLAlchemy()
         app = shop(db, SQLALCHEMY_DATABASE_URI=place, MAIL_OUTBOX_URL=place)
+        app.root_path = str(tmp_path / "shop")
         Migrate(app, db, **options)
+        if env is not None:
+            folder = tmp_path / options.get("directory", "migrations")
+            folder.mkdir()
+            (folder / "env.py").write_text(env)
         return app
 
-    def test_that_would_drop_our_tables_are_an_error(self, shop, tmp_path):
-        severity, _, fix = one(self.beside(shop, tmp_path), "migrations")
+    @pytest.mark.parametrize(
+        "env",
+        [
+            "context.configure(connection=connection)",
+            "# include_object\ncontext.configure()",
+            "from flask_outbox import include_object\ncontext.configure()",
+            '"""Tables as include_object has them."""',
+            "no (Python",
+        ],
+    )
+    def test_that_would_drop_our_tables_are_an_error(self, shop, tmp_path, env):
+        severity, _, fix = one(self.beside(shop, tmp_path, env=env), "migrations")
         assert severity == "error"
         assert "include_object" in fix
 
     def test_that_were_given_include_object_are_well(self, shop, tmp_path):
-        app = self.beside(shop, tmp_path, include_object=include_object)
+        app = self.beside(shop, tmp_path, env="", include_object=include_object)
         assert one(app, "migrations")[0] == "ok"
 
-    def test_that_have_it_in_env_py_are_well(self, shop, tmp_path):
-        app = self.beside(shop, tmp_path)
-        (tmp_path / "migrations").mkdir()
-        (tmp_path / "migrations" / "env.py").write_text("context.configure(include_object=ours)")
+    @pytest.mark.parametrize(
+        "env",
+        ["context.configure(include_object=ours)", "given['include_object'] = ours"],
+    )
+    @pytest.mark.parametrize("directory", ["migrations", "database/changes"])
+    def test_that_have_it_in_env_py_are_well(self, shop, tmp_path, env, directory):
+        (tmp_path / "database").mkdir()
+        app = self.beside(shop, tmp_path, env=env, directory=directory)
         assert one(app, "migrations")[0] == "ok"
+
+    def test_that_are_not_here_may_be_elsewhere(self, shop, tmp_path, monkeypatch):
+        app = self.beside(shop, tmp_path, env="context.configure(include_object=ours)")
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        severity, what, fix = one(app, "migrations")
+        assert severity == "warning"
+        assert "no migrations/env.py here" in what
+        assert "include_object" in fix
+
+    def test_of_an_app_that_has_none_are_not_missed(self, shop, tmp_path):
+        app = self.beside(shop, tmp_path)
+        del app.extensions["migrate"]
+        assert one(app, "migrations")[0] == "skipped"
 
     def test_of_another_database_are_none_of_ours(self, shop, tmp_path):
         app = shop(SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path / 'another.sqlite3'}")
@@ -290,6 +359,46 @@ class TestTransports:
         assert words in what
         assert "re_k3y" not in what
 
+    def test_that_are_apis_and_away_have_advice_of_their_own(self, shop):
+        severity, _, fix = one(
+            shop(MAIL_TRANSPORT="resend://k@?home=http://127.0.0.1:1"), "transports"
+        )
+        assert severity == "error"
+        assert "home=" in fix
+        assert "MAIL_SERVER" not in fix
+
+    def test_at_which_nobody_may_log_in_say_so(self, shop):
+        with Hostile() as server:
+            login = {"MAIL_USERNAME": "ada", "MAIL_PASSWORD": "p4ss", "MAIL_PORT": server.port}
+            severity, what, fix = one(shop(MAIL_TRANSPORT=None, **login), "transports")
+        assert severity == "error"
+        assert "the server offers" in what
+        assert "MAIL_USE_TLS" in fix
+
+    def test_of_ses_have_credentials_of_the_machine(self, shop, monkeypatch, tmp_path):
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        aws.forget()
+        with HostileHttp() as server:
+            app = shop(MAIL_TRANSPORT=f"ses://?region=eu-west-1&home={server.home}")
+            severity, what, fix = one(app, "transports")
+            assert (severity, "no AWS credentials" in what) == ("error", True)
+            assert "ses://ID:SECRET@" in fix
+            monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+            monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
+            severity, what, _ = one(app, "transports")
+            assert severity == "ok"
+            assert server.requests == []
+        aws.forget()
+
+    def test_that_are_made_by_name_are_not_looked_at_and_said_not_to_be(self, shop):
+        app = shop()
+        app.extensions["outbox"].hooks.load_transport = lambda _: None
+        assert "@mail.load_transport" in found(app, "transports")[-1].text
+
 
 class TestCommand:
     def test_shows_a_table_and_below_it_what_to_do(self, shop):
@@ -323,3 +432,56 @@ class TestCommand:
         result = doctor(shop(), "--json")
         assert result.stderr.splitlines() == [f"Looking at {name} …" for name in CHECKS]
         json.loads(result.stdout)
+
+
+class TestAnAppThatCannotBegin:
+    def doctor(self, *options, **config):
+        """Have Flask find the command by itself, as it does where the app cannot be made."""
+
+        def create_app():
+            app = Flask("shop")
+            app.config.update(MAIL_TRANSPORT="null:", SECRET_KEY="key")
+            app.config.update(config)
+            Mail(app)
+            return app
+
+        group = FlaskGroup(create_app=create_app)
+        return CliRunner().invoke(group, [*DOCTOR, *options])
+
+    @pytest.mark.parametrize(
+        ("config", "words"),
+        [
+            ({"MAIL_RATE": "many"}, "MAIL_RATE"),
+            ({"MAIL_TRANSPORT": "pigeon://roof"}, "MAIL_TRANSPORT"),
+        ],
+    )
+    def test_has_a_finding_in_json(self, config, words):
+        result = self.doctor("--json", **config)
+        (finding,) = json.loads(result.stdout)
+        assert (finding["check"], finding["severity"]) == ("settings", "error")
+        assert words in finding["text"]
+        assert "cannot begin" in finding["fix"]
+        assert result.exit_code == 2
+
+    def test_has_a_row_in_the_table_and_what_to_do(self):
+        result = self.doctor(MAIL_RATE="many")
+        lines = result.stdout.splitlines()
+        assert lines[1].split()[:2] == ["error", "settings"]
+        assert lines[-1].startswith("  settings: Mend what it names")
+        assert result.exit_code == 2
+
+    def test_for_another_reason_says_so_itself(self):
+        group = FlaskGroup(create_app=lambda: 1 / 0)
+        assert isinstance(CliRunner().invoke(group, DOCTOR).exception, ZeroDivisionError)
+
+    def test_is_no_other_than_one_that_can(self):
+        result = self.doctor("--json")
+        assert json.loads(result.stdout)[0]["check"] == "settings"
+        assert result.exit_code == 0
+
+    def test_and_has_no_mail_is_told_how_to_have_it(self):
+        group = FlaskGroup(create_app=lambda: Flask("plain"))
+        for command in ("doctor", "stats"):
+            result = CliRunner().invoke(group, ["outbox", command])
+            assert result.exit_code == 2
+            assert "Mail(app)" in result.stderr

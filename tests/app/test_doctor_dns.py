@@ -7,6 +7,8 @@ from flask import Flask
 
 from dkim_judges import RSA, pem_of
 from flask_outbox import Mail
+from flask_outbox.mail.lookup import Found, How
+from flask_outbox.mail.spf import check
 from name_server import serving
 
 FINE = {
@@ -88,7 +90,7 @@ def test_a_domain_that_does_not_exist_is_an_error():
         ("v=spf1 a:x.invalid a:y.invalid -all", "ok", "2 of 10 look-ups"),
         ("v=spf1 a:x.invalid a:y.invalid a:z.invalid -all", "error", "find nothing"),
         ("v=spf1 include:mx.relay.test -all", "error", "has no SPF record"),
-        ("v=spf1 include -all", "error", "names no domain"),
+        ("v=spf1 include -all", "error", "a term that is none: 'include'"),
         ("v=spf1 ipv4:192.0.2.1 -all", "error", "a term that is none"),
         ("v=spf1 exists:%{i}.a exists:%{i}.b exists:%{i}.c -all", "ok", "3 of 10 look-ups"),
         ("v=spf1 a:six.test a:six.test a:six.test -all", "ok", "3 of 10 look-ups"),
@@ -111,6 +113,58 @@ def test_spf(record, severity, words):
     assert (told, words in text) == (severity, True), text
 
 
+@pytest.mark.parametrize(
+    "term",
+    [
+        *("ip4", "ip4:", "ip4:999.1.2.3", "ip4:192.0.2", "ip4:192.0.2.1/33", "ip4:192.0.2.1/08"),
+        *("ip4:192.0.2.1//64", "ip4:192.0.2.1:25", "ip6", "ip6:zz", "ip6:2001:db8::/129"),
+        *("ip6:192.0.2.1", "a:", "a:/24", "a/33", "a/abc", "a/024", "a//129", "a:relay.test/"),
+        *("a:relay.test:25", "a:host", "a:x.123", "mx:relay.test/24/64", "ptr/24", "include"),
+        *("include:", "include:relay.test/24", "exists", "exists:relay.test/24", "all:foo"),
+        *("-all/8", "redirect=", "redirect=host", "exp=", "=relay.test", "?", "\u2013all"),
+        *("exists:%{e}.relay.test", "exists:%{i", "exists:%{d0}.relay.test", "a:50%.test", "x=%"),
+        *("redirect=relay.test redirect=relay.test", "exp=relay.test exp=relay.test"),
+    ],
+)
+def test_a_term_that_is_wrong_voids_the_whole_record_wherever_it_stands(term):
+    for record in (f"v=spf1 {term} -all", f"v=spf1 -all {term}"):
+        problem = judged(record)
+        assert "is none" in problem or "twice" in problem, record
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        *("ip4:192.0.2.1", "ip4:192.0.2.0/24", "ip4:0.0.0.0/0", "IP4:192.0.2.1/32", "ip6:::1"),
+        *("ip6:2001:db8::/128", "ip6:::ffff:192.0.2.1/96", "a", "A/24", "a//64", "a/24//64"),
+        *(
+            "a:relay.test",
+            "a:relay.test.",
+            "a:relay.test/24",
+            "a:relay.test//64",
+            "mx:relay.test/0",
+        ),
+        *("a:_x.relay.test", "a:x.1-2", "a:x.xn--p1ai", "?ptr", "ptr:relay.test", "~all", "+a"),
+        *("exists:%{ir}.%{v}._spf.%{d2}", "exists:%{L1r+-}.x.test", "exists:x.%{d}", "a:%%x.test"),
+        *("exp=explain.%{d}", "unknown=%{i}/x:y", "default=pass", "redirect=%{d}"),
+    ],
+)
+def test_a_term_that_is_right_is_taken(term):
+    assert judged(f"v=spf1 {term} -all") == ""
+
+
+def judged(record):
+    """What is wrong with a record, where every other name has a record of each kind."""
+    walk = check("example.com")
+    ask = next(walk)
+    while True:
+        own = (ask.name, ask.kind) == ("example.com", "TXT")
+        try:
+            ask = walk.send(Found(How.FOUND, (record if own else "v=spf1 -all",)))
+        except StopIteration as end:
+            return end.value.problem
+
+
 def test_of_two_spf_records_none_holds():
     two = {"example.com": {"MX": ["1 a.test."], "TXT": ['"v=spf1 -all"', '"v=spf1 ~all"']}}
     assert "2 SPF records" in one("spf", two)[1]
@@ -130,23 +184,36 @@ def test_spf_is_asked_of_the_domain_that_bounces_go_to():
         ("v=DKIM1; k=ed25519; p=AAAA", "error", "of the kind ed25519"),
         ("ours; t=y", "error", "as a test"),
         ("v=DKIM1", "error", "0 records"),
+        ("short", "ok", "our key"),
+        ("ours; h=sha1:sha256; s=email; t=s", "ok", "our key"),
+        ("ours; s=tlsrpt:*", "ok", "our key"),
+        ("ours; h=sha1", "error", "h= leaves out sha256"),
+        ("ours; s=tlsrpt", "error", "s= leaves out email"),
+        ("n=x; ours", "error", "does not stand first"),
+        ("v=DKIM2; short", "error", "v= is not DKIM1"),
     ],
 )
 def test_dkim(record, severity, words):
-    zone = (
-        {}
-        if record is None
-        else {"r._domainkey.example.com": txt(record.replace("ours", RSA.record))}
-    )
+    zone = {} if record is None else {"r._domainkey.example.com": txt(_written(record))}
     told, text = one("dkim", zone, **DKIM)
     assert (told, words in text) == (severity, True), text
     assert "PRIVATE" not in text
+
+
+def _written(record):
+    short = RSA.record.replace("v=DKIM1; ", "")
+    return record.replace("ours", RSA.record).replace("short", short)
 
 
 @pytest.mark.parametrize(
     ("record", "severity", "words"),
     [
         ('"v=DMARC1; p=none"', "ok", "none"),
+        ('"v = DMARC1 ; p = NONE"', "ok", "policy none"),
+        ('"V=DMARC1;P=Reject"', "ok", "policy reject"),
+        ('"p=none; v=DMARC1"', "error", "does not begin with v=DMARC1"),
+        ('"v=DMARC1 p=none"', "error", "does not begin with v=DMARC1;"),
+        ('"v=dmarc1; p=none"', "warning", "no DMARC record"),
         ('"v=DMARC1; rua=mailto:a@example.com"', "error", "no policy"),
         ('"v=DMARC1; p=none" "v=DMARC1; p=none"', "ok", "none"),
         ('"v=spf1"', "warning", "no DMARC record"),
@@ -219,6 +286,56 @@ def test_alignment(policy, config, severity, words):
     zone = {"_dmarc.example.com": {"TXT": [f'"v=DMARC1; {policy}"']}}
     told, text = one("alignment", zone, **config)
     assert (told, words in text) == (severity, True), text
+
+
+HOME = "home=http://127.0.0.1:1"
+SES = f"ses://AKIA:secret@?region=eu-west-1&{HOME}"
+MAILGUN = f"mailgun://key@example.com?{HOME}"
+POSTMARK = f"postmark://token@?{HOME}"
+
+
+@pytest.mark.parametrize(
+    ("way", "config", "severity", "words"),
+    [
+        (SES, DKIM, "skipped", "signing is the provider's"),
+        (SES, {**DKIM, "MAIL_RETURN_PATH": "b@relay.test"}, "skipped", "example.com is verified"),
+        (POSTMARK, {}, "skipped", "signing is the provider's"),
+        (MAILGUN, {}, "skipped", "the envelope is the provider's"),
+        (MAILGUN, DKIM, "ok", "by DKIM."),
+    ],
+)
+def test_what_is_a_providers_is_not_taken_for_ours(way, config, severity, words):
+    told, text = one("alignment", MAIL_TRANSPORT=way, **config)
+    assert (told, words in text) == (severity, True), text
+
+
+def test_each_kind_of_way_is_judged_by_itself():
+    found = look("alignment", MAIL_TRANSPORTS={"bulk": SES}, **DKIM)
+    assert [each["severity"] for each in found] == ["ok", "skipped"]
+    assert found[0]["text"] == (
+        "example.com is aligned by SPF and DKIM, for what leaves by default."
+    )
+    assert found[1]["text"].startswith("For what leaves by bulk, signing is the provider's")
+
+
+@pytest.mark.parametrize("way", [SES, MAILGUN, POSTMARK])
+def test_spf_is_not_missed_where_the_envelope_is_a_providers(way):
+    told, text = one("spf", {"example.com": {"MX": ["1 a.test."]}}, MAIL_TRANSPORT=way)
+    assert (told, "is the provider's" in text) == ("skipped", True)
+
+
+@pytest.mark.parametrize(
+    ("ways", "severity", "words"),
+    [
+        ({"default": "null:"}, "ok", "Mail is signed by r._domainkey.example.com."),
+        ({"default": MAILGUN}, "ok", "Mail is signed by r._domainkey.example.com."),
+        ({"default": "null:", "bulk": SES}, "ok", "; what leaves by bulk is the provider's"),
+        ({"default": SES, "bulk": POSTMARK}, "warning", "MAIL_DKIM_* sign nothing"),
+    ],
+)
+def test_keys_that_sign_nothing_are_told(ways, severity, words):
+    found = look("keys", None, "--no-dns", MAIL_TRANSPORT=None, MAIL_TRANSPORTS=ways, **DKIM)
+    assert (found[-1]["severity"], words in found[-1]["text"]) == (severity, True), found
 
 
 @pytest.mark.parametrize(

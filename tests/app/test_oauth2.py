@@ -177,3 +177,39 @@ def test_a_badge_tells_of_another_secret(tokens, tmp_path):
 
     assert badge("one") == badge("one")
     assert badge("one").settings != badge("two").settings
+
+
+def told_by_the_doctor(app):
+    Mail(app)
+    result = app.test_cli_runner().invoke(args=["outbox", "doctor", "--no-dns", "--json"])
+    app.extensions["outbox"].close()
+    assert "canary" not in result.output
+    return next(each for each in json.loads(result.stdout) if each["check"] == "transports")
+
+
+def test_the_doctor_tells_a_refused_token_from_a_wrong_password(tokens, tmp_path):
+    tokens.in_force = False
+    finding = told_by_the_doctor(app_for(tokens, tmp_path))
+    assert "by XOAUTH2" in finding["text"]
+    assert "may send as it" in finding["fix"]
+
+
+def test_the_doctor_tells_a_token_that_did_not_come_from_a_relay_that_is_away(tokens, tmp_path):
+    app = app_for(tokens, tmp_path)
+    app.config["MAIL_OAUTH2_TOKEN"] = Microsoft365Token(
+        "example.com", "id", "canary-secret", authority="http://127.0.0.1:1"
+    )
+    finding = told_by_the_doctor(app)
+    assert "no token came: 127.0.0.1:1: no connection" in finding["text"]
+    assert "the server that MAIL_OAUTH2_TOKEN names" in finding["fix"]
+
+
+def test_the_doctor_tells_a_token_that_was_not_given(tokens, tmp_path):
+    app = app_for(tokens, tmp_path)
+    with HostileHttp({"whole": [say(400, {"error": "invalid_client"})]}) as web:
+        app.config["MAIL_OAUTH2_TOKEN"] = Microsoft365Token(
+            "example.com", "id", "canary-secret", authority=web.home
+        )
+        finding = told_by_the_doctor(app)
+    assert "gave no token: it answered 400 invalid_client" in finding["text"]
+    assert "the id and secret it was given" in finding["fix"]

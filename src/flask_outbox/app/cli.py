@@ -14,7 +14,7 @@ import click
 from flask import current_app
 
 from flask_outbox.app import printing
-from flask_outbox.app.extension import outbox
+from flask_outbox.app.commands import outbox
 from flask_outbox.app.flask_mail import runtime_of
 from flask_outbox.app.printing import moment
 
@@ -48,7 +48,10 @@ ids = click.argument("ids", nargs=-1, type=an_id, metavar="ID...")
 
 def current() -> "Runtime":
     """Give the runtime of the app at hand."""
-    return runtime_of(cast("Any", current_app)._get_current_object())  # noqa: SLF001  the app
+    try:
+        return runtime_of(cast("Any", current_app)._get_current_object())  # noqa: SLF001  the app
+    except RuntimeError as error:  # these commands are there for every app
+        raise click.UsageError(str(error)) from None
 
 
 def existing() -> "Runtime":

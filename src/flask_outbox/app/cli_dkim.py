@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flask_outbox.app import reading_dkim
-from flask_outbox.app.extension import outbox
+from flask_outbox.app.commands import outbox
 from flask_outbox.app.reading import Parse
 from flask_outbox.app.signing import NOT_INSTALLED
 from flask_outbox.mail.errors import ConfigurationError

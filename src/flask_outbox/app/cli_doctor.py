@@ -3,17 +3,22 @@
 import sys
 from collections.abc import Callable
 from time import monotonic, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from flask.cli import ScriptInfo
 
 from flask_outbox.app import printing
 from flask_outbox.app.cli import Finite, as_json, current
-from flask_outbox.app.extension import outbox
+from flask_outbox.app.commands import outbox
 from flask_outbox.app.patient import Patient, a_domain, an_address
-from flask_outbox.mail.errors import MessageError
+from flask_outbox.mail.errors import ConfigurationError, MessageError
+
+if TYPE_CHECKING:
+    from flask_outbox.mail.diagnosis import Diagnosis
 
 LONG = 2.0  # seconds after which a person hears what is waited for
+ERRORS, COULD_NOT_RUN = 1, 2  # exit status
 
 Values = tuple[str, ...]
 
@@ -30,7 +35,7 @@ def _each(read: Callable[[str], str]) -> Callable[[click.Context, click.Paramete
     return callback
 
 
-@outbox.command()
+@outbox.command(with_appcontext=False)  # it is told of an app that cannot be made, too
 @click.option(
     "--timeout",
     default=5.0,
@@ -74,17 +79,17 @@ def doctor(as_json: bool, timeout: float, **asked: Any) -> None:  # noqa: FBT001
 
     Status 0: nothing worse than warnings. 1: errors. 2: it could not run.
     """
-    from flask_outbox.app.doctor import examine  # noqa: PLC0415  see cli.py
-    from flask_outbox.mail.diagnosis import Grade  # noqa: PLC0415  the same
+    from flask_outbox.mail.diagnosis import Diagnosis, Grade  # noqa: PLC0415  see cli.py
 
-    begun = monotonic()
-
-    def before(name: str) -> None:
-        if monotonic() - begun > LONG:
-            click.echo(f"Looking at {name} …", err=True)
-
-    patient = Patient(runtime=current(), now=time(), seconds=timeout, **asked)
-    found = list(examine(patient, before))
+    try:
+        app = click.get_current_context().ensure_object(ScriptInfo).load_app()
+    except ConfigurationError as error:
+        fix = "Mend what it names: the app cannot begin, and nothing else was looked at."
+        found, status = [Diagnosis("settings", Grade.ERROR, str(error), fix)], COULD_NOT_RUN
+    else:
+        with app.app_context():
+            found = _examined(timeout, asked)
+        status = ERRORS if any(each.severity is Grade.ERROR for each in found) else 0
     if as_json:
         printing.as_json(found)
     else:
@@ -95,4 +100,17 @@ def doctor(as_json: bool, timeout: float, **asked: Any) -> None:  # noqa: FBT001
             click.echo("\nWhat to do:")
         for each in fixes:
             click.echo(f"  {each.check}: {each.fix}")
-    sys.exit(int(any(each.severity is Grade.ERROR for each in found)))
+    sys.exit(status)
+
+
+def _examined(timeout: float, asked: dict[str, Any]) -> "list[Diagnosis]":
+    from flask_outbox.app.doctor import examine  # noqa: PLC0415  see cli.py
+
+    begun = monotonic()
+
+    def before(name: str) -> None:
+        if monotonic() - begun > LONG:
+            click.echo(f"Looking at {name} …", err=True)
+
+    patient = Patient(runtime=current(), now=time(), seconds=timeout, **asked)
+    return list(examine(patient, before))

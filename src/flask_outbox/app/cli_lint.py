@@ -9,7 +9,7 @@ import click
 
 from flask_outbox.app import printing
 from flask_outbox.app.cli import as_json
-from flask_outbox.app.extension import outbox
+from flask_outbox.app.commands import outbox
 from flask_outbox.mail.errors import MessageError
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from flask import current_app
 
 from flask_outbox.app import printing
 from flask_outbox.app.cli import Finite, an_id, as_json, current, existing, ids, sending
-from flask_outbox.app.extension import Mail, outbox
+from flask_outbox.app.commands import outbox
+from flask_outbox.app.extension import Mail
 from flask_outbox.app.flask_mail import Message
 from flask_outbox.app.printing import moment
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
-from flask_outbox.app import privacy, signing
+from flask_outbox.app import engines, privacy, signing
 from flask_outbox.app.patient import Patient
 from flask_outbox.app.settings import unknown
 from flask_outbox.mail.diagnosis import Diagnosis, Grade
 from flask_outbox.mail.errors import ConfigurationError
+from flask_outbox.transports.carries import is_signed_by_us
 
 
 def settings(patient: Patient) -> Iterator[Diagnosis]:
@@ -57,6 +58,12 @@ def _of_settings(patient: Patient) -> Iterator[Diagnosis]:
             "MAIL_REDIRECT_TO or MAIL_ALLOW_ONLY keeps mail from people, outside debug mode.",
             "Take it out where people are to have their mail.",
         )
+    if runtime.engine is None and held.worker == "celery":
+        try:
+            engines.of_celery(runtime.app)
+        except ConfigurationError as error:
+            fix = "Do as it says: until then send_later takes no mail."
+            yield Diagnosis("settings", Grade.ERROR, str(error), fix)
 
 
 def keys(patient: Patient) -> Iterator[Diagnosis]:
@@ -85,9 +92,24 @@ def keys(patient: Patient) -> Iterator[Diagnosis]:
             "Set them, unless what sends your mail on signs it: flask outbox dkim-keygen",
         )
         return
-    loaded = [key for held in runtime.dkim_keys.values() for key in held]
-    names = ", ".join(key.name for key in loaded)
-    yield Diagnosis("keys", Grade.OK, f"Mail is signed by {names}.")
+    yield _signed(patient)
+
+
+def _signed(patient: Patient) -> Diagnosis:
+    names = ", ".join(key.name for held in patient.runtime.dkim_keys.values() for key in held)
+    ways = patient.ways
+    theirs = [route for route, each in ways.items() if not is_signed_by_us(each.carries)]
+    if not theirs:
+        return Diagnosis("keys", Grade.OK, f"Mail is signed by {names}.")
+    text = f"what leaves by {', '.join(theirs)} is the provider's to sign, and not signed by us."
+    if len(theirs) < len(ways):
+        return Diagnosis("keys", Grade.OK, f"Mail is signed by {names}; {text}")
+    return Diagnosis(
+        "keys",
+        Grade.WARNING,
+        f"MAIL_DKIM_* sign nothing: {text}",
+        "Have the provider sign by your domain, which it calls verifying it, and take them out.",
+    )
 
 
 def base_url(patient: Patient) -> Iterator[Diagnosis]:

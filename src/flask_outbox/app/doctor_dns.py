@@ -8,6 +8,7 @@ from flask_outbox.app.patient import Patient
 from flask_outbox.mail import dmarc, spf
 from flask_outbox.mail.diagnosis import Diagnosis, Grade
 from flask_outbox.mail.lookup import Ask, Found, How
+from flask_outbox.transports.carries import completed, is_signed_by_us
 
 if TYPE_CHECKING:
     from flask_outbox.wire.dns import Resolver
@@ -33,7 +34,11 @@ def published(patient: Patient) -> Iterator[Diagnosis]:
         bounces = patient.bounce_domain(domain)
         for each in dict.fromkeys((domain, bounces)):
             yield _mx(each, resolver.look_up(Ask(each, "MX")), resolver)
-        yield _spf(bounces, resolver.carry(spf.check(bounces)))
+        if any(ours for ours, _ in _kinds(patient)):
+            yield _spf(bounces, resolver.carry(spf.check(bounces)))
+        else:
+            text = f"The envelope of mail from {domain} is the provider's, and SPF its affair."
+            yield Diagnosis("spf", Grade.SKIPPED, text)
         yield from _dmarc(patient, domain, bounces, resolver)
     yield from _dkim(patient, resolver)
     yield from _ptr(patient, resolver)
@@ -103,30 +108,54 @@ def _dmarc(
         )
         return
     yield Diagnosis("dmarc", Grade.OK, f"DMARC of {domain} has the policy {found.policy}.")
-    yield _alignment(patient, domain, bounces, found, resolver)
+    yield from _alignment(patient, domain, bounces, found, resolver)
+
+
+def _kinds(patient: Patient) -> dict[tuple[bool, bool], list[str]]:
+    """Sort the ways out by what is ours of what leaves by them: the envelope, the signature."""
+    kinds: dict[tuple[bool, bool], list[str]] = {}
+    for route, each in patient.ways.items():
+        kind = completed(each.carries).envelope, is_signed_by_us(each.carries)
+        kinds.setdefault(kind, []).append(route)
+    return kinds
 
 
 def _alignment(
     patient: Patient, domain: str, bounces: str, found: dmarc.Dmarc, resolver: "Resolver"
-) -> Diagnosis:
+) -> Iterator[Diagnosis]:
     def stands(other: str, *, strict: bool) -> bool:
         theirs = resolver.carry(dmarc.check(other)).organisation
         pair = found.organisation, theirs
         return dmarc.aligned(domain, other, strict=strict, organisations=pair)
 
-    ways = ["SPF"] if stands(bounces, strict=found.strict_spf) else []
+    by_spf = stands(bounces, strict=found.strict_spf)
     signers = _signers(patient, domain)
-    ways += ["DKIM"] if any(stands(each, strict=found.strict_dkim) for each in signers) else []
-    if ways:
-        text = f"{domain} is aligned by {' and '.join(ways)}."
-        return Diagnosis("alignment", Grade.OK, text)
-    return Diagnosis(
-        "alignment",
-        Grade.WARNING if found.policy == "none" else Grade.ERROR,
-        f"Neither {bounces} (SPF) nor a key of ours (DKIM) is aligned with {domain}.",
-        "Sign by a key of the From domain (flask outbox dkim-keygen), or let MAIL_RETURN_PATH be"
-        " of it.",
-    )
+    by_dkim = any(stands(each, strict=found.strict_dkim) for each in signers)
+    kinds = _kinds(patient)
+    for (envelope, signature), routes in kinds.items():
+        ways = ["SPF"] if envelope and by_spf else []
+        ways += ["DKIM"] if signature and by_dkim else []
+        by = f"what leaves by {', '.join(routes)}"
+        if ways:
+            where = f", for {by}" if len(kinds) > 1 else ""
+            text = f"{domain} is aligned by {' and '.join(ways)}{where}."
+            yield Diagnosis("alignment", Grade.OK, text)
+        elif envelope and signature:
+            yield Diagnosis(
+                "alignment",
+                Grade.WARNING if found.policy == "none" else Grade.ERROR,
+                f"Neither {bounces} (SPF) nor a key of ours (DKIM) is aligned with {domain}.",
+                "Sign by a key of the From domain (flask outbox dkim-keygen), or let"
+                " MAIL_RETURN_PATH be of it.",
+            )
+        else:
+            yield Diagnosis(
+                "alignment",
+                Grade.SKIPPED,
+                f"For {by}, {'the envelope' if signature else 'signing'} is the provider's: see"
+                f" there that {domain} is verified, signed by its own DKIM, and has a return path"
+                " (MAIL FROM) of its own.",
+            )
 
 
 def _signers(patient: Patient, domain: str) -> list[str]:

@@ -1,5 +1,6 @@
 """The doctor's look at the outbox: schema, durability, clock; and at the app's migrations."""
 
+import ast
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -9,20 +10,36 @@ from flask_outbox.app.patient import Patient
 from flask_outbox.mail.diagnosis import Diagnosis, Grade
 
 APART = 5.0  # seconds between two clocks before a person should know
+WORD = "include_object"
+BESIDE = "The outbox's tables stand beside the app's"
+FIX = (
+    "Give Migrate(app, db, include_object=flask_outbox.include_object), or the same to"
+    " context.configure() in env.py."
+)
 
 
 def outbox(patient: Patient) -> Iterator[Diagnosis]:
     """Read its schema, its settings of durability and its clock."""
+    from flask_outbox.outbox.examine import cannot_be_made, examine  # noqa: PLC0415  SQLAlchemy
+
     runtime = patient.runtime
     if not runtime.exists:
+        where = runtime.where
+        if isinstance(where, Path) and (why := cannot_be_made(where)):
+            yield Diagnosis(
+                "outbox",
+                Grade.ERROR,
+                f"There is no outbox, and {runtime.place} cannot be made: {why}.",
+                "Make its folder, writable for the user that runs this, or set MAIL_OUTBOX_URL to"
+                " a file elsewhere.",
+            )
+            return
         yield Diagnosis(
             "outbox",
             Grade.SKIPPED,
             f"There is no outbox yet: {runtime.place} is made with the first mail.",
         )
         return
-    from flask_outbox.outbox.examine import examine  # noqa: PLC0415  brings SQLAlchemy
-
     found = examine(runtime.outbox)
     if found.current:
         yield Diagnosis("schema", Grade.OK, f"{runtime.place} is at schema {found.revision}.")
@@ -71,27 +88,41 @@ def migrations(patient: Patient) -> Iterator[Diagnosis]:
         yield Diagnosis("migrations", Grade.OK, text)
     elif not url or not is_beside(runtime.outbox, str(url)):
         yield Diagnosis("migrations", Grade.SKIPPED, "No app's tables stand beside the outbox's.")
-    elif _leaves_alone(patient):
-        yield Diagnosis("migrations", Grade.OK, "The app's migrations leave our tables alone.")
     else:
-        yield Diagnosis(
-            "migrations",
-            Grade.ERROR,
-            "The outbox's tables stand beside the app's, and nothing tells `flask db migrate` that"
-            " they are not the app's to drop.",
-            "Give Migrate(app, db, include_object=flask_outbox.include_object), or the same to"
-            " context.configure() in migrations/env.py.",
-        )
+        yield _of_app(patient)
 
 
-def _leaves_alone(patient: Patient) -> bool:
-    """Look for it where Flask-Migrate was given it, and else in the words of env.py."""
-    app = patient.runtime.app
-    migrate = app.extensions.get("migrate")
-    if "include_object" in getattr(migrate, "configure_args", {}):
-        return True
-    folder = Path(app.root_path, getattr(migrate, "directory", "migrations"))
+def _of_app(patient: Patient) -> Diagnosis:
+    """Look for include_object where Flask-Migrate was given it, and else in env.py."""
+    migrate = patient.runtime.app.extensions.get("migrate")
+    well = Diagnosis("migrations", Grade.OK, "The app's migrations leave our tables alone.")
+    if WORD in getattr(migrate, "configure_args", {}):
+        return well
+    # As Flask-Migrate has it: below the folder that `flask` is run in, not that of the app.
+    env = Path(getattr(migrate, "directory", "migrations"), "env.py")
+    if env.exists():
+        if _passes_it(env):
+            return well
+        text = "nothing tells `flask db migrate` that they are not the app's to drop."
+        return Diagnosis("migrations", Grade.ERROR, f"{BESIDE}, and {text}", FIX)
+    if migrate is None:
+        text = f"The app has no Flask-Migrate, and there is no {env}."
+        return Diagnosis("migrations", Grade.SKIPPED, text)
+    text = f"{BESIDE}, and there is no {env} here to say that they are not the app's to drop."
+    return Diagnosis("migrations", Grade.WARNING, text, f"Look from where `flask db` is run. {FIX}")
+
+
+def _passes_it(env: Path) -> bool:
+    """Tell whether it is passed on by its name, as an argument or in a dict.
+
+    A comment, or an import alone, passes nothing on.
+    """
     try:
-        return "include_object" in (folder / "env.py").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        nodes = list(ast.walk(ast.parse(env.read_bytes())))
+    except (OSError, SyntaxError, ValueError):
         return False
+    return any(
+        (isinstance(each, ast.keyword) and each.arg == WORD)
+        or (isinstance(each, ast.Constant) and each.value == WORD)
+        for each in nodes
+    )

@@ -10,12 +10,37 @@ from flask_outbox.transports.smtp import Smtp, is_loopback
 from flask_outbox.transports.smtp_auth import AUTH_REFUSED
 from flask_outbox.transports.smtp_login import Security
 
+# What the text of an error has, and what to do then; the first that fits.
+FIXES = (
+    (
+        "by XOAUTH2",
+        "Look at MAIL_USERNAME, and whether whoever MAIL_OAUTH2_TOKEN is for may send as it.",
+    ),
+    (
+        "the server offers",
+        "Look whether it takes a login at this port, and whether by TLS alone: MAIL_USE_TLS.",
+    ),
+    (
+        AUTH_REFUSED,
+        "Look at MAIL_USERNAME and MAIL_PASSWORD, or the user and password in the URL.",
+    ),
+    ("gave no token", "Look at what MAIL_OAUTH2_TOKEN is, and at the id and secret it was given."),
+    ("no token came", "Look at firewalls, and at the server that MAIL_OAUTH2_TOKEN names."),
+    ("the token source", "Look at the function in MAIL_OAUTH2_TOKEN."),
+    (
+        "AWS credentials",
+        "Give the machine a role, set AWS_*, or write ses://ID:SECRET@?region=… in MAIL_TRANSPORT.",
+    ),
+)
+
 
 def transports(patient: Patient) -> Iterator[Diagnosis]:
     """Knock at each."""
-    for name in patient.runtime.names():
-        for route, transport in patient.runtime.way(name).routes.items():
-            yield from _look(route, transport, patient.seconds)
+    for route, transport in patient.ways.items():
+        yield from _look(route, transport, patient.seconds)
+    if patient.runtime.tenants is not None:
+        text = "What @mail.load_transport makes of a name is not looked at."
+        yield Diagnosis("transports", Grade.SKIPPED, text)
 
 
 def _look(name: str, transport: Transport, seconds: float) -> Iterator[Diagnosis]:
@@ -31,7 +56,7 @@ def _look(name: str, transport: Transport, seconds: float) -> Iterator[Diagnosis
         for _ in sync.carry(transport.knock(), pool, seconds=seconds):
             pass
     except WireError as error:
-        yield Diagnosis("transports", Grade.ERROR, f"{name}: {error}", _fix(error))
+        yield Diagnosis("transports", Grade.ERROR, f"{name}: {error}", _fix(error, transport))
         return
     finally:
         pool.close()
@@ -61,9 +86,12 @@ def _is_open(transport: Smtp | HttpTransport) -> bool:
     )
 
 
-def _fix(error: WireError) -> str:
-    if AUTH_REFUSED in str(error):
-        return "Look at MAIL_USERNAME and MAIL_PASSWORD, or the user and password in the URL."
+def _fix(error: WireError, transport: Smtp | HttpTransport) -> str:
+    text = str(error)
+    if fix := next((fix for words, fix in FIXES if words in text), ""):
+        return fix
+    if isinstance(transport, HttpTransport):
+        return "Look at firewalls, and at home= and ca_file= in its URL; keep TLS verified."
     if isinstance(error, TlsError):
         return "Look at MAIL_TLS_CA_FILE, MAIL_USE_TLS and MAIL_USE_SSL; keep TLS verified."
     return (

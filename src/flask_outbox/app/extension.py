@@ -3,22 +3,20 @@
 import time
 from collections.abc import Mapping
 from datetime import timedelta
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import click
 from flask import Flask
-from flask.cli import AppGroup
 
 from flask_outbox.app import engines
 from flask_outbox.app import settings as configuration
+from flask_outbox.app.commands import outbox
 from flask_outbox.app.flask_mail import _Mail, _MailMixin, runtime_of, state_of
 from flask_outbox.app.joined import BIND_OF_NOTHING, Joined
 from flask_outbox.app.moments import Moment, Span, due, end
 from flask_outbox.app.preparing import BeforeSend, ChooseTransport, Hooks, check_kind, is_big
 from flask_outbox.app.runtime import Runtime
 from flask_outbox.app.tenants import LoadTransport
-from flask_outbox.mail.errors import ConfigurationError, MessageError, OutboxError
+from flask_outbox.mail.errors import ConfigurationError, MessageError
 from flask_outbox.mail.fingerprint import fingerprint
 from flask_outbox.mail.message import Message
 from flask_outbox.mail.submission import Receipt
@@ -249,35 +247,6 @@ class Mail(_MailMixin):
         from flask_outbox.app.linting import lint_message  # noqa: PLC0415  seldom needed
 
         return lint_message(runtime_of(self._app()), message, spam=spam)
-
-
-class Commands(AppGroup):
-    """``flask outbox``: the modules that have the commands are imported late."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name them."""
-        _import_commands()
-        return super().list_commands(ctx)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Find one."""
-        _import_commands()
-        return super().get_command(ctx, cmd_name)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run one; of an outbox that cannot be used, or a wrong setting, say what to do."""
-        try:
-            return super().invoke(ctx)
-        except OutboxError as error:
-            raise click.ClickException(str(error)) from None
-
-
-def _import_commands() -> None:
-    for name in ("cli", "cli_mail", "cli_lint", "cli_dkim", "cli_doctor"):
-        import_module(f"flask_outbox.app.{name}")
-
-
-outbox = Commands("outbox", help="Mail that was sent later: look at it, retry it, send it.")
 
 
 def _may_exist(id: object) -> bool:  # noqa: A002  the word that users see

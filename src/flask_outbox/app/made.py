@@ -282,10 +282,9 @@ class Made:
         keys = self.dkim_keys
         if not keys:
             return submission
-        from flask_outbox.transports.carries import completed  # noqa: PLC0415  where it is asked
+        from flask_outbox.transports.carries import is_signed_by_us  # noqa: PLC0415  if it is asked
 
-        carried = completed(transport.carries)
-        if not (carried.raw and carried.signature):
+        if not is_signed_by_us(transport.carries):
             return submission
         from flask_outbox.transports.dkim import sign  # noqa: PLC0415  brings cryptography
 

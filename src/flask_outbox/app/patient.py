@@ -1,5 +1,6 @@
 """What a doctor examines: an app, and what only a person can say of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ from flask_outbox.mail.address import parse_address
 
 if TYPE_CHECKING:
     from flask_outbox.app.runtime import Runtime
+    from flask_outbox.transports.base import Transport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +37,14 @@ class Patient:
         own = [parse_address(sender, "MAIL_DEFAULT_SENDER").domain] if sender else []
         return list(dict.fromkeys([*own, *self.domains]))
 
+    @property
+    def ways(self) -> "Mapping[str, Transport]":
+        """Each way out that is configured, by its route."""
+        named = map(self.runtime.way, self.runtime.names())
+        return {route: transport for way in named for route, transport in way.routes.items()}
+
     def bounce_domain(self, from_domain: str) -> str:
-        """Give the domain of the envelope's sender, which SPF is asked for."""
+        """Give the domain of the envelope's sender, which SPF is asked for where that is ours."""
         own = self.runtime.settings.return_path
         return own.domain if own is not None else from_domain
 

@@ -5,12 +5,16 @@ with the fewest labels. It takes no list of public suffixes; where RFC 7489's re
 one, come to another, a record at the domain itself makes both agree.
 """
 
+import re
 from collections.abc import Generator
 from dataclasses import dataclass
 
 from flask_outbox.mail.lookup import Ask, Found
 
 MOST = 8  # look-ups of one walk
+
+# It stands first, and alone has letters that are not to be changed (RFC 7489 section 6.4).
+_VERSION = re.compile(r"[Vv][ \t]*=[ \t]*DMARC1[ \t]*(;|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,9 @@ def check(domain: str) -> Generator[Ask, Found, Dmarc]:
         found = yield Ask(f"_dmarc.{name}", "TXT")
         if found.unknown:
             return Dmarc("", organisation, unknown=f"_dmarc.{name}: {found.how.value}")
-        records = [text for text in found.records if _tags(text).get("v") == "DMARC1"]
+        records = [text for text in found.records if _VERSION.match(text)]
+        if not records and name == domain and any("DMARC1" in each for each in found.records):
+            return Dmarc("", name, problem=f"_dmarc.{name} does not begin with v=DMARC1;")
         if len(records) > 1:
             return Dmarc("", name, problem=f"_dmarc.{name} has {len(records)} records")
         if records:
@@ -67,4 +73,4 @@ def aligned(one: str, other: str, *, strict: bool, organisations: tuple[str, str
 
 def _tags(record: str) -> dict[str, str]:
     pairs = (each.partition("=") for each in record.split(";"))
-    return {name.strip().lower(): value.strip() for name, _, value in pairs}
+    return {name.strip().lower(): value.strip().lower() for name, _, value in pairs}

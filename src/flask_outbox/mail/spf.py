@@ -6,15 +6,35 @@ followed, since what it comes to is known when a mail arrives.
 """
 
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 
 from flask_outbox.mail.lookup import Ask, Found, Looking
 
 MOST, MOST_VOID, MOST_MX = 10, 2, 10  # RFC 7208 section 4.6.4
 
-_TERM = re.compile(r"([+?~-]?)(all|include|a|mx|ptr|ip4|ip6|exists)([:/].*)?", re.IGNORECASE)
-_MODIFIER = re.compile(r"([a-z][a-z0-9_.-]*)=(.*)", re.IGNORECASE)
+# Section 12, and of macros the letters that may stand in names (section 7.2).
+_MACRO = r"(?:%\{[slodiphv](?:[1-9]\d*)?r?[-.+,/_=]*\}|%[%_-])"
+_TEXT = rf"(?:[!-$&-~]|{_MACRO})*"
+_TOP = r"(?!\d+(?![a-z\d-]))[a-z\d](?:[a-z\d-]*[a-z\d])?"
+_NAME = rf"(?P<target>{_TEXT}(?:\.{_TOP}\.?|{_MACRO}))"
+_LENGTH4 = r"(?:\d|[12]\d|3[0-2])"
+_LENGTH6 = r"(?:\d|[1-9]\d|1[01]\d|12[0-8])"
+_ARGUMENTS: Mapping[str, str] = {
+    "all": "",
+    "include": f":{_NAME}",
+    "exists": f":{_NAME}",
+    "a": f"(?::{_NAME})?(?:/{_LENGTH4})?(?://{_LENGTH6})?",
+    "mx": f"(?::{_NAME})?(?:/{_LENGTH4})?(?://{_LENGTH6})?",
+    "ptr": f"(?::{_NAME})?",
+    "ip4": rf":(?P<target>[\d.]+)(?:/{_LENGTH4})?",
+    "ip6": rf":(?P<target>[\da-f.:]+)(?:/{_LENGTH6})?",
+}
+_MODIFIERS: Mapping[str, str] = {"redirect": _NAME, "exp": _NAME}  # each once; others are unknown
+_NETWORKS: Mapping[str, Callable[[str], object]] = {"ip4": IPv4Address, "ip6": IPv6Address}
+_TERM = re.compile(r"([+?~-]?)([a-z\d]+)([:/].*)?", re.IGNORECASE)
+_MODIFIER = re.compile(r"([a-z][a-z\d_.-]*)=(.*)", re.IGNORECASE)
 _RESULTS = {"": "pass", "+": "pass", "-": "fail", "~": "softfail", "?": "neutral"}
 
 
@@ -58,31 +78,21 @@ class _Walk:
 
     def follow(self, domain: str, record: str, *, first: bool) -> Looking[None]:
         """Take every term in turn."""
-        redirect = ""
-        for term in record.split()[1:]:
-            if mechanism := _TERM.fullmatch(term):
-                name = mechanism[2].lower()
-                if name == "all":
-                    if first:
-                        self.other = _RESULTS[mechanism[1]]
-                    return
-                yield from self._mechanism(name, (mechanism[3] or ""), domain)
-            elif modifier := _MODIFIER.fullmatch(term):
-                if modifier[1].lower() == "redirect":
-                    redirect = modifier[2]
-            else:
-                raise _PermError(f"the record of {domain} has a term that is none: {term[:60]!r}")
+        terms, redirect = _read(domain, record)
+        for name, result, target in terms:
+            if name == "all":
+                if first:
+                    self.other = result
+                return
+            yield from self._mechanism(name, target or domain)
         if redirect:
             self._count()
             yield from self._below(redirect, first=first)
 
-    def _mechanism(self, name: str, rest: str, domain: str) -> Looking[None]:
-        if name in {"ip4", "ip6"}:
+    def _mechanism(self, name: str, target: str) -> Looking[None]:
+        if name in _NETWORKS:
             return
         self._count()
-        target = rest[1:].partition("/")[0] if rest.startswith(":") else domain
-        if name in {"include", "exists"} and not rest.startswith(":"):
-            raise _PermError(f"{name} names no domain")
         if "%" in target or name == "ptr":
             return
         if name == "include":
@@ -133,6 +143,51 @@ def check(domain: str) -> Generator[Ask, Found, Spf]:
     except _TempError as error:
         unknown = str(error)
     return Spf(record, walk.lookups, walk.voids, walk.other, problem, unknown)
+
+
+def _read(domain: str, record: str) -> tuple[list[tuple[str, str, str]], str]:
+    """Give each mechanism's name, result and target, and whereto the record redirects.
+
+    What is wrong anywhere in it voids the whole (section 4.6).
+    """
+    terms: list[tuple[str, str, str]] = []
+    modifiers: dict[str, str] = {}
+    for text in filter(None, record.split(" ")[1:]):
+        if term := _mechanism(text):
+            terms.append(term)
+        elif modifier := _modifier(text):
+            if modifier[0] in modifiers and modifier[0] in _MODIFIERS:
+                raise _PermError(f"the record of {domain} has {modifier[0]}= twice")
+            modifiers[modifier[0]] = modifier[1]
+        else:
+            raise _PermError(f"the record of {domain} has a term that is none: {text[:60]!r}")
+    return terms, modifiers.get("redirect", "")
+
+
+def _mechanism(text: str) -> tuple[str, str, str] | None:
+    found = _TERM.fullmatch(text)
+    if found is None or (name := found[2].lower()) not in _ARGUMENTS:
+        return None
+    argument = _fits(_ARGUMENTS[name], found[3] or "")
+    if argument is None:
+        return None
+    target = str(argument.groupdict().get("target") or "")
+    try:
+        _NETWORKS.get(name, str)(target)
+    except ValueError:
+        return None
+    return name, _RESULTS[found[1]], target
+
+
+def _modifier(text: str) -> tuple[str, str] | None:
+    found = _MODIFIER.fullmatch(text)
+    if found is None or not _fits(_MODIFIERS.get(name := found[1].lower(), _TEXT), found[2]):
+        return None
+    return name, found[2]
+
+
+def _fits(pattern: str, text: str) -> re.Match[str] | None:
+    return re.fullmatch(pattern, text, re.ASCII | re.IGNORECASE)
 
 
 def _is_spf(text: str) -> bool:

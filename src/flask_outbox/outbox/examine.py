@@ -1,6 +1,8 @@
 """What a doctor sees of an outbox, without making, migrating or writing anything."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
 
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -24,6 +26,20 @@ class Examined:
     upgrade: str
     weaknesses: tuple[str, ...]
     now: float
+
+
+def cannot_be_made(file: Path) -> str:
+    """Say why the file of an outbox could not be made; nothing where it could.
+
+    Tried by a file without a name, in its folder, or in the one above it where that is to be made
+    too: no mode of a folder tells of a full disk or one that is read only.
+    """
+    try:
+        folder = file.parent if file.parent.exists() else file.parent.parent
+        with TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:
+        return str(error.strerror)
 
 
 def examine(outbox: Outbox) -> Examined:

@@ -57,6 +57,12 @@ def refuse(name: str, carries: object, submission: Submission) -> None:
         raise UnsupportedFeature(f"{name} cannot carry {what}.")
 
 
+def is_signed_by_us(carries: object) -> bool:
+    """Tell whether what leaves by it has our DKIM signatures: where it goes as it is sealed."""
+    carried = completed(carries)
+    return carried.raw and carried.signature
+
+
 def completed(carries: object) -> Carries:
     """Take a declaration that may be a third party's, with a relay's defaults for what it lacks."""
     if isinstance(carries, Carries):

@@ -14,6 +14,10 @@ def trouble(key: DkimKey, found: Found) -> str:
     tags, ours = records[0], _tags(key.record)
     kind = tags.get("k", "rsa")
     wrong = {
+        "its v= is not DKIM1, or does not stand first": "v" in tags
+        and (next(iter(tags)), tags["v"]) != ("v", "DKIM1"),
+        "its h= leaves out sha256": "sha256" not in tags.get("h", "sha256").split(":"),
+        "its s= leaves out email": {"email", "*"}.isdisjoint(tags.get("s", "*").split(":")),
         "it says that the key was revoked": not tags["p"],
         f"it is for a key of the kind {kind[:20]}": kind != ours["k"],
         "it has another key": tags["p"] != ours["p"],

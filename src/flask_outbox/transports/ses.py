@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from flask_outbox.mail.errors import ConfigurationError, UnsupportedFeature
-from flask_outbox.mail.exchange import HttpRequest, HttpResponse, Sign, Tls
+from flask_outbox.mail.exchange import Conversation, HttpRequest, HttpResponse, Sign, Tls
 from flask_outbox.mail.submission import Submission
 from flask_outbox.transports.base import VERIFIED, Carries, HttpTransport, Words, in_ascii
 
@@ -117,6 +117,12 @@ class Ses(HttpTransport):
             "Destination": {f"{to}Addresses": list(map(in_ascii, people[to])) for to in people},
             "Content": {"Template": {**template, "Headers": _pairs(parts.headers)}},
         }
+
+    def knock(self) -> Conversation:
+        """Find the machine's credentials too, where none were given; what is signed stays here."""
+        if self.account is None:
+            yield self.signing(HttpRequest(url=f"{self.home}/"))
+        yield from super().knock()
 
     def signing(self, request: HttpRequest) -> Sign:
         """Have it signed, with the key that we were given or the one that the machine has."""

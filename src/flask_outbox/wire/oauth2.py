@@ -137,8 +137,11 @@ class TokenSource:
 
     def _exchange(self) -> HttpResponse:
         came: list[HttpResponse] = []
-        for _ in carry(_asking(self._request, came), Pool(most=0), seconds=ASKING):
-            pass
+        try:
+            for _ in carry(_asking(self._request, came), Pool(most=0), seconds=ASKING):
+                pass
+        except WireError as error:
+            raise WireError(f"no token came: {error}") from error
         return came[0]
 
 
