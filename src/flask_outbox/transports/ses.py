@@ -14,6 +14,7 @@ from typing import Any
 
 from flask_outbox.mail.errors import ConfigurationError, UnsupportedFeature
 from flask_outbox.mail.exchange import HttpRequest, HttpResponse, Sign, Tls
+from flask_outbox.mail.outcome import Outcome, Refused
 from flask_outbox.mail.submission import Submission
 from flask_outbox.transports.base import VERIFIED, Carries, HttpTransport, Words, in_ascii
 
@@ -31,6 +32,7 @@ OURS = frozenset(  # with HTTP 400, and yet about the account, its limits, its k
         *("IncompleteSignature", "NotAuthorized"),
     }
 )
+NOT_FOUND = (404, "NotFoundException")  # a template, configuration set, contact list or tenant
 
 
 class Ses(HttpTransport):
@@ -125,6 +127,19 @@ class Ses(HttpTransport):
     def reference(self, response: HttpResponse) -> str:
         """Find it in ``{"MessageId": "0100018…-000000"}``."""
         return response.text_at("MessageId")
+
+    def verdict(self, submission: Submission, response: HttpResponse) -> Outcome:
+        """Blame a mail for what is not there where it has named something itself."""
+        if (response.status, _kind(response)) == NOT_FOUND and self._named(submission, response):
+            names = ", ".join(submission.provider)
+            return Refused(f"{self.told(submission, response)} (see provider=: {names})")
+        return super().verdict(submission, response)
+
+    def _named(self, submission: Submission, response: HttpResponse) -> bool:
+        """Tell whether the mail has named what is not there, and not our URL."""
+        if "configuration set" in response.text_at("message").lower():
+            return "ConfigurationSetName" in submission.provider
+        return bool(submission.provider)
 
     def about_us(self, response: HttpResponse) -> bool:
         """Tell by the kind of error: of those with HTTP 400 many are about the account."""
