@@ -80,7 +80,11 @@ class TestSes(HttpTransportContract):
     unsupported: ClassVar = {
         "besides a template": lambda: sealed(plain(provider=TEMPLATE)),
         "attachments besides a template": lambda: sealed(with_an_attachment()),
-        "besides a template.": lambda: sealed(empty(provider={"Template": "welcome"})),
+        "a Template that is no object": lambda: sealed(empty(provider={"Template": "welcome"})),
+        "a tag and metadata of one name, 'order'": lambda: sealed(
+            plain(tags=["new", "order"], metadata={"order": "7"})
+        ),
+        "a tag and metadata of one name, 'outbox_id'": lambda: sealed(plain(tags=["outbox_id"])),
         "mail_options": lambda: sealed(plain(mail_options=["BODY=8BITMIME"])),
         "return_path": lambda: sealed(empty(provider=TEMPLATE), sender="bounces@example.com"),
         "local part is not ASCII": lambda: sealed(

@@ -46,11 +46,13 @@ class Ses(HttpTransport):
         utf8=False,
         tags=Words(most=24, names=_WORD),
         metadata=Words(most=25, names=_WORD, values=_WORD),
+        one_space=True,
         provider=(
             *("Template", "ConfigurationSetName", "ListManagementOptions", "TenantName"),
             *("FromEmailAddressIdentityArn", "FeedbackForwardingEmailAddressIdentityArn"),
         ),
         template=("Template",),
+        template_files=False,
         opens=True,
         clicks=True,
         recipients=50,
@@ -110,8 +112,8 @@ class Ses(HttpTransport):
 
     def _filled(self, submission: Submission, template: Any) -> dict[str, Any]:
         parts = self.parts(submission)
-        if parts.attachments or not isinstance(template, dict):
-            raise UnsupportedFeature(f"{self.name} cannot carry attachments besides a template.")
+        if not isinstance(template, dict):
+            raise UnsupportedFeature(f"{self.name} cannot carry a Template that is no object.")
         people = {"To": parts.to, "Cc": parts.cc, "Bcc": parts.bcc}
         return {
             "FromEmailAddress": in_ascii(parts.sender),
