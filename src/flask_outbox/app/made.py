@@ -269,6 +269,8 @@ class Made:
                 f"MAIL_TRANSPORTS has a name that is also a route's of another, {twice!r}: choose"
                 " another name."
             )
+        ways = [self.way(name) for name in self.names()]
+        ways_out.check_token(self.settings, (each for way in ways for each in way.routes.values()))
         if self.tenants is None:
             must_be_known(self.settings, self.names())
         if self.engine is None and self.settings.worker == "celery":
