@@ -125,7 +125,9 @@ FEATURES: dict[str, Callable[[Carries], str]] = {
     "`provider={…}`": lambda c: _names(c.provider),
     "of these, a template in place of a text": lambda c: _names(c.template),
     "attachments besides a template": lambda c: _yes(carried=bool(c.template) and c.template_files),
-    "a repeat of what is in doubt is one copy": lambda c: _yes(carried=c.idempotency),
+    "a repeat of what is in doubt is one copy, while its key is remembered": lambda c: _yes(
+        carried=c.idempotency
+    ),
     "recipients of one message": lambda c: _most(c.recipients),
     "octets of a sealed message": lambda c: _most(c.size),
 }
