@@ -64,16 +64,20 @@ class OpenDkim:
     def holds(self, contents):
         """Tell of each mail whether its signature, the only one, holds."""
         files = self._written(contents)
-        verdicts = []
-        while len(verdicts) < len(files):
-            done = self._run(files[len(verdicts) :])
-            verdicts += ["succeeded" in each for each in done.stdout.splitlines()]
-            if done.returncode in {os.EX_DATAERR, os.EX_SOFTWARE}:  # at what is no mail it stops
-                verdicts.append(False)
-            else:
-                assert done.returncode == 0, done.stderr
-        assert len(verdicts) == len(files), verdicts
-        return verdicts
+        held: set[str] = set()
+        ahead = files
+        while ahead:
+            done = self._run(ahead)  # of a mail that has no From it says nothing
+            named = re.findall(
+                r"^opendkim: (\d+\.eml): (.*)$", done.stdout + done.stderr, re.MULTILINE
+            )
+            held.update(name for name, verdict in named if verdict.endswith(" succeeded"))
+            if done.returncode == 0:
+                break
+            assert done.returncode in {os.EX_DATAERR, os.EX_SOFTWARE}, done.stderr
+            stopped = named[-1][0] if named else ahead[0]  # at what is no mail
+            ahead = ahead[ahead.index(stopped) + 1 :]
+        return [each in held for each in files]
 
     def _written(self, contents):
         for at, content in enumerate(contents):

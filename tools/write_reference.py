@@ -101,9 +101,14 @@ def _names(names: tuple[str, ...] | None) -> str:
     return ", ".join(f"`{name}`" for name in names) or "-"
 
 
+def _headers(reserved: tuple[str, ...]) -> str:
+    return f"all but {_names(reserved)}" if reserved else "yes"
+
+
 FEATURES: dict[str, Callable[[Carries], str]] = {
     "the mail as it is sealed": lambda c: "yes" if c.raw else "its parts",
-    "Bcc, reply-to, headers, attachments, inline images": lambda _: "yes",
+    "headers of your own": lambda c: _headers(c.reserved),
+    "an attachment that is empty": lambda c: _yes(carried=c.empty),
     "`invitation`, `alts` besides text and HTML, headers of an attachment": lambda c: _yes(
         carried=c.raw
     ),
@@ -114,11 +119,15 @@ FEATURES: dict[str, Callable[[Carries], str]] = {
     "a mail without a subject": lambda c: _yes(carried=c.untitled),
     "`tags`": lambda c: _words(c.tags),
     "`metadata`": lambda c: _words(c.metadata),
+    "a tag named like one of the metadata": lambda c: _yes(carried=not c.one_space),
     "`track_opens`": lambda c: _yes(carried=c.opens),
     "`track_clicks`": lambda c: _yes(carried=c.clicks),
     "`provider={…}`": lambda c: _names(c.provider),
     "of these, a template in place of a text": lambda c: _names(c.template),
-    "a repeat of what is in doubt is one copy": lambda c: _yes(carried=c.idempotency),
+    "attachments besides a template": lambda c: _yes(carried=bool(c.template) and c.template_files),
+    "a repeat of what is in doubt is one copy, while its key is remembered": lambda c: _yes(
+        carried=c.idempotency
+    ),
     "recipients of one message": lambda c: _most(c.recipients),
     "octets of a sealed message": lambda c: _most(c.size),
 }
@@ -130,7 +139,8 @@ def providers() -> Iterator[str]:
     yield NOTE
     yield (
         "What stands here as `-`, or beyond what stands here, raises `UnsupportedFeature` in"
-        " `mail.send` and `mail.send_later`, and nothing is written down. How to use them:"
+        " `mail.send` and `mail.send_later`, and nothing is written down. Cc, Bcc, reply-to,"
+        " attachments and inline images all of them carry. How to use them:"
         " [Send by a provider's API](../how-to/providers.md).\n"
     )
     transport_from_url("null:")  # whoever can do that has imported each provider

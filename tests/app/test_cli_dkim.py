@@ -113,3 +113,11 @@ def test_without_the_package_it_names_what_installs_it(keygen, tmp_path, monkeyp
     told = keygen("--domain", "a.test", "--out", str(tmp_path / "key.pem"), status=1)
     assert "pip install 'flask-outbox[crypto]'" in told
     assert not (tmp_path / "key.pem").exists()
+
+
+def test_the_key_is_not_printed_nor_written_to_a_file_called_dash(keygen, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    output = keygen("--domain", "example.com", "--out", "-", status=2)
+    assert "name a file" in output
+    assert "PRIVATE" not in output
+    assert list(tmp_path.iterdir()) == []

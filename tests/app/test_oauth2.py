@@ -9,7 +9,16 @@ from contextlib import contextmanager
 import pytest
 from flask import Flask
 
-from flask_outbox import GoogleToken, Mail, Message, Microsoft365Token, SendError, State
+from flask_outbox import (
+    ConfigurationError,
+    GoogleToken,
+    Mail,
+    Message,
+    Microsoft365Token,
+    SendError,
+    State,
+)
+from flask_outbox.transports.smtp import Smtp
 from hostile import Hostile
 from hostile_http import HostileHttp, say
 
@@ -166,6 +175,80 @@ def test_a_worker_sends_what_waited_by_tokens_of_google(tokens, tmp_path):
         assert {mail.status(row).state for row in rows} == {State.ACCEPTED}
     app.extensions["outbox"].close()
     assert len(tokens.web.requests) == 1
+
+
+def url(tokens, user="shop%40example.com@"):
+    return f"smtp://{user}127.0.0.1:{tokens.relay.port}"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        lambda url: {"MAIL_TRANSPORT": url},
+        lambda url: {"MAIL_TRANSPORT": [url, "smtp://u:pw@127.0.0.1:1"]},
+        lambda url: {"MAIL_TRANSPORT": ["smtp://u:pw@127.0.0.1:1", url]},
+        lambda url: {"MAIL_TRANSPORT": {url: 2}},
+        lambda url: {"MAIL_TRANSPORTS": {"default": [{url: 1}]}},
+        lambda url: {"MAIL_TRANSPORTS": {"default": "resend://key@", "other": url}},
+    ],
+    ids=["alone", "first", "second", "weighed", "both", "named"],
+)
+def test_a_url_with_a_user_and_no_password_is_logged_in_to_by_it(tokens, tmp_path, config):
+    app = app_for(tokens, tmp_path, **config(url(tokens)))
+    del app.config["MAIL_PORT"], app.config["MAIL_USERNAME"]
+    mail = Mail(app)
+    with app.app_context():
+        name = "other" if "other" in app.config.get("MAIL_TRANSPORTS", ()) else None
+        assert mail.send(note(), transport=name).accepted
+    app.extensions["outbox"].close()
+    ((mechanism, (said,)),) = tokens.relay.logins
+    assert mechanism == "XOAUTH2"
+    assert said.startswith(b"user=shop@example.com\1")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"MAIL_SERVER": "smtp.gmail.com"},
+        {"MAIL_TRANSPORT": "smtp://u:pw@smtp.gmail.com:587"},
+        {"MAIL_TRANSPORT": "smtp://u:@smtp.gmail.com:587"},
+        {"MAIL_TRANSPORT": "smtp://smtp.gmail.com:587"},
+        {"MAIL_TRANSPORT": ["resend://key@", "null:"]},
+        {"MAIL_TRANSPORT": "resend://key@", "MAIL_USERNAME": "u"},
+    ],
+    ids=str,
+)
+def test_a_token_that_nobody_logs_in_by_is_refused(config):
+    app = Flask("shop")
+    app.config.update(MAIL_OAUTH2_TOKEN=lambda: "token", **config)
+    with pytest.raises(ConfigurationError, match="MAIL_OAUTH2_TOKEN is set, but nobody logs in"):
+        Mail(app)
+
+
+def test_a_token_may_stay_where_nothing_leaves():
+    app = Flask("shop")
+    app.config.update(MAIL_OAUTH2_TOKEN=lambda: "token", MAIL_TRANSPORT=["console:", "null:"])
+    Mail(app)
+
+
+def test_a_tenants_url_is_not_logged_in_to_by_the_apps_token(tokens, tmp_path):
+    app = app_for(tokens, tmp_path)
+    mail = Mail(app)
+    mail.load_transport(lambda _name: url(tokens))
+    with app.app_context(), pytest.raises(ConfigurationError, match="MAIL_PASSWORD is not set"):
+        mail.send(note(), transport="acme")
+
+
+def test_a_tenant_has_a_token_of_its_own(tokens, tmp_path):
+    app = app_for(tokens, tmp_path)
+    mail = Mail(app)
+    own = Microsoft365Token("zeta.example", "id", "secret", authority=tokens.web.home)
+    port = tokens.relay.port
+    mail.load_transport(lambda name: Smtp("127.0.0.1", port, username=name, token=own))
+    with app.app_context():
+        assert mail.send(note(), transport="zeta").accepted
+    app.extensions["outbox"].close()
+    assert "zeta.example" in tokens.web.requests[0].path
 
 
 def test_a_badge_tells_of_another_secret(tokens, tmp_path):

@@ -176,6 +176,23 @@ def test_a_name_that_no_tenant_can_have_never_gets_to_the_loader(mail, name):
     assert asked == []
 
 
+def test_a_name_of_a_route_is_no_tenants(tmp_path):
+    app = Flask("shop", instance_path=str(tmp_path / "instance"))
+    app.config.update(
+        MAIL_TRANSPORT=["memory:", "null:"],
+        MAIL_DEFAULT_SENDER="shop@example.com",
+        MAIL_WORKER="process",
+    )
+    mail, asked = Mail(app), []
+    mail.load_transport(asked.append)
+    with app.app_context():
+        for send in (mail.send, mail.send_later):
+            with pytest.raises(MessageError, match=r"'default\.memory' is the name of a route"):
+                send(note(), transport="default.memory")
+    assert asked == []
+    assert app.extensions["outbox"].transport().sent == []
+
+
 def test_a_loader_must_give_a_way_out(mail):
     mail.load_transport(lambda _name: 7)
     with pytest.raises(ConfigurationError, match=r"load_transport must give a URL.*not int"):

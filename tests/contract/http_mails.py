@@ -55,6 +55,12 @@ def with_headers_of_an_attachment(name: str = "X-Own") -> Message:
     return message
 
 
+def with_an_empty_attachment() -> Message:
+    message = plain()
+    message.attach("empty.txt", "text/plain", b"")
+    return message
+
+
 MAILS: dict[str, Callable[[], Submission]] = {
     "plain": lambda: sealed(plain()),
     "rich": lambda: sealed(rich()),

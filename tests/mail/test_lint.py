@@ -1,6 +1,7 @@
 """lint(): the rules on subject, text, HTML, images and lists; and what it makes of any bytes."""
 
 import base64
+import time
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -140,6 +141,12 @@ def test_pictures_want_text_beside_them(page, told):
         ({"list_post": "mailto:l@x.test"}, "it has List-Post"),
         ({"extra_headers": {"Precedence": "bulk"}}, "it has Precedence"),
         ({"html": PAGE + "<a href=https://x.test/u>Unsubscribe</a>"}, "a link to unsubscribe"),
+        ({"html": PAGE + "<a href=https://x.test/unsubscribe/a>bye</a>"}, "a link to unsubscribe"),
+        ({"html": PAGE + "<a href=https://x.test/?a=unsubscribe>bye</a>"}, "a link to unsubscribe"),
+        ({"body": "News!\n\nUnsubscribe: https://x.test/u/abc"}, "a link to unsubscribe"),
+        ({"body": "News!\nTo opt out, click here:\n\nhttps://x.test/u"}, "a link to unsubscribe"),
+        ({"body": "News! Abmelden unter https://x.test/u"}, "a link to unsubscribe"),
+        ({"body": "News! Enough? https://x.test/opt-out?u=1"}, "a link to unsubscribe"),
         ({"html": PAGE + "<a href=https://x.test/u>Newsletter abmelden</a>"}, "a link to"),
     ],
 )
@@ -151,6 +158,29 @@ def test_list_mail_without_list_unsubscribe_is_told(fields, why):
 def test_precedence_is_read_as_it_is_written_by_others():
     content = b"From: a@x.test\nSubject: s\nPrecedence: Bulk \n\ntext"
     assert found(content) == ["list-unsubscribe"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"body": "You may unsubscribe at any time in your settings."},
+        {"body": "You have unsubscribed: https://x.test/come-back"},
+        {"body": "There is nothing to unsubscribe from. Your order: https://x.test/1"},
+        {"body": "Unsubscribe?\n\nNo, read this first.\n\nhttps://x.test/1"},
+        {"body": "https://x.test/how-to-unsubscribe"},
+        {"body": "https://x.test/unsubscribers"},
+        {"html": PAGE + "<a href=https://x.test/you-may-unsubscribe>Your order</a>"},
+    ],
+)
+def test_talk_of_unsubscribing_makes_no_list_mail(fields):
+    assert "list-unsubscribe" not in found(mail(**fields))
+
+
+def test_a_text_of_many_addresses_is_looked_through_in_one_go():
+    for text in ("https://x/", "http://", "unsubscribe ", "unsubscribe\n"):
+        began = time.process_time()
+        found(mail(body=text * (500_000 // len(text))))
+        assert time.process_time() - began < 10.0
 
 
 def test_other_mail_needs_no_list_unsubscribe():

@@ -40,6 +40,14 @@ KEYS = {
         ),
     ),
     "Google's": joined("AIza", "SyDaGmWKa4JsXZ-HjGw7ISLn_3namBGewQe"),
+    "Resend's": joined("re_", "123456789", "_", "abcdefghijklmnopqrstuvwx"),
+    "access token of Google's": joined("ya29.", "a0AfH6SMBx-", "b" * 40),
+    "secret access key of AWS": joined(
+        "aws_secret_access_key = ", "wJalrXUtnFEMI/K7MDENG/", "bPxRfiCYEXAMPLEKEY"
+    ),
+    "secret access key": joined(
+        "Secret Access Key:\n", "wJalrXUtnFEMI/K7MDENG/", "bPxRfiCYEXAMPLEKEY"
+    ),
     "npm": joined("npm_", "abcdefghijklmnopqrstuvwxyz0123456789"),
     "PyPI's": joined("pypi-AgE", "IcHlwaS5vcmc" * 6),
     "AI service": joined("sk-ant-", "api03-" + "a1" * 20),
@@ -89,6 +97,9 @@ def test_a_key_in_a_link_is_told_unless_it_is_at_its_place_there():
     [
         "AKIA", "TAKIAIOSFODNN7EXAMPLEX", "sk_test_4eC39HqLyjWDarjtT1zdp7dc", "ghp_short",
         "-----BEGIN PUBLIC KEY-----", "-----BEGIN CERTIFICATE-----", "monkey-" + "0" * 32,
+        "re_engagement_campaign_of_this_spring", "re_read_abcdefghijklmnopqrstuvwx", "ya29.short",
+        "You_are_123456789_abcdefghijklmnopqrstuvwx", "Your secret access key has 40 letters",
+        "aws_secret_access_key = " + "x" * 41, "Secret access key: (see the console)",
         "SG.short.short", "a task-oriented-and-rather-long-but-hyphenated-word-it-is", "eyJ.eyJ.x",
     ],
 )  # fmt: skip
@@ -153,6 +164,8 @@ def test_what_only_looks_like_a_cards_number_is_not_told(text):
         "User: ada, password: hunter2, log in soon",
         "Your password is hunter2 and your name is ada",
         "password=hunter2",
+        "pwd: hunter2",
+        "Login: ada, PWD = hunter2",
         "Your password:\n\n  swordfish\n\nRegards",
         "PASSWORD: swordFish is what you need",
         "Ihr Passwort lautet: Sommer2026",
@@ -209,6 +222,10 @@ def test_a_password_is_neither_very_short_nor_very_long(letters, told):
         "We never ask for your password.",
         "The password must have 8 letters: try Abcdefg1",
         "Name\tPassword\tRole",
+        "PWD=/home/ada",
+        "pwd: ~/shop",
+        "pwd: command not found",
+        "Type pwd to see where you are.",
     ],
 )
 def test_talk_of_passwords_is_not_told(text):

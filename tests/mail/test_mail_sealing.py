@@ -151,6 +151,14 @@ class TestTheEnvelope:
         assert sealed(mail(bcc=["ü@x.test"])).utf8
         assert sealed(return_path="ü@x.test").utf8
 
+    def test_a_repeated_tag_counts_once(self):
+        assert sealed(mail(tags=["order", "new", "order"])).tags == ("order", "new")
+
+    def test_the_name_of_our_rows_id_is_not_the_apps(self):
+        with pytest.raises(MessageError, match="metadata: 'outbox_id' is the id that we add"):
+            sealed(mail(metadata={"outbox_id": "mine"}))
+        assert sealed(mail(metadata={"my_outbox_id": ""})).metadata == {"my_outbox_id": ""}
+
     def test_what_is_for_the_transport_goes_along(self):
         sub = sealed(
             mail(

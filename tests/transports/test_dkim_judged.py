@@ -167,6 +167,7 @@ printable = st.binary(min_size=1, max_size=8).map(lambda text: bytes(max(32, o) 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(message=messages, at=st.integers(0), octets=printable)
+@example(message=Message("hi", ["a@b.example"], "x", sender="s@example.com"), at=41, octets=b"u")
 def test_what_was_overwritten_anywhere_in_any_mail_is_refused(judge, message, at, octets):
     signed = sign(seal(message, now=NOW), KEYS["ed25519"]).content
     spoilt = bytearray(signed)
@@ -215,6 +216,14 @@ def test_a_field_that_the_mail_had_not_is_refused_where_its_name_is_always_signe
     spoilt = with_field(signed, name + b": evil", below=below)
     assert dkimpy(spoilt, RECORDS) == [False]
     assert judge.holds([spoilt]) == [False]
+
+
+def test_each_mail_has_a_verdict_where_some_are_passed_over_and_some_are_none(judge):
+    signed = sign(rich(), KEYS["rsa"]).content
+    nobodys = signed.replace(b"\r\nFrom:", b"\r\nFrum:")
+    no_mail = signed.replace(b"\r\nFrom:", b"\r\nFrom")
+    several = [signed, nobodys, signed, no_mail, nobodys, signed, no_mail]
+    assert judge.holds(several) == [each is signed for each in several]
 
 
 def test_what_relays_add_and_refold_is_forgiven(judge):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.http_mails import ADA, BOB, plain, rich, sealed
+from contract.http_mails import ADA, BOB, plain, rich, sealed, with_an_empty_attachment
 from contract.http_transport_contract import KEY, HttpTransportContract
 from flask_outbox.mail.message import Message
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Refused
@@ -28,6 +28,8 @@ SAID = {
     "another stream": lambda: sealed(plain(provider={"MessageStream": "broadcast"})),
 }
 UNSAYABLE = {
+    "an attachment that is empty": lambda: sealed(with_an_empty_attachment()),
+    "metadata whose values do not match (?s:.){1,80}": lambda: sealed(plain(metadata={"a": ""})),
     "besides a template": lambda: sealed(plain(provider=TEMPLATE)),
     "subject or a text besides": lambda: sealed(plain(provider={"TemplateId": 7})),
     "of tags": lambda: sealed(plain(tags=["a", "b"])),

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from contract.http_mails import ADA, plain, sealed
+from contract.http_mails import ADA, plain, sealed, with_an_empty_attachment
 from contract.http_transport_contract import KEY, HttpTransportContract
 from flask_outbox.mail.message import Message
 from flask_outbox.transports.resend import Resend
@@ -18,6 +18,11 @@ SAID = {
     "a topic": lambda: sealed(plain(provider={"topic_id": "t-1"})),
 }
 UNSAYABLE = {
+    "a tag and metadata of one name, 'order'": lambda: sealed(
+        plain(tags=["new", "order"], metadata={"order": "7"})
+    ),
+    "a tag and metadata of one name, 'outbox_id'": lambda: sealed(plain(tags=["outbox_id"])),
+    "an attachment that is empty": lambda: sealed(with_an_empty_attachment()),
     "without a subject": lambda: sealed(Message("", [ADA], "x", sender="shop@example.com")),
     "besides a template": lambda: sealed(plain(provider=TEMPLATE)),
     "track_opens": lambda: sealed(plain(track_opens=False)),

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import pytest
 
-from contract.http_mails import ADA, BOB, plain, rich, sealed
+from contract.http_mails import ADA, BOB, plain, rich, sealed, with_an_empty_attachment
 from contract.http_transport_contract import KEY, HttpTransportContract
 from flask_outbox.mail.address import Address
 from flask_outbox.mail.message import Message
@@ -19,12 +19,6 @@ TEMPLATE = {
 
 def empty(**more):
     return Message("", [ADA], sender="shop@example.com", **more)
-
-
-def with_an_empty_attachment():
-    message = plain()
-    message.attach("empty.txt", "text/plain", b"")
-    return message
 
 
 class TestSendGrid(HttpTransportContract):

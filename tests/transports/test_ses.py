@@ -2,6 +2,7 @@
 
 import sys
 from base64 import b64decode
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -79,7 +80,11 @@ class TestSes(HttpTransportContract):
     unsupported: ClassVar = {
         "besides a template": lambda: sealed(plain(provider=TEMPLATE)),
         "attachments besides a template": lambda: sealed(with_an_attachment()),
-        "besides a template.": lambda: sealed(empty(provider={"Template": "welcome"})),
+        "a Template that is no object": lambda: sealed(empty(provider={"Template": "welcome"})),
+        "a tag and metadata of one name, 'order'": lambda: sealed(
+            plain(tags=["new", "order"], metadata={"order": "7"})
+        ),
+        "a tag and metadata of one name, 'outbox_id'": lambda: sealed(plain(tags=["outbox_id"])),
         "mail_options": lambda: sealed(plain(mail_options=["BODY=8BITMIME"])),
         "return_path": lambda: sealed(empty(provider=TEMPLATE), sender="bounces@example.com"),
         "local part is not ASCII": lambda: sealed(
@@ -146,10 +151,38 @@ class TestSes(HttpTransportContract):
         (outcome,) = self.sent({"whole": say(400, {"__type": f"com.amazonaws.ses#{kind}"})})
         assert (letter(outcome), outcome.text) == ("O", f"400 {kind}")
 
+    @pytest.mark.parametrize(
+        ("provider", "said", "means"),
+        [
+            ({}, "Template welcme does not exist.", "O"),
+            (TEMPLATE, "Template welcme does not exist.", "R"),
+            (TEMPLATE, "", "R"),
+            ({"TenantName": "t-1"}, "The tenant does not exist.", "R"),
+            ({"ConfigurationSetName": "blk"}, "Configuration set <blk> does not exist.", "R"),
+            (TEMPLATE, "Configuration set <shop> does not exist.", "O"),  # the URL's
+        ],
+    )
+    def test_what_is_not_there_is_the_fault_of_who_named_it(self, provider, said, means):
+        answer = say(404, {"message": said}, x_amzn_errortype="NotFoundException")
+        mail = sealed(empty(provider=provider) if "Template" in provider else plain())
+        mail = replace(mail, provider=provider)
+        (outcome,) = self.sent({"whole": answer}, mail)
+        assert letter(outcome) == means
+        assert outcome.text.startswith("404 NotFoundException")
+        assert said in outcome.text
+        if means == "R":
+            assert outcome.text.endswith(f"(see provider=: {', '.join(provider)})")
+
+    def test_where_nothing_is_at_its_address_no_mail_is_to_blame(self):
+        (outcome,) = self.sent({"whole": say(404)}, sealed(empty(provider=TEMPLATE)))
+        assert letter(outcome) == "O"
+
     def test_what_was_accepted_stays_so_whatever_else_is_said(self):
         body = {"MessageId": "1", "message": "not verified"}
-        (outcome,) = self.sent({"whole": say(200, body, x_amzn_errortype="RequestExpired")})
-        assert (letter(outcome), outcome.reference) == ("A", "1")
+        for kind in ("RequestExpired", "NotFoundException"):
+            answer = say(200, body, x_amzn_errortype=kind)
+            (outcome,) = self.sent({"whole": answer}, sealed(empty(provider=TEMPLATE)))
+            assert (letter(outcome), outcome.reference) == ("A", "1")
 
     def test_words_about_a_signature_are_not_told(self):
         said = "The Canonical String should have been 'POST x-amz-security-token:T0KEN'"

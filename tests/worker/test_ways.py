@@ -138,6 +138,18 @@ def test_what_cannot_be_loaded_pauses_its_route_and_charges_nothing(outbox, plan
     assert "canary" not in caplog.text
 
 
+def test_what_waits_for_a_tenant_of_a_routes_name_never_goes_by_that_route(outbox, failover, eyes):
+    """It was queued before that route was there."""
+    _, second, plan = failover
+    asked = []
+    put(outbox, a_submission(transport="b"), a_submission("two"))
+    drain(replace(plan, load=asked.append), seconds=0.5)
+    assert (eyes.one("state"), eyes.one("attempts")) == ("queued", 0)
+    assert eyes.one("state", "two") == "accepted"
+    assert second.sent == ["<two@example.com>"]
+    assert asked == []
+
+
 def test_a_route_that_is_gone_is_no_reason_to_fail(outbox, plan):
     ways = Ways({"default": Told()})
     assert ways.transport("gone").name == "missing"

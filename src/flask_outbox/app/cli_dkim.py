@@ -35,6 +35,12 @@ def _checked(parse: Parse) -> Callable[[click.Context, click.Parameter, str], st
     return callback
 
 
+def _a_file(_context: click.Context, _option: click.Parameter, value: Path) -> Path:
+    if str(value) == "-":
+        raise click.BadParameter("A private key is not printed: name a file.")
+    return value
+
+
 @outbox.command("dkim-keygen")
 @click.option(
     "--domain",
@@ -66,6 +72,7 @@ def _checked(parse: Parse) -> Callable[[click.Context, click.Parameter, str], st
     "--out",
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
+    callback=_a_file,
     metavar="FILE",
     help="Where the private key goes: a new file, that its owner alone may read.",
 )

@@ -69,7 +69,8 @@ WAYS_OUT: Mapping[str, Key] = MappingProxyType(
         ),
         "MAIL_OAUTH2_TOKEN": Key(
             "For XOAUTH2: a `Microsoft365Token`, a `GoogleToken`, or a function without arguments"
-            " that gives a fresh token.",
+            " that gives a fresh token. By it `MAIL_USERNAME` logs in, and each SMTP URL with a"
+            " user and no password.",
             reading.optional(reading.token_source),
         ),
         "MAIL_TLS_CA_FILE": Key(

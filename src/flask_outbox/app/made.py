@@ -202,6 +202,10 @@ class Made:
         """List the transports by name."""
         return list(dict.fromkeys(["default", *self.settings.transports]))
 
+    def routes(self) -> list[str]:
+        """List the routes of all of them by name."""
+        return [route for name in self.names() for route in self.way(name).routes]
+
     def way(self, name: str = "default") -> Way:
         """Give a transport by name; the default one follows the live fields of the state.
 
@@ -235,6 +239,8 @@ class Made:
                 f"transport must be one of MAIL_TRANSPORTS: {', '.join(map(repr, self.names()))}."
             )
         must_be_a_name("transport", name, MessageError)
+        if name in self.routes():
+            raise MessageError(f"transport: {name!r} is the name of a route, and none of a tenant.")
         return tenants
 
     @property
@@ -256,13 +262,15 @@ class Made:
 
     def check(self) -> None:
         """Raise ConfigurationError at start-up for what could never send."""
-        routes = [route for name in self.names() for route in self.way(name).routes]
+        routes = self.routes()
         if len(set(routes)) < len(routes):
             twice = next(each for each in routes if routes.count(each) > 1)
             raise ConfigurationError(
                 f"MAIL_TRANSPORTS has a name that is also a route's of another, {twice!r}: choose"
                 " another name."
             )
+        ways = [self.way(name) for name in self.names()]
+        ways_out.check_token(self.settings, (each for way in ways for each in way.routes.values()))
         if self.tenants is None:
             must_be_known(self.settings, self.names())
         if self.engine is None and self.settings.worker == "celery":

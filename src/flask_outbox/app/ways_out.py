@@ -1,6 +1,6 @@
 """From settings and live fields to transports."""
 
-from collections.abc import Container
+from collections.abc import Callable, Container, Iterable
 from hashlib import sha256
 from itertools import count
 from typing import cast
@@ -30,14 +30,15 @@ def configured(settings: Settings, name: str) -> Way | None:
         value, key = settings.transport, "MAIL_TRANSPORT"
     if value is None:
         return None
+    token = settings.oauth2_token
     if not isinstance(value, Several):
-        return single(name, _made(key, value))
+        return single(name, _made(key, value, token))
     tiers: list[dict[str, float]] = []
     routes: dict[str, Transport] = {}
     for each in value.tiers:
         tier: dict[str, float] = {}
         for way, weight in each:
-            transport = _made(key, way)
+            transport = _made(key, way, token)
             route = _route(name, transport, routes)
             routes[route] = transport
             tier[route] = weight
@@ -50,13 +51,13 @@ def single(name: str, transport: Transport) -> Way:
     return Way(Routing.single(name), {name: transport})
 
 
-def _made(key: str, value: object) -> Transport:
+def _made(key: str, value: object, token: Callable[[], str] | None) -> Transport:
     if not isinstance(value, str):
         return cast("Transport", value)
     from flask_outbox.transports.url import transport_from_url  # noqa: PLC0415  only for URLs
 
     try:
-        return transport_from_url(value)
+        return transport_from_url(value, token)
     except ConfigurationError as error:
         text = str(error).replace("MAIL_TRANSPORT", key)
         for part, word in PARTS.items():
@@ -129,6 +130,27 @@ def check_tls_files(settings: Settings) -> None:
         check_files(_tls(settings))
     except TlsError as error:
         raise ConfigurationError(f"{error}. They must be PEM files.") from error
+
+
+def check_token(settings: Settings, transports: Iterable[Transport]) -> None:
+    """Raise ConfigurationError for a MAIL_OAUTH2_TOKEN that logs nobody in.
+
+    Where nothing leaves the machine, as with ``console:`` while an app is written, it is let be.
+    """
+    token = settings.oauth2_token
+    if token is None:
+        return
+    from flask_outbox.transports.smtp import Smtp  # noqa: PLC0415  not where there is none
+
+    several = list(transports)
+    relays = [each for each in several if isinstance(each, Smtp)]
+    leaves = relays or any(isinstance(each, HttpTransport) for each in several)
+    if leaves and not any(each.logs_in_by(token) for each in relays):
+        raise ConfigurationError(
+            "MAIL_OAUTH2_TOKEN is set, but nobody logs in by it: set MAIL_USERNAME beside"
+            " MAIL_SERVER, or write a user and no password into the URL, as in"
+            " smtp://USER@smtp.example.com:587; or leave the token out."
+        )
 
 
 def _check(state: _Mail) -> None:

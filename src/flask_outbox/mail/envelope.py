@@ -6,7 +6,7 @@ from typing import Any, cast
 from flask_outbox.mail.address import parse_address, refuse_control_characters
 from flask_outbox.mail.errors import BadHeaderError, MessageError
 from flask_outbox.mail.limits import Limits, check_words
-from flask_outbox.mail.submission import Dsn
+from flask_outbox.mail.submission import ROW, Dsn
 
 _ASKED = frozenset({"SUCCESS", "FAILURE", "DELAY"})
 
@@ -26,8 +26,8 @@ def read_options(values: Sequence[str], field: str, limits: Limits) -> tuple[str
 
 
 def read_tags(values: Any, limits: Limits) -> tuple[str, ...]:
-    """Check the words that a provider files it under."""
-    tags = tuple([_plain(tag, "tags") for tag in values])
+    """Check the words that a provider files it under; a repeated one counts once."""
+    tags = tuple(dict.fromkeys([_plain(tag, "tags") for tag in values]))
     check_words(tags, "tags", limits)
     return tags
 
@@ -41,6 +41,8 @@ def _plain(value: Any, field: str) -> str:
 def read_metadata(values: Any, limits: Limits) -> dict[str, str]:
     """Check what it is to be found by again."""
     read = {_plain(key, "metadata"): _plain(value, "metadata") for key, value in values.items()}
+    if ROW in read:
+        raise MessageError(f"metadata: {ROW!r} is the id that we add; choose another name")
     check_words([key + value for key, value in read.items()], "metadata", limits)
     return read
 

@@ -18,11 +18,18 @@ _TEXT_TO_HTML = 10  # the text part may be so much shorter
 
 _LIST_HEADERS = ("list-id", "list-post", "list-help", "list-subscribe", "list-owner")
 _BULK = frozenset({"bulk", "list"})
-_UNSUBSCRIBE = re.compile(
-    r"unsubscribe|opt[ -]?out|abmelden|abbestellen|désinscri|désabonn|darse de baja"
+_WORDS = (
+    r"(?:unsubscribe|opt[ -]?out|abmelden|abbestellen|désinscri|désabonn|darse de baja"
     r"|cancelar (?:la )?suscripción|disiscri|annulla (?:l')?iscrizione|afmelden|uitschrijven"
-    r"|cancelar inscrição",
-    re.IGNORECASE,
+    r"|cancelar inscrição)(?!d)"  # who has unsubscribed is told so in no list mail
+)
+_UNSUBSCRIBE = re.compile(_WORDS, re.IGNORECASE)
+# In a text: the word, and an address in the same sentence, in its line or below.
+_UNSUBSCRIBE_AT = re.compile(
+    _WORDS + r"[^\n.!?]{0,60}(?:\n{1,2}[^\n.!?]{0,20})?\bhttps?://", re.IGNORECASE
+)
+_LEADS_OUT = re.compile(
+    r"https?://[^\s<>\"']{1,300}?[/?&=](?:unsubscribe|opt-?out)(?![a-z])", re.IGNORECASE
 )
 
 
@@ -133,7 +140,13 @@ def _is_list_mail(letter: Letter) -> str:
             return f"it has {name.title().replace('Id', 'ID')}"
     if letter.header("precedence").strip().lower() in _BULK:
         return "it has Precedence"
-    if any(_UNSUBSCRIBE.search(link.text) for link in letter.page.links):
+    text = letter.text or ""
+    if (
+        any(_UNSUBSCRIBE.search(each.text) for each in letter.page.links)
+        or any(_LEADS_OUT.match(each.target) for each in letter.page.links)
+        or _LEADS_OUT.search(text)
+        or _UNSUBSCRIBE_AT.search(text)
+    ):
         return "it has a link to unsubscribe"
     return ""
 

@@ -23,8 +23,16 @@ KEYS: Mapping[str, re.Pattern[str]] = MappingProxyType(
         ),
         "a key of Stripe's": re.compile(_EDGE + r"(?:[rs]k_live_\w{16}|whsec_[\w+/]{24})"),
         "a key of SendGrid's": re.compile(_EDGE + r"SG\.[\w-]{16,64}+\.[\w-]{16}"),
+        "a key of Resend's": re.compile(
+            _EDGE + r"re_(?=\w{0,40}\d)[A-Za-z0-9]{6,16}+_[A-Za-z0-9]{20}"
+        ),
         "a key of Mailgun's": re.compile(_EDGE + r"key-[0-9a-f]{32}(?![0-9a-f])"),
         "a key of Google's": re.compile(_EDGE + r"AIza[\w-]{35}"),
+        "an access token of Google's": re.compile(_EDGE + r"ya29\.[\w-]{20}"),
+        "a secret access key of AWS": re.compile(
+            r"(?i:secret[ _-]?access[ _-]?key)[\"']?[:=\s]{1,4}[\"']?"
+            r"[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])"
+        ),
         "a key of npm's": re.compile(_EDGE + r"npm_[A-Za-z0-9]{36}"),
         "a key of PyPI's": re.compile(_EDGE + r"pypi-AgE[\w-]{50}"),
         "a key of an AI service": re.compile(_EDGE + r"sk-(?:ant-|proj-)?[\w-]{32}"),

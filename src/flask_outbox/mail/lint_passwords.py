@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from flask_outbox.mail.lint_letter import Letter
 
 _WORD = (
-    "(?:password|passwd|passphrase|passwort|kennwort|mot de passe|contraseña|wachtwoord|senha"
+    "(?:password|passwd|pwd|passphrase|passwort|kennwort|mot de passe|contraseña|wachtwoord|senha"
     "|lösenord)"
 )
 _VERB = "(?:is|ist|lautet|est|es|è|é|är)"
@@ -55,7 +55,7 @@ def _is_leak(found: re.Match[str]) -> bool:
     value = found["value"].rstrip(f"{_QUOTES}.,;:!?)")
     if not _SHORTEST <= len(value) <= _LONGEST or value.lower() in _ABOUT_IT:
         return False
-    if "://" in value or value.startswith("www.") or _MASKED.fullmatch(value):
+    if "://" in value or value.startswith(("www.", "/", "~")) or _MASKED.fullmatch(value):
         return False
     if _NO_LEAK.search(before) or _NO_LEAK.search(value):
         return False

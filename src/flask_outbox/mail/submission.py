@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from flask_outbox.mail.unseal import Parts
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+ROW = "outbox_id"  # what our row's id is called where a provider keeps metadata
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ from flask_outbox.mail.exchange import (
 from flask_outbox.mail.headers import address_field
 from flask_outbox.mail.outcome import Accepted, Outcome, Refused
 from flask_outbox.mail.outline import USUAL, Outline, outline
-from flask_outbox.mail.submission import Receipt, Submission
+from flask_outbox.mail.submission import ROW, Receipt, Submission
 from flask_outbox.mail.unseal import Parts
 from flask_outbox.transports.carries import Carries, Words, refuse
 from flask_outbox.transports.http_verdict import CREDENTIALS, broken, ours, verdict
@@ -47,7 +47,6 @@ __all__ = [
     "unsigned",
 ]
 
-ROW = "outbox_id"  # what our row's id is called where a provider keeps metadata
 _LONGEST = 500  # letters that are told of an answer
 _HOME = re.compile(r"(https?)://(\[[\d:a-f.]+\]|[\w.-]+)(:\d{1,5})?(/[\w./~-]*)?", re.ASCII)
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|\[::1\]")
@@ -238,26 +237,34 @@ class HttpTransport(ABC):
     def glance(self, submission: Submission) -> Outline:
         """Raise for what has no place in parts, without taking it apart."""
         seen = outline(submission.content)
-        texts = seen.texts
-        if others := [each for each in texts if each not in {"plain", "html"}]:
-            listed = ", ".join(f"text/{each}" for each in others)
-            raise UnsupportedFeature(f"{self.name} cannot carry {listed} besides text and HTML.")
+        for what in (*self._out_of_place(submission, seen), *self._unworded(submission, seen)):
+            raise UnsupportedFeature(f"{self.name} cannot carry {what}.")
+        return seen
+
+    def _out_of_place(self, submission: Submission, seen: Outline) -> Iterator[str]:
+        if others := [each for each in seen.texts if each not in {"plain", "html"}]:
+            yield f"{', '.join(f'text/{each}' for each in others)} besides text and HTML"
         if any(each.fields.keys() - USUAL for each in seen.attachments):
-            raise UnsupportedFeature(f"{self.name} cannot carry headers of an attachment.")
+            yield "headers of an attachment"
+        if not (self.carries.empty or all(each.content for each in seen.attachments)):
+            yield "an attachment that is empty"
+        if own := [name for name in seen.names if name.lower() in self.carries.reserved]:
+            yield f"a header {own[0]} of your own"
         if not self.carries.envelope and submission.sender != seen.author:
-            raise UnsupportedFeature(f"{self.name} cannot carry a return_path of its own.")
+            yield "a return_path of its own"
+
+    def _unworded(self, submission: Submission, seen: Outline) -> Iterator[str]:
         titled = bool(seen.fields.get("subject"))
-        written = any(each.text.strip() for each in texts.values())
+        written = any(each.text.strip() for each in seen.texts.values())
         if any(name in submission.provider for name in self.carries.template):
             if written or titled:
-                raise UnsupportedFeature(
-                    f"{self.name} cannot carry a subject or a text besides a template."
-                )
+                yield "a subject or a text besides a template"
+            if seen.attachments and not self.carries.template_files:
+                yield "attachments besides a template"
         elif not written:
-            raise UnsupportedFeature(f"{self.name} cannot carry a mail without a text.")
+            yield "a mail without a text"
         elif not (self.carries.untitled or titled):
-            raise UnsupportedFeature(f"{self.name} cannot carry a mail without a subject.")
-        return seen
+            yield "a mail without a subject"
 
     def metadata(self, submission: Submission) -> dict[str, str]:
         """Give the app's metadata with our row's id, by which what we hear later is tied to it."""

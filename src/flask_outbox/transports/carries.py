@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 
 from flask_outbox.mail.errors import UnsupportedFeature
-from flask_outbox.mail.submission import Submission
+from flask_outbox.mail.submission import ROW, Submission
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,8 @@ class Carries:
 
     ``tags`` and ``metadata`` None: they stay in the outbox, as with SMTP. ``provider``: the names
     that ``Message(provider={…})`` may have; None: whatever it has. ``template``: those of them
-    that name a template, which then is the mail's text. Sizes in octets of the sealed mail.
+    that name a template, which then is the mail's text. ``reserved``: names of header fields, in
+    lower case, that it sets itself. Sizes in octets of the sealed mail.
     """
 
     window: int = 1  # submissions in doubt at most when a line breaks
@@ -38,8 +39,12 @@ class Carries:
     utf8: bool = True  # addresses whose local part is not ASCII (RFC 6531)
     tags: Words | None = None
     metadata: Words | None = None
+    one_space: bool = False  # tags and metadata are one list of names
+    reserved: tuple[str, ...] = ()
+    empty: bool = True  # an attachment that is empty
     provider: tuple[str, ...] | None = ()
     template: tuple[str, ...] = ()
+    template_files: bool = True  # attachments besides a template
     untitled: bool = True  # a mail without a subject, unless a template has one
     opens: bool = False  # track_opens=
     clicks: bool = False  # track_clicks=
@@ -83,10 +88,7 @@ def _missing(carries: Carries, submission: Submission) -> Iterator[str]:
     if submission.track_clicks is not None and not carries.clicks:
         yield "track_clicks"
     yield from _unknown(carries, submission)
-    if carries.tags is not None:
-        yield from _unfit("tags", carries.tags, dict.fromkeys(submission.tags, ""))
-    if carries.metadata is not None:
-        yield from _unfit("metadata", carries.metadata, submission.metadata)
+    yield from _unfiled(carries, submission)
     if carries.recipients is not None and len(submission.recipients) > carries.recipients:
         yield f"more than {carries.recipients} recipients in one message"
     if carries.size is not None and len(submission.content) > carries.size:
@@ -100,6 +102,18 @@ def _unknown(carries: Carries, submission: Submission) -> Iterator[str]:
             if name not in known:
                 listed = f"; it knows {', '.join(known)}" if known else ""
                 yield f"provider[{name!r}]{listed}"
+
+
+def _unfiled(carries: Carries, submission: Submission) -> Iterator[str]:
+    if carries.tags is not None:
+        yield from _unfit("tags", carries.tags, dict.fromkeys(submission.tags, ""))
+    if carries.metadata is not None:
+        yield from _unfit("metadata", carries.metadata, submission.metadata)
+    if carries.one_space:
+        taken = {ROW, *submission.metadata}
+        for tag in submission.tags:
+            if tag in taken:
+                yield f"a tag and metadata of one name, {tag!r}"
 
 
 def _unfit(field: str, words: Words, given: Mapping[str, str]) -> Iterator[str]:

@@ -29,6 +29,8 @@ class Resend(HttpTransport):
         untitled=False,
         tags=Words(most=24, names=_WORD),
         metadata=Words(most=50, names=_WORD, values=_WORD),
+        one_space=True,
+        empty=False,
         provider=("template", "topic_id"),
         template=("template",),
         idempotency=True,

@@ -21,7 +21,6 @@ from flask_outbox.mail.unseal import Parts
 from flask_outbox.transports.base import Carries, HttpTransport, Words, bearer, octets
 
 MOST_METADATA = 10_000  # octets of custom_args
-RESERVED = frozenset({"x-sg-id", "x-sg-eid", "received", "dkim-signature"})
 
 
 class SendGrid(HttpTransport):
@@ -40,6 +39,8 @@ class SendGrid(HttpTransport):
         metadata=Words(most=1000, names=r"(?s:.)+", values=r"(?s:.)+"),
         provider=("template_id", "dynamic_template_data", "asm", "ip_pool_name", "mail_settings"),
         template=("template_id",),
+        reserved=("x-sg-id", "x-sg-eid", "received", "dkim-signature"),
+        empty=False,
         opens=True,
         clicks=True,
         recipients=1000,
@@ -61,7 +62,7 @@ class SendGrid(HttpTransport):
                 "content": list(_content(parts)),
                 "attachments": list(_attachments(parts)),
                 "headers": dict(_headers(parts)),
-                "categories": list(dict.fromkeys(submission.tags)),
+                "categories": list(submission.tags),
                 "custom_args": self.metadata(submission),
                 "tracking_settings": {
                     "open_tracking": {"enable": submission.track_opens},
@@ -77,10 +78,6 @@ class SendGrid(HttpTransport):
     def glance(self, submission: Submission) -> Outline:
         """Raise for what has no place in a request."""
         seen = super().glance(submission)
-        if own := [name for name in seen.names if name.lower() in RESERVED]:
-            raise UnsupportedFeature(f"{self.name} cannot carry a header {own[0]} of your own.")
-        if not all(each.content for each in seen.attachments):
-            raise UnsupportedFeature(f"{self.name} cannot carry an attachment that is empty.")
         if octets(self.metadata(submission).items()) > MOST_METADATA:
             raise UnsupportedFeature(
                 f"{self.name} cannot carry metadata of more than {MOST_METADATA} octets."

@@ -14,6 +14,7 @@ from typing import Any
 
 from flask_outbox.mail.errors import ConfigurationError, UnsupportedFeature
 from flask_outbox.mail.exchange import Conversation, HttpRequest, HttpResponse, Sign, Tls
+from flask_outbox.mail.outcome import Outcome, Refused
 from flask_outbox.mail.submission import Submission
 from flask_outbox.transports.base import VERIFIED, Carries, HttpTransport, Words, in_ascii
 
@@ -31,6 +32,7 @@ OURS = frozenset(  # with HTTP 400, and yet about the account, its limits, its k
         *("IncompleteSignature", "NotAuthorized"),
     }
 )
+NOT_FOUND = (404, "NotFoundException")  # a template, configuration set, contact list or tenant
 
 
 class Ses(HttpTransport):
@@ -44,11 +46,13 @@ class Ses(HttpTransport):
         utf8=False,
         tags=Words(most=24, names=_WORD),
         metadata=Words(most=25, names=_WORD, values=_WORD),
+        one_space=True,
         provider=(
             *("Template", "ConfigurationSetName", "ListManagementOptions", "TenantName"),
             *("FromEmailAddressIdentityArn", "FeedbackForwardingEmailAddressIdentityArn"),
         ),
         template=("Template",),
+        template_files=False,
         opens=True,
         clicks=True,
         recipients=50,
@@ -108,8 +112,8 @@ class Ses(HttpTransport):
 
     def _filled(self, submission: Submission, template: Any) -> dict[str, Any]:
         parts = self.parts(submission)
-        if parts.attachments or not isinstance(template, dict):
-            raise UnsupportedFeature(f"{self.name} cannot carry attachments besides a template.")
+        if not isinstance(template, dict):
+            raise UnsupportedFeature(f"{self.name} cannot carry a Template that is no object.")
         people = {"To": parts.to, "Cc": parts.cc, "Bcc": parts.bcc}
         return {
             "FromEmailAddress": in_ascii(parts.sender),
@@ -131,6 +135,19 @@ class Ses(HttpTransport):
     def reference(self, response: HttpResponse) -> str:
         """Find it in ``{"MessageId": "0100018…-000000"}``."""
         return response.text_at("MessageId")
+
+    def verdict(self, submission: Submission, response: HttpResponse) -> Outcome:
+        """Blame a mail for what is not there where it has named something itself."""
+        if (response.status, _kind(response)) == NOT_FOUND and self._named(submission, response):
+            names = ", ".join(submission.provider)
+            return Refused(f"{self.told(submission, response)} (see provider=: {names})")
+        return super().verdict(submission, response)
+
+    def _named(self, submission: Submission, response: HttpResponse) -> bool:
+        """Tell whether the mail has named what is not there, and not our URL."""
+        if "configuration set" in response.text_at("message").lower():
+            return "ConfigurationSetName" in submission.provider
+        return bool(submission.provider)
 
     def about_us(self, response: HttpResponse) -> bool:
         """Tell by the kind of error: of those with HTTP 400 many are about the account."""

@@ -107,6 +107,11 @@ class Smtp:
         )
         self.carries = Carries(window=window, dsn=True)
 
+    def logs_in_by(self, token: Callable[[], str]) -> bool:
+        """Tell whether its tokens are from this source."""
+        credentials = self._door.credentials
+        return credentials is not None and credentials.token is token
+
     def __repr__(self) -> str:
         opening = self._door.opening
         who = f"{self._username}:***@" if self._username else ""
@@ -219,7 +224,9 @@ def _credentials(
             raise ConfigurationError("MAIL_USERNAME is not set, but MAIL_PASSWORD (or a token) is")
         return None
     if password is None and token is None:
-        raise ConfigurationError("MAIL_PASSWORD is not set, but MAIL_USERNAME is")
+        raise ConfigurationError(
+            "MAIL_PASSWORD is not set, nor MAIL_OAUTH2_TOKEN, but MAIL_USERNAME is"
+        )
     if password is not None and token is not None:
         raise ConfigurationError("MAIL_PASSWORD and a token source are both set: choose one")
     if "\0" in username or "\0" in (password or ""):

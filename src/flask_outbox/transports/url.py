@@ -41,6 +41,8 @@ from flask_outbox.transports.ses import WRITE, Ses
 from flask_outbox.transports.smtp import Smtp
 from flask_outbox.transports.smtp_login import Security
 
+TokenSource = Callable[[], str]
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+.-]{0,30}")
 _PORT = re.compile(r"(.*?)(?::([0-9]*))?", re.DOTALL)
@@ -58,6 +60,7 @@ class Url:
     port: int = 0
     path: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    token: TokenSource | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         named = "" if self.password is None else f"{self.username}:"
@@ -126,9 +129,12 @@ def _parameters(query: str) -> dict[str, str]:
     return found
 
 
-def transport_from_url(url: str) -> Transport:
-    """Make the transport that a URL names, or say what is wrong with it and what is known."""
-    parts = Url.parsed(url)
+def transport_from_url(url: str, token: TokenSource | None = None) -> Transport:
+    """Make the transport that a URL names, or say what is wrong with it and what is known.
+
+    ``token``: by what a relay is logged in to where the URL has a user and no password.
+    """
+    parts = replace(Url.parsed(url), token=token)
     if parts.scheme not in _SCHEMES:
         raise ConfigurationError(_unknown("scheme", parts.scheme, _SCHEMES))
     make, parameters = _SCHEMES[parts.scheme]
@@ -157,11 +163,13 @@ def _relay(parts: Url) -> Smtp:
         raise ConfigurationError("MAIL_TRANSPORT: smtps is TLS from the first byte; leave tls= out")
     if security is Security.IMPLICIT and not implicit:
         raise ConfigurationError("MAIL_TRANSPORT: for TLS from the first byte write smtps://")
+    by_token = parts.username and parts.password is None
     return Smtp(
         parts.host,
         parts.port,
         username=parts.username,
         password=parts.password,
+        token=parts.token if by_token else None,
         security=Security.IMPLICIT if implicit else security,
         tls=Tls(
             ca_file=given.get("ca_file"),

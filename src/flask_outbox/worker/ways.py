@@ -20,6 +20,8 @@ from flask_outbox.worker.unexpected import place
 
 Load = Callable[[str], Transport]
 
+TAKEN = "(a name that is a route's)"  # the route of a tenant with such a name: none of ours
+
 
 class Missing:
     """In place of a transport that could not be loaded: nothing leaves, and its route pauses."""
@@ -65,14 +67,18 @@ class Ways:
         return self._load is not None
 
     def routing(self, transport: str) -> Routing:
-        """Tell the routes of a transport; a loaded one has one."""
-        return self._routings.get(transport) or Routing.single(transport)
+        """Tell the routes of a transport; a loaded one has one, and never one of another's."""
+        taken = transport in self._transports
+        alone = Routing(transport, ({TAKEN: 1.0},)) if taken else Routing.single(transport)
+        return self._routings.get(transport, alone)
 
     def transport(self, route: str) -> Transport:
         """Give what stands at the end of a route; loads it where it is none that is configured."""
         known = self._transports.get(route)
         if known is not None:
             return known
+        if route == TAKEN:
+            return Missing("a transport that was to be loaded has the name of a route")
         if self._load is None:
             return Missing(f"route {route} is not configured")
         return self._try(self._load, route)
