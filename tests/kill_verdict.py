@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from flask_outbox.mail.retry import Patience
+
 UNKNOWN_MOST = 0.01  # of the messages
 ENOUGH = 0.5  # of the kills must hit between the first MAIL and the record
 
@@ -27,6 +29,7 @@ class Row:
 
     state: str
     unclear: int  # outcomes in its history
+    seconds: float = 0.0  # from when it was first due to its end
 
 
 @dataclass
@@ -61,7 +64,7 @@ def judge(  # noqa: PLR0913  what a run is judged by
     accepted: Sequence[str],
     kills: Sequence[Kill],
     *,
-    max_unclear: int,
+    patience: Patience,
     wanted: int | None = None,
     enough: float = ENOUGH,
 ) -> Verdict:
@@ -81,8 +84,8 @@ def judge(  # noqa: PLR0913  what a run is judged by
     verdict.lost = [name for name, row in rows.items() if _is_lost(row, copies[name])]
     verdict.wrong = [
         *(f"{name} was never enqueued" for name in copies if name not in rows),
-        *_unexplained(rows, max_unclear),
-        *_too_many(copies, flown, max_unclear),
+        *_unexplained(rows, patience),
+        *_too_many(copies, flown, patience.max_unclear),
     ]
     if verdict.unknown > UNKNOWN_MOST * len(rows):
         verdict.wrong.append(f"{verdict.unknown} of {len(rows)} messages are unknown")
@@ -97,10 +100,12 @@ def _is_lost(row: Row, copies: int) -> bool:
     return not (row.state == "unknown" or (row.state == "accepted" and copies))
 
 
-def _unexplained(rows: Mapping[str, Row], max_unclear: int) -> Iterable[str]:
+def _unexplained(rows: Mapping[str, Row], patience: Patience) -> Iterable[str]:
     for name, row in rows.items():
-        if row.state == "unknown" and row.unclear <= max_unclear:
-            yield f"{name} is unknown after {row.unclear} unclear outcomes"
+        too_often = row.unclear > patience.max_unclear
+        too_late = row.unclear and row.seconds >= patience.give_up
+        if row.state == "unknown" and not (too_often or too_late):
+            yield f"{name} is unknown after {row.unclear} unclear outcomes, {row.seconds:.0f} s"
 
 
 def _too_many(copies: Mapping[str, int], flown: Mapping[str, int], most: int) -> Iterable[str]:

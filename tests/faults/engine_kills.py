@@ -233,12 +233,12 @@ def run(  # noqa: PLR0913  what a run is made of
             tell(f"{left} to go, {len(killer.kills)} kills, {len(relay.accepted)} accepted")
             time.sleep(0.25)
         accepted = relay.message_ids
-    rows = {str(name): Row(str(state), unclear) for name, state, unclear in eyes.rows(ROWS)}
+    rows = {str(name): Row(*what) for name, *what in eyes.rows(ROWS)}
     return judge(
         rows,
         accepted,
         killer.kills,
-        max_unclear=PATIENCE.max_unclear,
+        patience=PATIENCE,
         wanted=kills,
         enough=ENOUGH,
     )

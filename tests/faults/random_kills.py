@@ -43,7 +43,8 @@ IN_FLIGHT = (
 WORKERS = "SELECT DISTINCT worker FROM outbox_message WHERE state = 'sending'"
 ROWS = (
     "SELECT message_id, state,"
-    " (SELECT count(*) FROM outbox_event e WHERE e.message = m.id AND e.kind = 'unclear')"
+    " (SELECT count(*) FROM outbox_event e WHERE e.message = m.id AND e.kind = 'unclear'),"
+    " coalesce(ended_at - first_due, 0)"
     " FROM outbox_message m"
 )
 
@@ -162,8 +163,8 @@ def run(  # noqa: PLR0913  what a run is made of
         with suppress(Exception):
             program.wait(20)
         accepted = server.message_ids
-    rows = {str(name): Row(str(state), unclear) for name, state, unclear in eyes.rows(ROWS)}
-    return judge(rows, accepted, killer.kills, max_unclear=PATIENCE.max_unclear, wanted=kills)
+    rows = {str(name): Row(*what) for name, *what in eyes.rows(ROWS)}
+    return judge(rows, accepted, killer.kills, patience=PATIENCE, wanted=kills)
 
 
 def open_mails(eyes: Eyes) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from random_kills import run
 
+from flask_outbox.mail.retry import Patience
 from kill_verdict import Kill, Row, judge
 
 ALL_WELL = {f"<n{i}@x>": Row("accepted", 0) for i in range(200)}
@@ -16,7 +17,7 @@ def verdict(rows=None, accepted=None, kills=None, **more):
         ALL_WELL if rows is None else rows,
         list(ALL_WELL) if accepted is None else accepted,
         KILLS if kills is None else kills,
-        max_unclear=2,
+        patience=Patience(give_up=1000.0, max_unclear=2),
         **more,
     )
 
@@ -90,8 +91,13 @@ def test_a_mail_that_nobody_enqueued_is_found_out():
 def test_unknown_wants_an_explanation_and_stays_rare():
     explained = {**ALL_WELL, "<n7@x>": Row("unknown", 3)}
     assert verdict(rows=explained).holds
-    unexplained = {**ALL_WELL, "<n7@x>": Row("unknown", 2)}
-    assert verdict(rows=unexplained).wrong == ["<n7@x> is unknown after 2 unclear outcomes"]
+    given_up = {**ALL_WELL, "<n7@x>": Row("unknown", 1, 1000.0)}
+    assert verdict(rows=given_up).holds
+    for row in (Row("unknown", 2, 999.0), Row("unknown", 0, 1000.0)):
+        (wrong,) = verdict(rows={**ALL_WELL, "<n7@x>": row}).wrong
+        assert (
+            wrong == f"<n7@x> is unknown after {row.unclear} unclear outcomes, {row.seconds:.0f} s"
+        )
     many = {**ALL_WELL, **{f"<n{i}@x>": Row("unknown", 3) for i in range(3)}}
     assert verdict(rows=many).wrong == ["3 of 200 messages are unknown"]
 

@@ -234,9 +234,9 @@ def run(  # noqa: PLR0913  what a run is made of
         with suppress(subprocess.TimeoutExpired):
             program.wait(20)
         accepted = relay.message_ids
-    rows = {str(name): Row(str(state), unclear) for name, state, unclear in eyes.rows(ROWS)}
+    rows = {str(name): Row(*what) for name, *what in eyes.rows(ROWS)}
     return Judged(
-        judge(rows, accepted, done, max_unclear=PATIENCE.max_unclear, wanted=kills, enough=0.0),
+        judge(rows, accepted, done, patience=PATIENCE, wanted=kills, enough=0.0),
         len(eyes.rows("SELECT name FROM shop_order")),
         orders.broken,
         list(wrongs(eyes, orders, kills)),
