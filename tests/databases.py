@@ -180,6 +180,7 @@ class MariaDb(Server):
             f"--pid-file={self.folder / 'pid'}",
             f"--port={self.port}",
             "--bind-address=127.0.0.1",
+            f"--tmpdir={self.folder}",  # one that starts clears it, whoever's tables are there
             "--skip-name-resolve",
             "--max-allowed-packet=64M",
         ]

@@ -89,7 +89,9 @@ def test_a_web_process_an_outbox_worker_and_celery_send_each_row_once_together(p
         go.wait(PATIENCE)
         polite(session)
 
-    an_outbox(place).open()  # makes it, where it is a file
+    outbox = an_outbox(place)
+    outbox.open()  # makes it, where it is a file
+    outbox.close()
     with broker("redis") as url, Hostile({"MAIL": hold}) as relay, ExitStack() as programs:
         stage = Stage(
             tmp_path, relay.port, place=place, mail={"MAIL_LEASE": 60.0, "MAIL_TIMEOUT": PATIENCE},
