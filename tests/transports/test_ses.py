@@ -16,8 +16,9 @@ from aws_signature import is_signed
 from contract.http_mails import ADA, BOB, HEX, plain, rich, sealed
 from contract.http_transport_contract import KEY, HttpTransportContract, letter
 from flask_outbox.mail.errors import ConfigurationError
-from flask_outbox.mail.exchange import Tls
+from flask_outbox.mail.exchange import Open, Sign, Tls
 from flask_outbox.mail.message import Message
+from flask_outbox.transports.carries import is_signed_by_us
 from flask_outbox.transports.ses import Ses
 from flask_outbox.transports.url import transport_from_url
 from hostile_http import say
@@ -236,6 +237,20 @@ class TestSes(HttpTransportContract):
 def test_by_itself_it_goes_to_its_region(region, home):
     assert Ses(region).home == home
     assert repr(Ses(region)) == f"<Ses {home}>"
+
+
+def test_to_knock_by_the_machines_credentials_is_to_find_them_first():
+    knock = transport_from_url(f"ses://?region={REGION}").knock()
+    asked = next(knock)
+    assert isinstance(asked, Sign)
+    assert asked.request.url == f"https://email.{REGION}.amazonaws.com/"
+    assert isinstance(knock.send(None), Open)
+
+
+def test_it_is_signed_by_amazon_though_it_goes_as_it_is_sealed():
+    transport = transport_from_url(f"ses://?region={REGION}")
+    assert transport.carries.raw
+    assert not is_signed_by_us(transport.carries)
 
 
 def test_its_url_names_all_of_it():
