@@ -8,7 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeAlias
 
 from flask_outbox.mail.address import Address
 from flask_outbox.mail.errors import ConfigurationError, UnsupportedFeature, WireError
@@ -73,7 +73,8 @@ class Transport(Protocol):
         ...
 
 
-Signing = Callable[[Submission, Transport], Submission]  # before it leaves by that transport
+# What is done to it before it leaves by that transport.
+Signing: TypeAlias = "Callable[[Submission, Transport], Submission]"
 
 
 def unsigned(submission: Submission, _transport: Transport) -> Submission:
