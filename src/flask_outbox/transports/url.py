@@ -41,8 +41,6 @@ from flask_outbox.transports.ses import WRITE, Ses
 from flask_outbox.transports.smtp import Smtp
 from flask_outbox.transports.smtp_login import Security
 
-TokenSource = Callable[[], str]
-
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+.-]{0,30}")
 _PORT = re.compile(r"(.*?)(?::([0-9]*))?", re.DOTALL)
@@ -60,7 +58,7 @@ class Url:
     port: int = 0
     path: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    token: TokenSource | None = field(default=None, repr=False)
+    token: Callable[[], str] | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         named = "" if self.password is None else f"{self.username}:"
@@ -129,7 +127,7 @@ def _parameters(query: str) -> dict[str, str]:
     return found
 
 
-def transport_from_url(url: str, token: TokenSource | None = None) -> Transport:
+def transport_from_url(url: str, token: Callable[[], str] | None = None) -> Transport:
     """Make the transport that a URL names, or say what is wrong with it and what is known.
 
     ``token``: by what a relay is logged in to where the URL has a user and no password.
