@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import psycopg
 import pytest
-from sqlalchemy import Connection
+from pymysql.constants import COMMAND
+from sqlalchemy import Connection, update
 
 import databases
 from databases import Server
@@ -18,6 +19,7 @@ from flask_outbox.outbox import mysql
 from flask_outbox.outbox.claim import claim
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.enqueue import put as put_down
+from flask_outbox.outbox.tables import message
 from flask_outbox.worker.loop import Plan
 from worker_stage import Eyes, Told, a_submission, at_work, put, wait_for
 
@@ -240,6 +242,53 @@ def test_a_lock_that_is_never_let_go_holds_send_later_for_busy_seconds(stage, mo
     assert stage.eyes.count("true") == 0
 
 
+FREE = "SELECT id FROM outbox_message FOR UPDATE SKIP LOCKED"
+FLOOD = {
+    "postgresql": "SELECT repeat('x', 10000000) FROM generate_series(1, 10)",
+    "mariadb": "SELECT repeat('x', 10000000) FROM seq_1_to_10",
+}
+
+
+@pytest.fixture
+def shortly(stage):
+    """An outbox on the same database, for whose workers a second is long."""
+    with closing(an_outbox(stage.place, lease=1.0)) as outbox:
+        yield outbox
+
+
+def stand_still(outbox, eyes, then=lambda _driver: None):
+    """Change a message, do something, and go on only when somebody else may have it."""
+    with outbox.begin() as connection:
+        outbox.now(connection)
+        connection.execute(update(message).values(worker="late"))
+        then(connection.connection.dbapi_connection)
+        assert eyes.rows(FREE) == []
+        wait_for(lambda: eyes.rows(FREE))
+
+
+def test_who_stands_still_in_a_transaction_is_gone_after_a_lease_and_wrote_nothing(stage, shortly):
+    put(stage.outbox, a_submission())
+    with pytest.raises(OutboxUnavailable):
+        stand_still(shortly, stage.eyes)
+    assert stage.eyes.one("worker") == ""
+    assert len(claim(shortly, transports=["default"], limit=1, worker="one")) == 1
+
+
+def test_who_reads_no_answer_is_gone_after_a_lease(stage, shortly):
+    put(stage.outbox, a_submission())
+    asked = FLOOD[stage.kind]
+    ask = {
+        "postgresql": lambda driver: driver.pgconn.send_query(asked.encode()),
+        "mariadb": lambda driver: driver._execute_command(COMMAND.COM_QUERY, asked),
+    }
+    with pytest.raises(OutboxUnavailable):
+        stand_still(shortly, stage.eyes, ask[stage.kind])
+    assert stage.eyes.one("worker") == ""
+
+
+LIMITS = ("lock_timeout", "idle_in_transaction_session_timeout", "tcp_user_timeout")
+
+
 @pytest.fixture
 def pooled(postgresql):
     """An outbox through PgBouncer, beside the eyes that look at it directly."""
@@ -259,13 +308,20 @@ def test_behind_a_pooler_a_claim_waits_no_longer_for_a_lock(pooled):
     assert len(claim(outbox, transports=["default"], limit=1, worker="one")) == 1
 
 
+def test_behind_a_pooler_who_stands_still_lets_go_too(pooled):
+    outbox, eyes, behind = pooled
+    put(outbox, a_submission())
+    with closing(an_outbox(behind, lease=1.0)) as shortly, pytest.raises(OutboxUnavailable):
+        stand_still(shortly, eyes)
+
+
 def test_behind_a_pooler_no_limit_is_left_to_other_clients(pooled):
     outbox, _, behind = pooled
     for name in names(9):
         put(outbox, a_submission(name))
         claim(outbox, transports=["default"], limit=1, worker="one")
     with psycopg.connect(behind, autocommit=True) as other:  # by turns on each session
-        found = {other.execute("SHOW lock_timeout").fetchone() for _ in range(9)}
+        found = {other.execute(f"SHOW {name}").fetchone() for name in LIMITS for _ in range(9)}
     assert found == {("0",)}
 
 

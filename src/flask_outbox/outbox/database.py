@@ -19,6 +19,7 @@ from flask_outbox.mail.retry import Patience
 from flask_outbox.mail.say import Say
 from flask_outbox.outbox.encryption import NO_KEYS, Keyring
 from flask_outbox.outbox.schema import brought_up_to_date, is_current, must_be_current
+from flask_outbox.outbox.server import Limits
 from flask_outbox.outbox.sqlite import Sqlite
 
 log = Say("flask_outbox.outbox")
@@ -134,7 +135,7 @@ class Outbox:
         rates: Rates = NO_RATES,
         schema: str | None = None,
     ) -> None:
-        self.database = _database(where, busy, schema)
+        self.database = _database(where, Limits(busy, lease), schema)
         self.lease = lease
         self.patience = patience
         self.random = random
@@ -269,9 +270,9 @@ class Outbox:
         self._opening = threading.Lock()
 
 
-def _database(where: str | Path | Engine, busy: float, schema: str | None) -> Database:
+def _database(where: str | Path | Engine, limits: Limits, schema: str | None) -> Database:
     if isinstance(where, Path):
-        return Sqlite(URL.create("sqlite", database=str(where)), busy)
+        return Sqlite(URL.create("sqlite", database=str(where)), limits.lock)
     apps = where if isinstance(where, Engine) else None
     try:
         url = where.url if isinstance(where, Engine) else make_url(where)
@@ -282,15 +283,15 @@ def _database(where: str | Path | Engine, busy: float, schema: str | None) -> Da
         ) from None
     match url.get_backend_name():
         case "sqlite":
-            return Sqlite(url, busy, apps)
+            return Sqlite(url, limits.lock, apps)
         case "postgresql" | "postgres":
             from flask_outbox.outbox.postgresql import PostgreSql  # noqa: PLC0415  only where used
 
-            return PostgreSql(url, busy, apps, schema)
+            return PostgreSql(url, limits, apps, schema)
         case "mysql" | "mariadb":
             from flask_outbox.outbox.mysql import MySql  # noqa: PLC0415  only where used
 
-            return MySql(url, busy, apps, schema)
+            return MySql(url, limits, apps, schema)
         case other:
             raise ConfigurationError(
                 f"MAIL_OUTBOX_URL names {other}; the outbox speaks {', '.join(SPEAKS)}"

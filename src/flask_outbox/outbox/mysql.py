@@ -1,5 +1,6 @@
 """MariaDB and MySQL, by PyMySQL."""
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine
 
 from flask_outbox.mail.errors import OutboxUnavailable, TooLargeError
-from flask_outbox.outbox.server import CONNECT, Server, told
+from flask_outbox.outbox.server import CONNECT, Limits, Server, told
 
 OLDEST = {"MariaDB": (10, 6), "MySQL": (8, 0, 14)}  # SKIP LOCKED; JSON_TABLE for any user
 AROUND = 1024  # octets of a statement besides the content
@@ -28,6 +29,11 @@ FIXES = {
     1290: "it is read-only, as a replica is. Point MAIL_OUTBOX_URL at the primary.",
     1836: "it is read-only. Point MAIL_OUTBOX_URL at the primary.",
 }
+# What a session begins with. MySQL takes the last as a comment: it has no such limit.
+SESSION = """
+    SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES'), net_write_timeout = {0}
+    /*M!100600 , idle_transaction_timeout = {0} */
+"""
 GAVE_WAY = (1020, 1213)  # ER_CHECKREAD, which MariaDB's snapshots raise; ER_LOCK_DEADLOCK
 
 
@@ -40,23 +46,24 @@ class MySql(Server):
     )
 
     def __init__(
-        self, url: URL, busy: float, apps: Engine | None = None, schema: str | None = None
+        self, url: URL, limits: Limits, apps: Engine | None = None, schema: str | None = None
     ) -> None:
         if apps is None and url.drivername in {"mysql", "mariadb"}:
             url = url.set(drivername="mysql+pymysql")
-        super().__init__(url, busy, apps, schema)
+        super().__init__(url, limits, apps, schema)
         self._packet: int | None = None
 
     def connect_args(self) -> dict[str, Any]:
         """Notice a server that is gone; let nothing be cut short without an error."""
         if self.url.get_driver_name() != "pymysql":
             return {}
+        lock, idle = self.limits
         return {
             "connect_timeout": CONNECT,
-            "read_timeout": self.busy + CONNECT,
-            "write_timeout": self.busy + CONNECT,
+            "read_timeout": lock + CONNECT,
+            "write_timeout": lock + CONNECT,
             "charset": "utf8mb4",
-            "init_command": "SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')",
+            "init_command": SESSION.format(math.ceil(idle)),
             **self.url.query,
         }
 

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, event
 
 from flask_outbox.mail.errors import OutboxUnavailable
-from flask_outbox.outbox.server import CONNECT, Server, told
+from flask_outbox.outbox.server import CONNECT, Limits, Server, told
 
 SCHEMA = "flask_outbox"
 OLDEST = 120000  # PostgreSQL 12; SKIP LOCKED is older
@@ -28,12 +28,11 @@ GAVE_WAY = ("40001", "40P01")  # serialization_failure, deadlock_detected
 # For a session, where it is ours alone: a pooler gives its clients process ids of its own making.
 # Where the role, the database or the URL has a limit, that one stays (docs/decisions/0225).
 LIMIT = """
-    SELECT set_config('lock_timeout', %s, false)
-    WHERE pg_backend_pid() = %s AND current_setting('lock_timeout') = '0'
+    SELECT set_config(name, value, false)
+    FROM unnest(%s::text[], %s::text[]) AS wanted(name, value)
+    WHERE pg_backend_pid() = %s AND current_setting(name) = '0'
 """
-LIMIT_HERE = """set_config(
-    'lock_timeout', coalesce(nullif(current_setting('lock_timeout'), '0'), '{}'), true
-)"""
+LIMIT_HERE = "set_config('{0}', coalesce(nullif(current_setting('{0}'), '0'), '{1}'), true)"
 
 
 class PostgreSql(Server):
@@ -48,19 +47,21 @@ class PostgreSql(Server):
     passing_sql = f"{now_sql}, set_config('synchronous_commit', 'off', true)"
 
     def __init__(
-        self, url: URL, busy: float, apps: Engine | None = None, schema: str | None = None
+        self, url: URL, limits: Limits, apps: Engine | None = None, schema: str | None = None
     ) -> None:
         if apps is None and url.drivername in {"postgresql", "postgres"}:
             url = url.set(drivername="postgresql+psycopg")
-        super().__init__(url, busy, apps, SCHEMA if apps is None else schema)
+        super().__init__(url, limits, apps, SCHEMA if apps is None else schema)
         self.notifies = url.get_driver_name() == "psycopg"  # which can wait for words
-        self._limit = str(max(int(busy * 1000), 1))  # milliseconds
+        lock, idle = (str(max(int(each * 1000), 1)) for each in limits)  # milliseconds
+        here = {"lock_timeout": lock, "idle_in_transaction_session_timeout": idle}
+        self._limits = {**here, "tcp_user_timeout": idle}  # for who asks, and reads no answer
         if apps is None:
-            also = f", {LIMIT_HERE.format(self._limit)}"
+            also = "".join(f", {LIMIT_HERE.format(*each)}" for each in here.items())
             self.now_sql, self.passing_sql = self.now_sql + also, self.passing_sql + also
 
     def engine(self) -> Engine:
-        """Let no lock hold a session for longer than ``busy``; an app's own is left alone."""
+        """Let no session wait or be waited for without end; an app's own is left alone."""
         engine = super().engine()
         if self._apps is None and self.url.get_driver_name() == "psycopg":
             event.listen(engine.pool, "connect", self._limited)
@@ -69,7 +70,8 @@ class PostgreSql(Server):
     def _limited(self, session: Any, _record: object) -> None:
         """Say so in one round trip."""
         session.autocommit = True
-        session.execute(LIMIT, (self._limit, session.info.backend_pid))
+        names, values = list(self._limits), list(self._limits.values())
+        session.execute(LIMIT, (names, values, session.info.backend_pid))
         session.autocommit = False
 
     def connect_args(self) -> dict[str, Any]:
@@ -82,7 +84,7 @@ class PostgreSql(Server):
             "keepalives_idle": 30,
             "keepalives_interval": 10,
             "keepalives_count": 3,
-            "tcp_user_timeout": int(self.busy * 1000),
+            "tcp_user_timeout": int(self.limits.lock * 1000),
             "prepare_threshold": None,
             **self.url.query,
         }

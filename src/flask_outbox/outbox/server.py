@@ -8,7 +8,7 @@ a restart of the server costs nobody an error.
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import URL, Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError, NoSuchModuleError
@@ -26,6 +26,13 @@ POOL: Mapping[str, Any] = {"pool_size": 5, "max_overflow": 15, "pool_pre_ping": 
 CANNOT = ("OperationalError", "InterfaceError", "InternalError")  # PEP 249: not the program's fault
 
 
+class Limits(NamedTuple):
+    """How many seconds a transaction of ours may wait for a lock, and stand still with its own."""
+
+    lock: float
+    idle: float
+
+
 class Server:
     """One database on a server; what the kinds differ in is given by those that derive from it."""
 
@@ -36,9 +43,9 @@ class Server:
     notifies: bool = False
     package = ""  # what pip installs the driver with
 
-    def __init__(self, url: URL, busy: float, apps: Engine | None, schema: str | None) -> None:
+    def __init__(self, url: URL, limits: Limits, apps: Engine | None, schema: str | None) -> None:
         self.url = url
-        self.busy = busy
+        self.limits = limits
         self.keeper = UPGRADE if apps is None else APPS
         self.schema = schema
         self._apps = apps
@@ -68,7 +75,7 @@ class Server:
                 engine = create_engine(
                     self.url,
                     isolation_level=ISOLATION,  # once for each connection, not for each transaction
-                    pool_timeout=self.busy,
+                    pool_timeout=self.limits.lock,
                     connect_args=self.connect_args(),
                     **POOL,
                 )
@@ -135,7 +142,7 @@ class Server:
         except PoolTimeout as error:
             raise OutboxUnavailable(
                 f"The outbox {self} could not be used: all connections of this process were in"
-                f" use for {self.busy:g} s."
+                f" use for {self.limits.lock:g} s."
             ) from error
         except Exception as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
