@@ -5,7 +5,8 @@ import pytest
 from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.outbox.database import Outbox
-from flask_outbox.outbox.settle import ROWS, Kind, Place, hold, settle
+from flask_outbox.outbox.held import Kind, Place
+from flask_outbox.outbox.settle import ROWS, hold, settle
 from outbox_mail import ADA, BOB, Clock, a_submission, look, put, take
 
 

@@ -16,7 +16,8 @@ from sqlalchemy import BindParameter, Connection, bindparam, delete, select, upd
 from flask_outbox.mail.address import Address, parse_address
 from flask_outbox.mail.lifecycle import OPEN, State
 from flask_outbox.outbox.database import Outbox
-from flask_outbox.outbox.settle import ROWS, Held, Kind, Place, hold, settle
+from flask_outbox.outbox.held import Held, Kind, Place
+from flask_outbox.outbox.settle import ROWS, hold, settle
 from flask_outbox.outbox.stored import rewritten
 from flask_outbox.outbox.tables import content, event, message, recipient, route
 

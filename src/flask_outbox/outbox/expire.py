@@ -10,9 +10,10 @@ from sqlalchemy import Connection, RowMapping, bindparam, select
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.held import Held
 from flask_outbox.outbox.reclaim import read_back
 from flask_outbox.outbox.record import Recorded
-from flask_outbox.outbox.settle import Held, hold, settle
+from flask_outbox.outbox.settle import hold, settle
 from flask_outbox.outbox.stored import Unreadable
 from flask_outbox.outbox.tables import content, message
 

@@ -22,8 +22,9 @@ from flask_outbox.mail.say import Say
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.enqueue import uuid7
+from flask_outbox.outbox.held import Held, Judge, Kind
 from flask_outbox.outbox.record import Recorded
-from flask_outbox.outbox.settle import Held, Judge, Kind, hold, settle
+from flask_outbox.outbox.settle import hold, settle
 from flask_outbox.outbox.stored import Unreadable, unpack
 from flask_outbox.outbox.tables import LEASED, content, message, recipient
 

@@ -13,10 +13,12 @@ from flask_outbox.mail.outcome import Accepted
 from flask_outbox.mail.route import RouteNews
 from flask_outbox.mail.say import Say
 from flask_outbox.mail.submission import Receipt, Submission
+from flask_outbox.outbox.accept import NotAsBegun, accept
 from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.held import Judge
 from flask_outbox.outbox.rates import slow
 from flask_outbox.outbox.routes import hear
-from flask_outbox.outbox.settle import ROWS, Judge, NotAsBegun, accept, hold, settle
+from flask_outbox.outbox.settle import ROWS, hold, settle
 from flask_outbox.outbox.tables import message
 
 log = Say("flask_outbox.outbox")

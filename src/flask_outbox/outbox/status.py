@@ -10,9 +10,10 @@ from flask_outbox.mail.errors import MessageError
 from flask_outbox.mail.lifecycle import OPEN, State
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.held import Held, Kind, Place
 from flask_outbox.outbox.prune import Pruned, prune
 from flask_outbox.outbox.schedule import Priority
-from flask_outbox.outbox.settle import ROWS, Held, Kind, Place, hold, settle
+from flask_outbox.outbox.settle import ROWS, hold, settle
 from flask_outbox.outbox.stats import Stats, stats
 from flask_outbox.outbox.stored import unpack
 from flask_outbox.outbox.tables import content, event, message
