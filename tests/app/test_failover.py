@@ -4,6 +4,7 @@ import asyncio
 import socket
 
 import pytest
+from sqlalchemy import update
 
 from app_server import running
 from flask_outbox import Message
@@ -13,6 +14,7 @@ from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault
 from flask_outbox.mail.submission import Receipt
+from flask_outbox.outbox import tables
 from flask_outbox.transports.base import Carries
 from hostile import Hostile, reset, say, take, then
 from hostile_http import HostileHttp
@@ -44,6 +46,11 @@ def resend(server):
     return f"resend://key@?home={server.home}"
 
 
+def routes(app):
+    """Name them, in the order in which they are preferred."""
+    return app.extensions["outbox"].way().routing.routes
+
+
 def note(*recipients, **fields):
     return Message("hi", list(recipients) or [ADA], "text", **fields)
 
@@ -63,7 +70,18 @@ def test_what_is_away_is_passed_over_in_each_way(make, server, nobody):
     now, in_a_loop, later = in_each_way(app, mail, note())
     assert now.accepted == in_a_loop.accepted == [ADA]
     assert (later.state, later.attempts) == (State.ACCEPTED, 1)
-    assert later.route == "default.smtp-127.0.0.1-2"
+    assert later.route == routes(app)[1]
+    assert len(server.taken) == 3
+
+
+@pytest.mark.parametrize(
+    "kind", [list, lambda ways: dict.fromkeys(ways, 1)], ids=["list", "mapping"]
+)
+def test_one_way_in_a_list_is_a_way_in_each_way(make, server, kind):
+    app, mail = make(kind([relay(server)]))
+    now, in_a_loop, later = in_each_way(app, mail, note())
+    assert now.accepted == in_a_loop.accepted == [ADA]
+    assert (later.state, later.route) == (State.ACCEPTED, "default.smtp-127.0.0.1")
     assert len(server.taken) == 3
 
 
@@ -132,8 +150,36 @@ def test_what_may_have_left_is_sent_by_no_other_route(make, server):
             mail.drain(seconds=10)
             status = mail.status(row)
     assert (status.state, status.recipients[0].unclear) == (State.QUEUED, 1)
-    assert status.route == "default.smtp-127.0.0.1"
+    assert status.route == routes(app)[0]
     assert server.taken == []
+
+
+def due_now(app):
+    with app.extensions["outbox"].outbox.begin() as connection:
+        connection.execute(update(tables.message).values(due_at=1.0))
+        connection.execute(update(tables.recipient).values(due_at=1.0))
+
+
+@pytest.mark.parametrize("after", ["swapped", "alone", "beside another"])
+def test_what_may_have_left_goes_by_no_other_account_when_the_list_changes(make, after):
+    script = {"whole": [then(take, reset), then(take, reset)]}
+    with HostileHttp(script) as first, HostileHttp() as second:
+        app, mail = make([resend(first), resend(second)])
+        with app.app_context():
+            row = mail.send_later(note())
+            mail.drain(seconds=10)
+        due_now(app)
+        lists = {
+            "swapped": [resend(second), resend(first)],
+            "alone": [resend(second)],
+            "beside another": [resend(second), "null:"],
+        }
+        app, mail = make(lists[after])
+        with app.app_context():
+            mail.drain(seconds=10)
+            assert mail.status(row).state is State.QUEUED
+    assert len(first.requests) == 1 + (after == "swapped")
+    assert second.requests == []
 
 
 def test_a_recipient_who_is_to_be_tried_later_is_not_tried_by_the_other(make, server):
@@ -232,8 +278,7 @@ def test_what_a_function_chooses_must_be_there(make, chosen, error):
 def test_the_doctor_looks_at_each_route(make, server, nobody):
     app, _ = make([nobody, relay(server)])
     told = app.test_cli_runner().invoke(args=["outbox", "doctor"]).output
-    assert "default.smtp-127.0.0.1: " in told
-    assert "default.smtp-127.0.0.1-2: " in told
+    assert all(f"{name}: " in told for name in routes(app))
 
 
 def test_no_credential_of_a_list_is_told(make):

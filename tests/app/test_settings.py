@@ -197,9 +197,18 @@ def app_with(**config):
             [{"default.memory": 3.0, "default.null": 1.0}, {"default.console": 1.0}],
         ),
         ('["memory:", {"null:": 0.5}]', [{"default.memory": 1.0}, {"default.null": 0.5}]),
+        (["null:", "null:"], [{"default.null": 1.0}, {"default.null-2": 1.0}]),
         (
-            ["smtp://a.example.com:25?tls=none", "smtp://a.example.com:26?tls=none"],
-            [{"default.smtp-a.example.com": 1.0}, {"default.smtp-a.example.com-2": 1.0}],
+            {"ses://?region=eu-west-1": 3, "ses://?region=us-east-1": 1},
+            [{"default.ses-eu-west-1": 3.0, "default.ses-us-east-1": 1.0}],
+        ),
+        (
+            ["mailgun://key@mg.example.com", "sendgrid://key@", "smtp://a.example.com:26?tls=none"],
+            [
+                {"default.mailgun-mg.example.com": 1.0},
+                {"default.sendgrid": 1.0},
+                {"default.smtp-a.example.com": 1.0},
+            ],
         ),
         (["null:"], [{"default.null": 1.0}]),
         ("null:", [{"default": 1.0}]),
@@ -211,16 +220,50 @@ def test_a_list_is_a_failover_and_a_mapping_shares_the_mail(value, tiers):
     assert [dict(each) for each in app.extensions["outbox"].way().routing.tiers] == tiers
 
 
-def test_a_route_is_called_the_same_in_another_order():
-    urls = [f"smtp://{'x' * 60}{name}.example.com" for name in "ab"] + ["null:"]
-    named = []
-    for order in (urls, urls[::-1]):
-        app = app_with(MAIL_TRANSPORT=order)
-        Mail(app)
-        named.append(sorted(app.extensions["outbox"].way().routes))
-    assert named[0] == named[1]
-    assert max(map(len, named[0])) == 64
-    assert len(set(named[0])) == 3
+def ways(urls):
+    app = app_with(MAIL_TRANSPORT=urls)
+    Mail(app)
+    return app.extensions["outbox"].way().routes
+
+
+def test_a_long_name_of_a_route_fits_and_is_its_own():
+    names = ways([f"smtp://{'x' * 60}{name}.example.com" for name in "ab"])
+    assert max(map(len, names)) == 64
+    assert len(names) == 2
+
+
+ONE_KIND = [
+    ["smtp://a.example.com:25?tls=none", "smtp://a.example.com:26?tls=none"],
+    ["smtps://ada:secret@a.example.com", "smtps://bob:secret@a.example.com"],
+    ["sendgrid://one@", "sendgrid://two@"],
+    ["resend://one@", "resend://one@?home=https://resend.example.com"],
+    ["mailgun://one@mg.example.com", "mailgun://two@mg.example.com"],
+    ["postmark://one@", "postmark://one@?stream=bulk"],
+    ["ses://AKIAONE:secret@?region=eu-west-1", "ses://?region=eu-west-1"],
+    ["ses://?region=eu-west-1&configuration_set=one", "ses://?region=eu-west-1"],
+    ["folder:/tmp/one", "folder:/tmp/two"],
+]
+
+
+@pytest.mark.parametrize("urls", ONE_KIND, ids=lambda urls: urls[0].partition(":")[0])
+def test_two_ways_of_one_kind_are_called_the_same_in_another_order(urls):
+    there, back = (
+        {way.identity: name for name, way in ways(each).items()} for each in (urls, urls[::-1])
+    )
+    assert there == back
+    assert len({*there.values()}) == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("smtps://ada:before@a.example.com", "smtps://ada:after@a.example.com"),
+        ("ses://AKIAONE:before@?region=eu-west-1", "ses://AKIATWO:after@?region=eu-west-1"),
+        ("sendgrid://before@", "sendgrid://after@"),
+    ],
+)
+def test_another_password_is_the_same_route(before, after):
+    assert [*ways([before, "null:"])] == [*ways([after, "null:"])]
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ class FailoverContract(Ground):
         assert len(taken) == 1  # it stands in nobody's way
         assert look(outbox, row).due_at == clock.now + NO_ROUTE
         assert row in caplog.text
-        assert "route first, which is not configured any more" in caplog.text
+        assert "route first, which is not one of those configured" in caplog.text
         assert cancel(outbox, row)
         assert retry(outbox, row)
         assert {each.id: each.route for each in take(outbox, ONLY_SECOND)}[row] == "second"

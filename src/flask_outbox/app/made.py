@@ -310,7 +310,7 @@ class Made:
         return Plan(
             outbox=self.outbox,
             transports={name: heard(each) for way in ways for name, each in way.routes.items()},
-            routings=[way.routing for way in ways if way.routing.has_choice],
+            routings=[way.routing for way in ways],
             load=None if tenants is None else lambda name: heard(tenants(name)),
             connections=self.settings.connections,
             timeout=self.settings.timeout or IN_A_WORKER,

@@ -1,8 +1,8 @@
 """From settings and live fields to transports."""
 
-from collections.abc import Callable, Container, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
-from itertools import count
 from typing import cast
 
 from flask_outbox.app.failover import Way
@@ -18,6 +18,8 @@ from flask_outbox.transports.carries import refuse
 
 SUBMISSION, SUBMISSIONS = 587, 465  # RFC 8314: STARTTLS, and TLS from the first byte
 
+# What says where a transport goes, of whichever kind it is.
+PLACES = ("host", "region", "domain")
 # What the keys of Flask-Mail are called where they are parts of a URL.
 PARTS = {"MAIL_SERVER": "host", "MAIL_PORT": "port"}
 
@@ -33,16 +35,15 @@ def configured(settings: Settings, name: str) -> Way | None:
     token = settings.oauth2_token
     if not isinstance(value, Several):
         return single(name, _made(key, value, token))
-    tiers: list[dict[str, float]] = []
+    ways = [[(_made(key, way, token), weight) for way, weight in tier] for tier in value.tiers]
+    names = iter(_named(name, [transport for tier in ways for transport, _ in tier]))
     routes: dict[str, Transport] = {}
-    for each in value.tiers:
-        tier: dict[str, float] = {}
-        for way, weight in each:
-            transport = _made(key, way, token)
-            route = _route(name, transport, routes)
+    tiers: list[dict[str, float]] = []
+    for tier in ways:
+        tiers.append({})
+        for (transport, weight), route in zip(tier, names, strict=False):
             routes[route] = transport
-            tier[route] = weight
-        tiers.append(tier)
+            tiers[-1][route] = weight
     return Way(Routing(name, tuple(tiers)), routes)
 
 
@@ -65,14 +66,34 @@ def _made(key: str, value: object, token: Callable[[], str] | None) -> Transport
         raise ConfigurationError(text if key in text else f"{key}: {text}") from None
 
 
-def _route(transport: str, way: Transport, taken: Container[str]) -> str:
-    """Name one of several routes by where it goes, so that it stays the same in another order."""
-    host = str(getattr(way, "host", ""))
-    name = f"{transport}.{way.name}" + (f"-{host}" if host else "")
-    if len(name) > LONGEST_NAME:
-        name = f"{name[: LONGEST_NAME - 9]}~{sha256(name.encode()).hexdigest()[:8]}"
-    numbered = (name if number == 1 else f"{name}-{number}" for number in count(1))
-    return next(each for each in numbered if each not in taken)
+def _named(transport: str, ways: Sequence[Transport]) -> list[str]:
+    """Name each of several routes by where it goes, so that it stays the same in another order.
+
+    Those of one kind that go to one place have a mark of the account besides.
+    """
+    names = [_plain(transport, each) for each in ways]
+    several = {name for name, count in Counter(names).items() if count > 1}
+    taken: Counter[str] = Counter()
+    for place, (way, name) in enumerate(zip(ways, names, strict=True)):
+        identity = str(getattr(way, "identity", ""))
+        marked = f"{name}~{_mark(identity)}" if name in several and identity else name
+        taken[marked] += 1
+        # The same way twice: whichever of them is which.
+        names[place] = _fitting(marked if taken[marked] == 1 else f"{marked}-{taken[marked]}")
+    return names
+
+
+def _plain(transport: str, way: Transport) -> str:
+    place = next((str(at) for each in PLACES if (at := getattr(way, each, ""))), "")
+    return f"{transport}.{way.name}" + (f"-{place}" if place else "")
+
+
+def _fitting(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 9]}~{_mark(name)}"
+
+
+def _mark(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:8]
 
 
 def from_fields(state: _Mail, settings: Settings) -> Transport:

@@ -152,8 +152,8 @@ def _again(allotted: Allotted, open_: Open, row: Terms, now: float) -> None:
         allotted.wait(open_.waits.get(name, now + ABOUT_TO_START), row["id"])
     else:
         log.error(
-            "Message %s waits: it may have left by route %s, which is not configured any more, and"
-            " must not be sent by another. Configure that route again, or `flask outbox cancel` it;"
+            "Message %s waits: it may have left by route %s, which is not one of those configured,"
+            " and must not be sent by another. Configure it as it was, or `flask outbox cancel` it;"
             " `flask outbox retry` sends what was cancelled by any route.",
             row["id"],
             name,

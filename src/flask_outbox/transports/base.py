@@ -118,6 +118,11 @@ class HttpTransport(ABC):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.home}>"
 
+    @property
+    def identity(self) -> str:
+        """What tells it apart from others of its kind. Only a mark of it is ever shown."""
+        return f"{self.home} {self.token}"
+
     # --- what a provider writes ---
 
     @abstractmethod

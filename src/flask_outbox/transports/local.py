@@ -132,6 +132,11 @@ class Folder:
         if maildir:
             self.name = "maildir"
 
+    @property
+    def identity(self) -> str:
+        """The folder."""
+        return str(self._path)
+
     def __repr__(self) -> str:
         return f"<Folder {str(self._path)!r}{' as a Maildir' * self._maildir}>"
 

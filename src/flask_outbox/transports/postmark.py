@@ -55,6 +55,11 @@ class Postmark(HttpTransport):
         super().__init__(token, home, tls=tls)
         self.stream = stream  # the message stream, where it is not Postmark's default one
 
+    @property
+    def identity(self) -> str:
+        """The stream is one's own."""
+        return f"{super().identity} {self.stream}"
+
     def request(self, submission: Submission) -> HttpRequest:
         """Say it in Postmark's words; a template has an address of its own."""
         parts = self.parts(submission)

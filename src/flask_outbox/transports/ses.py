@@ -76,6 +76,12 @@ class Ses(HttpTransport):
         super().__init__(account[1] if account else None, home, tls=tls)
         self.region, self.account, self.configuration_set = region, account, configuration_set
 
+    @property
+    def identity(self) -> str:
+        """The id of the key, which is no secret; the machine's own credentials have none."""
+        key = self.account[0] if self.account else ""
+        return f"{self.home} {key} {self.configuration_set}"
+
     def whole(self, submission: Submission) -> bool:
         """Tell whether it goes as it is sealed: what names a template does not."""
         return "Template" not in submission.provider

@@ -131,6 +131,12 @@ class Smtp:
         return self._door.opening.host
 
     @property
+    def identity(self) -> str:
+        """What tells it apart from others of its host; not the password, which may change."""
+        opening = self._door.opening
+        return f"{self._username or ''}@{opening.host}:{opening.port}"
+
+    @property
     def security(self) -> Security:
         """How its lines are kept from being read."""
         return self._door.security
