@@ -336,6 +336,15 @@ class RateContract(Ground):
         clock.now = waits[0]
         assert ids(take(outbox)) == put_in[:1]
 
+    def test_a_new_domain_is_warmed_up_over_all_transports_together(self, limited):
+        outbox = limited(warm_up={"example.com": EPOCH})
+        first, second = flood(outbox, 2)
+        [third] = flood(outbox, 1, transport="bulk")
+        assert ids(take(outbox)) == [first]
+        assert take(outbox, transports=["bulk"]) == []
+        waits = [look(outbox, row).due_at for row in (second, third)]
+        assert waits == [pytest.approx(EPOCH + n * DAY / 50) for n in (1, 2)]
+
     # --- slowed by itself ---
 
     def test_a_domain_that_says_so_is_slowed_and_no_other(self, outbox, clock):

@@ -130,7 +130,7 @@ class Rates:
         return Limit(_of(self.domains, domain), _of(self.domains_at_once, domain))
 
     def from_domain(self, domain: str) -> Limit:
-        """Give the limit of what comes from a domain by any one transport."""
+        """Give the limit of what comes from a domain, by all transports together."""
         return Limit(warm_since=self.warm_up.get(domain))
 
 

@@ -114,7 +114,7 @@ class Gate:
             for name in its - limits.keys():
                 limits[name] = self._rates.to_domain(domain_named(name))
             if warm_up and (author := domain_of(row["sender"])) in warm_up:
-                its.add(name := sent_from(author, by_))
+                its.add(name := sent_from(author))
                 limits[name] = self._rates.from_domain(author)
             self._concerned[row["id"]] = its
         self._meters = meters(self._connection, limits, now)

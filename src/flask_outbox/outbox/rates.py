@@ -74,9 +74,9 @@ def to(domain: str, transport: str) -> str:
     return f"to {domain} by {transport}"
 
 
-def sent_from(domain: str, transport: str) -> str:
-    """Name the limit of what comes from a domain by it."""
-    return f"from {domain} by {transport}"
+def sent_from(domain: str) -> str:
+    """Name the limit of what comes from a domain, by whichever transport."""
+    return f"from {domain}"
 
 
 def domain_of(address: str) -> str:
