@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from kombu.exceptions import OperationalError
 
 from brokers import broker
 from engine_stage import CELERY, Stage, all_accepted, later, on_broker, staged, task_at, tasks_at
@@ -82,6 +83,23 @@ def test_a_child_does_not_speak_on_its_parents_line_to_the_broker(tmp_path, name
         hints.wake(0.0)
         hints.close()
         wait_for(lambda: tasks_at(stage.celery) == 3)
+
+
+@pytest.mark.parametrize("as_one", [";".join, list], ids=["a text", "a list"])
+def test_of_several_brokers_the_next_hears_what_the_first_cannot(tmp_path, as_one):
+    with Hostile() as relay, staged(tmp_path, relay) as stage, socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        there = stage.celery["broker_url"]
+        away = f"redis://127.0.0.1:{nobody.getsockname()[1]}/0"
+        celery_app = stage.app().extensions["celery"]
+        celery_app.conf.broker_url = as_one([away, away, there])
+        hints = Hints(celery_app)
+        hints.wake(0.0)
+        hints.close()
+        wait_for(lambda: tasks_at(stage.celery) == 1)
+        celery_app.conf.broker_url = as_one([away, away])
+        with pytest.raises(OperationalError):
+            hints.wake(0.0)
 
 
 @contextmanager

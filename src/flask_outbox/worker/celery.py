@@ -158,6 +158,8 @@ class Hints:
 
     def _dial(self) -> Any:
         connect = self.celery_app.connection_for_write
-        driver = connect().transport.driver_type
-        options = {"max_retries": 0, **PATIENCE.get(driver, {})}
+        plain = connect()
+        # Each of several brokers is tried once, the next one where the one before it is away.
+        tries = max(len(plain.alt), 1)
+        options = {"max_retries": tries - 1, **PATIENCE.get(plain.transport.driver_type, {})}
         return connect(connect_timeout=LIMIT, heartbeat=0, transport_options=options)
