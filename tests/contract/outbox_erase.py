@@ -130,13 +130,13 @@ class EraseContract(Ground):
         assert [each.address for each in look(outbox, id_).recipients] == [BOB]
 
     def test_it_is_found_wherever_else_it_was_written(self, outbox):
-        put(
+        id_ = put(
             outbox,
             to(
                 ADA,
                 BOB,
                 dsn=Dsn(notify={ADA: ("NEVER",), "*": ("FAILURE",)}, envid=f"for {ADA}"),
-                metadata={"user": ADA, "mailto:" + ADA: "x", "others": OTHERS},
+                metadata={"user": ADA, "mailto:" + ADA: "x"},
                 tags=("welcome", ADA.upper()),
             ),
             key=f"welcome {ADA}",
@@ -144,7 +144,7 @@ class EraseContract(Ground):
         say(
             outbox,
             one(outbox),
-            {ADA: Refused("550"), BOB: Accepted(f"250 as was <{ADA}>, {ADA}; and {ADA}.")},
+            {ADA: Refused("550"), BOB: Accepted(f"250 as <{ADA}>, {ADA}; {ADA}. {OTHERS}")},
         )
         put(outbox, to(ADA), key="another")
         say(outbox, one(outbox), Deferred(f"550 too much to {ADA}", Fault.OURS))
@@ -154,7 +154,31 @@ class EraseContract(Ground):
             found = connection.execute(select(message.c.extra).where(message.c.key.is_(None)))
             extra = json.loads(found.scalar_one())
         assert extra["dsn"]["notify"] == {ERASED: ["NEVER"], "*": ["FAILURE"]}
-        assert extra["metadata"]["others"] == OTHERS
+        assert any(OTHERS in (each.reply or "") for each in look(outbox, id_).recipients)
+
+    @pytest.mark.parametrize(
+        "joined",
+        [
+            *("welcome {}", "welcome:{}", "welcome-{}", "welcome_{}", "2026.{}", "%20{}", "to{}"),
+            *("{}-welcome", "{}_1", "{}.welcome", "{}1"),
+        ],
+    )
+    @pytest.mark.parametrize("written", [ADA, ADA.upper(), ADA.replace("@", "%40")])
+    def test_it_is_found_in_what_the_app_joined_it_to(self, outbox, joined, written):
+        name = joined.format(written)
+        id_ = put(outbox, to(ADA, metadata={"name": name}, tags=(name,)), key=name)
+        say(outbox, one(outbox), Accepted("250"))
+        erase(outbox, ADA)
+        assert written.lower() not in everything(outbox)
+        assert look(outbox, id_).key is None
+
+    def test_what_a_server_said_of_them_is_no_reason_any_more(self, outbox):
+        id_ = put(outbox, to(ADA))
+        say(outbox, one(outbox), Refused("550 the lady has moved to Ockham"))
+        assert look(outbox, id_).reason
+        erase(outbox, ADA)
+        assert look(outbox, id_).reason == ""
+        assert "ockham" not in everything(outbox)
 
     @pytest.mark.parametrize(
         ("stored", "asked"),

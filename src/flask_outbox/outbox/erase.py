@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import BindParameter, Connection, bindparam, delete, select, update
 
@@ -93,15 +94,23 @@ class _Person:
 
             forms.add(f"{local}@{decode(domain)}")
         either = "|".join(map(re.escape, forms))
-        self._written = re.compile(rf"(?<![\w.+-])(?:{either})(?![\w-]|\.\w)", re.IGNORECASE)
+        # Where servers quote addresses, another may end or begin with theirs.
+        self._quoted = re.compile(rf"(?<![\w.+-])(?:{either})(?![\w-]|\.\w)", re.IGNORECASE)
+        # What an app calls a mail to them may be written together with it.
+        forms |= {quote(each, safe="") for each in forms}
+        self._within = re.compile("|".join(map(re.escape, forms)), re.IGNORECASE)
 
     def has(self, address: str | None) -> bool:
         """Tell whether it is theirs; canonical ones only."""
         return address is not None and address.casefold() == self._addr
 
     def gone_from(self, text: str) -> str:
-        """Put the other in its place, wherever it stands in a text."""
-        return self._written.sub(ERASED, text)
+        """Put the other in its place, wherever it stands in a text of ours or of a server."""
+        return self._quoted.sub(ERASED, text)
+
+    def gone_from_theirs(self, text: str) -> str:
+        """Do so in what an app wrote about a mail of theirs, whatever it is joined to."""
+        return self._within.sub(ERASED, text)
 
     def theirs(self, held: Held) -> list[Place]:
         """List the places that are theirs."""
@@ -163,8 +172,8 @@ def _without(held: Held, person: _Person) -> dict[str, Any]:
     return {
         "b_id": row["id"],
         "sender": ERASED if person.has(row["sender"]) else row["sender"],
-        "extra": rewritten(row["extra"], person.gone_from),
-        "key": None if key is not None and person.gone_from(key) != key else key,
+        "extra": rewritten(row["extra"], person.gone_from_theirs),
+        "key": None if key is not None and person.gone_from_theirs(key) != key else key,
         "reason": "" if of_theirs else person.gone_from(held.reason),
     }
 
