@@ -17,7 +17,7 @@ from flask_outbox import (
     State,
     message_queued,
 )
-from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.database import Outbox, place
 from shop import ask, note, open_shop, url_of
 
 
@@ -278,13 +278,55 @@ def test_a_savepoint_after_our_first_word_does_not_commit_when_it_is_released(be
     assert not kept(mail, row)
 
 
-def test_autocommit_is_left_alone(beside):
+def test_a_session_that_commits_each_statement_is_refused(beside):
     mail, engine = beside
     with Session(engine.execution_options(isolation_level="AUTOCOMMIT")) as session:
         read(session)
-        row = mail.send_later(note(), session=session)
-        session.rollback()  # of nothing
-    assert kept(mail, row)
+        with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
+            mail.send_later(note(), session=session)
+
+
+def test_so_is_one_whose_engine_was_made_so(mail, database):
+    refused(mail, create_engine(url_of(database), isolation_level="AUTOCOMMIT"))
+
+
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
+def test_so_is_one_whose_driver_was_told_so(mail, database):
+    refused(mail, create_engine(url_of(database), connect_args={"autocommit": True}))
+
+
+def refused(mail, engine):
+    with Session(engine) as session, pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
+        mail.send_later(note(), session=session)
+    engine.dispose()
+
+
+HOSTS = [
+    ("postgresql://a@one.example/db", "postgresql://a@two.example/db"),
+    ("postgresql://a@/db?host=one.example", "postgresql://a@/db?host=two.example"),
+    ("postgresql://a@/db?host=h&port=5432", "postgresql://a@/db?host=h&port=5433"),
+    ("postgresql://a@/db?host=/run/one", "postgresql://a@/db?host=/run/two"),
+    ("postgresql://a@/db", "postgresql://a@/db?host=h"),
+    ("mysql://a@/db?unix_socket=/run/one", "mysql://a@/db?unix_socket=/run/two"),
+    ("mysql://a@localhost/db", "mysql://a@localhost:3307/db"),
+    ("mysql://a@localhost/db", "mysql://a@localhost/DB"),
+]
+SAME = [
+    ("postgresql://a@127.0.0.1/db", "postgresql+psycopg2://b@/db?host=localhost"),
+    ("postgresql://a@h:5432/db", "postgresql://a@/db?host=H&port=5432"),
+    ("mariadb://a@DB.example:3306/db", "mysql+pymysql://b:c@db.example/db"),
+    ("mysql://a@localhost:1/db?unix_socket=/run/one", "mysql://a@/db?unix_socket=/run/one"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), HOSTS)
+def test_two_databases_are_two_however_their_urls_say_it(one, other):
+    assert place(make_url(one)) != place(make_url(other))
+
+
+@pytest.mark.parametrize(("one", "other"), SAME)
+def test_one_database_is_one_however_its_urls_say_it(one, other):
+    assert place(make_url(one)) == place(make_url(other))
 
 
 def test_a_session_of_another_database_is_refused_and_named(mail, tmp_path):

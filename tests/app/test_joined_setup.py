@@ -52,6 +52,25 @@ def test_two_places_for_one_outbox_are_refused(tmp_path, file, other):
         Mail(app, db=SQLAlchemy(app))
 
 
+def test_a_database_that_commits_each_statement_is_refused_and_left_as_it_is(tmp_path, file):
+    app = an_app(tmp_path, SQLALCHEMY_DATABASE_URI=file)
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {"isolation_level": "AUTOCOMMIT"}
+    db = SQLAlchemy(app)
+    with pytest.raises(ConfigurationError, match=r"AUTOCOMMIT.*SQLALCHEMY_ENGINE_OPTIONS"):
+        Mail(app, db=db)
+    with app.app_context(), db.engine.connect() as connection:
+        connection.execute(text("CREATE TABLE a (n INTEGER)"))
+        connection.rollback()  # of nothing
+        assert connection.execute(text("SELECT * FROM a")).all() == []
+
+
+def test_so_is_a_bind(tmp_path, file, other):
+    app = an_app(tmp_path, SQLALCHEMY_DATABASE_URI=file)
+    app.config["SQLALCHEMY_BINDS"] = {"m": {"url": other, "isolation_level": "AUTOCOMMIT"}}
+    with pytest.raises(ConfigurationError, match=r'AUTOCOMMIT.*SQLALCHEMY_BINDS\["m"\]'):
+        Mail(app, db=SQLAlchemy(app), bind="m")
+
+
 @pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:"])
 def test_mail_in_memory_is_refused_at_start_up_and_is_fine_in_tests(tmp_path, uri):
     app = an_app(tmp_path, SQLALCHEMY_DATABASE_URI=uri)

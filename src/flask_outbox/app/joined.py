@@ -68,23 +68,35 @@ class Joined:
             raise ConfigurationError(TOO_EARLY)
         if self.bind is not None:
             log.warning(ANOTHER_BIND, self.bind)
+        from flask_outbox.outbox.begin import is_autocommit  # noqa: PLC0415  brings SQLAlchemy
+        from flask_outbox.outbox.joined import BY_ITSELF  # noqa: PLC0415  the same
+
+        if is_autocommit(self._engine(app)):
+            where = "SQLALCHEMY_ENGINE_OPTIONS" if self.bind is None else self._key()
+            raise ConfigurationError(BY_ITSELF.format(what="The app's database", where=where))
         if self.is_in_memory(app) and not suppressed:
-            key = URI if self.bind is None else f'{BINDS}["{self.bind}"]'
-            raise ConfigurationError(IN_MEMORY.format(key=key))
+            raise ConfigurationError(IN_MEMORY.format(key=self._key()))
+
+    def _key(self) -> str:
+        return URI if self.bind is None else f'{BINDS}["{self.bind}"]'
 
     def engine(self, app: Flask) -> Any:
         """Give the engine of our tables' bind, as it has to be."""
         from flask_outbox.outbox.begin import begin_for_real  # noqa: PLC0415  brings SQLAlchemy
         from flask_outbox.outbox.joined import REAL_BEGIN  # noqa: PLC0415  the same
 
+        found = self._engine(app)
+        if found.dialect.name == "sqlite" and begin_for_real(found):
+            log.info(REAL_BEGIN, found.url.database)
+        return found
+
+    def _engine(self, app: Flask) -> Any:
         with app.app_context():
             found = self.db.engines.get(self.bind)
         if found is None:
             raise ConfigurationError(
                 NO_DEFAULT if self.bind is None else NO_SUCH_BIND.format(bind=self.bind)
             )
-        if found.dialect.name == "sqlite" and begin_for_real(found):
-            log.info(REAL_BEGIN, found.url.database)
         return found
 
     def is_in_memory(self, app: Flask) -> bool:

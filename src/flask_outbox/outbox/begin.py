@@ -60,9 +60,22 @@ def _leave_it_to_us(connection: Any, record: Any, *_: object) -> None:
         connection.isolation_level = None
 
 
+def is_autocommit(theirs: Engine | Connection) -> bool:
+    """Tell whether each statement is committed by itself, as far as SQLAlchemy was told so."""
+    by_option = theirs.get_execution_options().get("isolation_level")
+    by_engine = getattr(theirs.dialect, "_on_connect_isolation_level", None)  # of create_engine
+    return (by_option or by_engine) == "AUTOCOMMIT"
+
+
+def commits_by_itself(connection: Connection) -> bool:
+    """Tell the same of a connection; the driver may have been told besides."""
+    driver: Any = connection.connection.dbapi_connection
+    of_driver = getattr(driver, "get_autocommit", lambda: getattr(driver, "autocommit", False))
+    return is_autocommit(connection) or of_driver() is True
+
+
 def _note(connection: Connection) -> None:
-    level = connection.get_execution_options().get("isolation_level")
-    connection.info[_AUTOCOMMIT] = level == "AUTOCOMMIT"
+    connection.info[_AUTOCOMMIT] = is_autocommit(connection)
 
 
 def _begin(connection: PoolProxiedConnection) -> None:

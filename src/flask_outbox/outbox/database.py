@@ -303,12 +303,20 @@ def place(url: URL) -> tuple[object, ...]:
     kind = _KINDS.get(url.get_backend_name(), url.get_backend_name())
     if kind == "sqlite":
         return kind, str(Path(url.database or ":memory:").resolve())
-    host = "localhost" if url.host in {None, "", "127.0.0.1", "::1"} else url.host
-    return kind, host, url.port or _PORTS.get(kind), url.database
+    socket = _asked(url, "unix_socket")
+    host = socket or (_asked(url, "host") or url.host or "").lower()
+    port = "" if socket else _asked(url, "port") or str(url.port or _PORTS.get(kind, 0))
+    return kind, "localhost" if host in _HERE else host, port, url.database
+
+
+def _asked(url: URL, name: str) -> str:
+    """Read what stands behind the ``?`` of a URL, which drivers take for the same."""
+    return ",".join(url.normalized_query.get(name, ()))
 
 
 _KINDS = {"postgres": "postgresql", "mariadb": "mysql"}
 _PORTS = {"postgresql": 5432, "mysql": 3306}
+_HERE = ("", "127.0.0.1", "::1")
 _ALL: WeakSet[Outbox] = WeakSet()
 
 

@@ -18,7 +18,13 @@ from flask_outbox.mail.errors import ConfigurationError, MessageError
 from flask_outbox.mail.say import Say
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox import status
-from flask_outbox.outbox.begin import about_to_write, begin_for_real, begin_late
+from flask_outbox.outbox.begin import (
+    about_to_write,
+    begin_for_real,
+    begin_late,
+    commits_by_itself,
+    is_autocommit,
+)
 from flask_outbox.outbox.database import Outbox, place
 from flask_outbox.outbox.enqueue import write
 from flask_outbox.outbox.schedule import Schedule
@@ -32,6 +38,11 @@ KEY = String(255).with_variant(mysql.VARBINARY(1020), "mysql", "mariadb")
 REAL_BEGIN = (
     "Transactions of %s begin with a real BEGIN from now on, so that a savepoint's RELEASE does not"
     " commit."
+)
+BY_ITSELF = (
+    "{what} commits each statement by itself (AUTOCOMMIT), so an order and its mail would not be"
+    " committed as one. Take isolation_level out of {where}; what needs it can have"
+    ' engine.execution_options(isolation_level="AUTOCOMMIT").'
 )
 
 _WAITING = "flask_outbox_waiting"  # in a session's info: what hangs on its transaction
@@ -123,6 +134,8 @@ def _connection(outbox: Outbox, session: Session, table: Table | None) -> Genera
     with outbox.database.explained():
         with about_to_write():  # what begins with us
             connection = session.connection(bind_arguments={"bind": bind})
+            if commits_by_itself(connection):
+                raise ConfigurationError(BY_ITSELF.format(what="The session", where="its engine"))
             if connection.dialect.name == "sqlite":
                 begin_late(connection)
         try:
@@ -154,6 +167,8 @@ def _same_database(outbox: Outbox, session: Session, table: Table) -> Engine | C
     except UnboundExecutionError:
         raise MessageError("session is bound to no database.") from None
     theirs = bind.engine
+    if is_autocommit(bind):
+        raise ConfigurationError(BY_ITSELF.format(what="The session", where="its engine"))
     if theirs.url is outbox.database.url:  # the same engine, as with Mail(db=db)
         return bind
     if place(theirs.url) != place(outbox.database.url):
