@@ -29,6 +29,7 @@ from flask_outbox import (
     message_sent,
 )
 from flask_outbox.app import starting
+from flask_outbox.outbox.database import Outbox
 from hostile import Hostile, say
 from worker_stage import Eyes
 
@@ -442,9 +443,29 @@ def test_a_lifetime_counts_from_now_where_its_time_is_past(make_app, said):
             assert mail.status(row).state is State.ACCEPTED
 
 
+@pytest.mark.parametrize("wrong", [-600.0, 600.0], ids=["slow", "fast"])
+def test_a_host_whose_clock_is_wrong_changes_no_delay_and_no_lifetime(
+    make_app, postgresql, monkeypatch, wrong
+):
+    url, real = postgresql.new(), time.time
+    Outbox(url).upgrade()
+    app = make_app(MAIL_WORKER="process", MAIL_OUTBOX_URL=url)
+    mail = Mail(app)
+    with app.app_context():
+        monkeypatch.setattr(time, "time", lambda: real() + wrong)
+        row = mail.send_later(note(), delay=300, expires=timedelta(minutes=5))
+        soon = mail.send_later(note(), expires=timedelta(minutes=5))
+        status = mail.status(row)
+        assert abs(status.due_at - real() - 300) < 60
+        assert abs(status.expires_at - real() - 600) < 60
+        assert abs(mail.status(soon).expires_at - real() - 300) < 60
+
+
 @pytest.mark.parametrize(
     ("said", "text"),
     [
+        ({"delay": 60, "expires": time.time()}, "expires= must be later"),
+        ({"delay": 60, "expires": timedelta(0)}, "expires= must be later"),
         ({"at": 60}, r"at must be a point in time.* use delay"),
         ({"expires": 3600}, r"expires must be a point in time.* use a timedelta"),
         ({"at": 1e300}, "at must lie before"),

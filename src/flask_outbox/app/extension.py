@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,7 +13,7 @@ from flask_outbox.app import settings as configuration
 from flask_outbox.app.commands import outbox
 from flask_outbox.app.flask_mail import _Mail, _MailMixin, runtime_of, state_of
 from flask_outbox.app.joined import BIND_OF_NOTHING, Joined
-from flask_outbox.app.moments import Moment, Span, due, end
+from flask_outbox.app.moments import Moment, Span, schedule_of
 from flask_outbox.app.preparing import BeforeSend, ChooseTransport, Hooks, check_kind, is_big
 from flask_outbox.app.runtime import Runtime
 from flask_outbox.app.tenants import LoadTransport
@@ -20,7 +21,7 @@ from flask_outbox.mail.errors import ConfigurationError, MessageError
 from flask_outbox.mail.fingerprint import fingerprint
 from flask_outbox.mail.message import Message
 from flask_outbox.mail.submission import Receipt
-from flask_outbox.outbox.schedule import Priority, Schedule
+from flask_outbox.outbox.schedule import Priority
 
 if TYPE_CHECKING:
     from flask_outbox.mail.lint import Finding
@@ -203,18 +204,13 @@ class Mail(_MailMixin):
         if key is not None and not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise MessageError("key must be a text.")
         now = time.time()
-        start = due(at, delay, now)
-        begins = now if start is None else max(now, start)
-        schedule = Schedule(
-            at=start,
-            expires=end(expires, begins),
+        schedule = replace(
+            schedule_of(at, delay, expires, now),
             priority=_priority(priority),
             key=key,
             fingerprint="" if key is None else fingerprint(message),
         )
-        prepared = runtime.prepare(
-            message, at=None if start is None else begins, transport=transport
-        )
+        prepared = runtime.prepare(message, at=schedule.due(now), transport=transport)
         return runtime.enqueue(prepared, schedule, session)
 
     def drain(self, *, seconds: float | None = None, at_once: int | None = None) -> int:

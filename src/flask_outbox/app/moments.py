@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 
 from flask_outbox.mail.errors import MessageError
+from flask_outbox.outbox.schedule import TOO_LATE, Schedule
 
 Moment = datetime | float
 Span = timedelta | float
@@ -47,17 +48,22 @@ def span(value: Span, field: str) -> float:
     return float(value)
 
 
-def due(at: Moment | None, delay: Span | None, now: float) -> float | None:
-    """Tell when a message is to go; None is now."""
+def schedule_of(
+    at: Moment | None, delay: Span | None, expires: Moment | timedelta | None, now: float
+) -> Schedule:
+    """Read all that was said of time; ``now`` is for what cannot be meant."""
     if at is not None and delay is not None:
         raise MessageError("at and delay say the same thing: give one of them.")
-    if delay is not None:
-        return _within(now + span(delay, "delay"), "delay")
-    return None if at is None else moment(at, "at")
-
-
-def end(expires: Moment | timedelta | None, start: float) -> float | None:
-    """Tell from when on it is of no use; a timedelta counts from the start."""
+    start = None if at is None else moment(at, "at")
+    later = None if delay is None else span(delay, "delay")
+    _within(now + (later or 0.0), "delay")
+    end = lasts = None
     if isinstance(expires, timedelta):
-        return _within(start + expires.total_seconds(), "expires")
-    return None if expires is None else moment(expires, "expires")
+        lasts = expires.total_seconds()
+    elif expires is not None:
+        end = moment(expires, "expires")
+    schedule = Schedule(at=start, delay=later, expires=end, lasts=lasts)
+    _within(schedule.due(now) + (lasts or 0.0), "expires")
+    if end is not None and later is not None and end <= now + later:
+        raise MessageError(TOO_LATE)
+    return schedule

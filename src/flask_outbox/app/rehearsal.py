@@ -46,7 +46,12 @@ class Rehearsed:
     @property
     def due_at(self) -> float:
         """When it would go, in UNIX seconds."""
-        return max(self.created_at, self.schedule.at or 0.0)
+        return self.schedule.due(self.created_at)
+
+    @property
+    def expires_at(self) -> float | None:
+        """From when on it would not."""
+        return self.schedule.end(self.due_at)
 
 
 class Rehearsal:
@@ -139,8 +144,7 @@ class Rehearsal:
             for row in due:
                 if row.due_at > at:
                     break
-                expires = row.schedule.expires
-                late = expires is not None and expires <= row.due_at
+                late = row.expires_at is not None and row.expires_at <= row.due_at
                 ended = replace(row, state=State.EXPIRED if late else State.ACCEPTED, ended_at=at)
                 self._rows[row.id] = ended
                 if not late:
@@ -187,7 +191,7 @@ def _status(row: Rehearsed) -> "Status":
         crashes=0,
         created_at=row.created_at,
         due_at=due,
-        expires_at=row.schedule.expires,
+        expires_at=row.expires_at,
         started_at=row.ended_at if gone else None,
         ended_at=row.ended_at,
         worker="",

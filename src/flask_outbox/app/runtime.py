@@ -189,7 +189,7 @@ class Runtime(Made):
         engine = self.ready()  # first, so that what it refuses is not written down
         row, is_new = put(self.outbox, submission, schedule)
         if engine is not None:
-            engine.wake(time.time() if schedule.at is None else schedule.at)
+            engine.wake(schedule.due(time.time()))
         if is_new:
             tell_queued(self.app, prepared.message, row, rehearsed=False)
         return row

@@ -37,7 +37,7 @@ def enqueue(
         if rehearsed:
             runtime.rehearsal.keep(row)
         if engine is not None:
-            engine.wake(time.time() if schedule.at is None else schedule.at)
+            engine.wake(schedule.due(time.time()))
         tell_queued(runtime.app, message, row, rehearsed=rehearsed)
         if not rehearsed:
             runtime.outbox.open()  # last, as it may fail: by now its tables are there to stay

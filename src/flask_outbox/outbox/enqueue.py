@@ -67,7 +67,7 @@ def write(
     if not connection.in_transaction():
         connection.begin()  # as its own execute() would, which the driver's does not
     now = outbox.about_now(connection)
-    due = now if schedule.at is None else max(schedule.at, now)
+    due = schedule.due(now)
     row = uuid7(now, next(outbox.serial), outbox.random(8))
     stored: bytes = submission.content
     cipher, marks = None, [schedule.fingerprint]
@@ -83,7 +83,7 @@ def write(
         "due_at": due,
         "created_at": now,
         "first_due": due,
-        "expires_at": schedule.expires,
+        "expires_at": schedule.end(due),
         "sender": submission.sender,
         "size": len(submission.content),
         "extra": pack(submission),
