@@ -43,6 +43,12 @@ def test_equal_settings_have_equal_hashes_in_whatever_words(tmp_path):
     assert len(plain.settings) == len(plain.secret) == 64
 
 
+def test_a_module_may_have_another_name_where_it_is_the_program(tmp_path, monkeypatch):
+    imported = badge(tmp_path, MAIL_TRANSPORT=Way("s"))
+    monkeypatch.setattr(Way, "__module__", "__main__")
+    assert badge(tmp_path, MAIL_TRANSPORT=Way("s")) == imported
+
+
 @pytest.mark.parametrize(
     "change",
     [

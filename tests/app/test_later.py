@@ -330,6 +330,27 @@ def test_a_key_gives_the_id_of_the_first_call(make_app):
     assert [named["id"] for _, named in queued.all] == [first]
 
 
+def test_a_listener_that_raises_is_a_line_in_the_log_and_the_mail_is_queued(make_app, caplog):
+    def bad(_app, **_):
+        raise RuntimeError("on purpose")
+
+    app = make_app(MAIL_WORKER="process")
+    mail = Mail(app)
+    with app.app_context(), message_queued.connected_to(bad):
+        row = mail.send_later(note())
+        assert mail.status(row).state is State.QUEUED
+    assert "A listener of message-queued failed." in caplog.text
+
+
+def test_a_listener_that_raises_is_seen_by_tests(make_app):
+    def bad(_app, **_):
+        raise RuntimeError("on purpose")
+
+    app = make_app(TESTING=True)
+    with app.app_context(), message_queued.connected_to(bad), pytest.raises(RuntimeError):
+        Mail(app).send_later(note())
+
+
 def test_the_worker_is_woken_by_each_message_once_it_is_committed(make_app, monkeypatch, tmp_path):
     with Hostile() as server:
         app = make_app(server)

@@ -72,6 +72,7 @@ def _plain(value: object) -> Any:
         return [_plain(each) for each in cast("list[object] | tuple[object, ...]", value)]
     if isinstance(value, TokenSource):
         return [value.endpoint, value.form]
-    # A transport or a function of the app's own: what is in it is not ours to read.
+    # A transport or a function of the app's own: what is in it is not ours to read. Nor is the name
+    # of its module: `python shop.py` has it in another one than `flask --app shop`.
     kind = value if isinstance(value, type) or callable(value) else type(value)
-    return f"{kind.__module__}.{getattr(kind, '__qualname__', '')}"
+    return getattr(kind, "__qualname__", "")

@@ -21,6 +21,7 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from flask_outbox.mail.errors import ConfigurationError, OutboxUnavailable
@@ -247,6 +248,10 @@ class Sqlite:
         """Say what a person can do, where SQLite cannot do what it should."""
         try:
             yield
+        except PoolTimeout as error:
+            raise OutboxUnavailable(
+                f"The outbox {self} could not be used: all connections of this process are in use."
+            ) from error
         except (DatabaseError, sqlite3.DatabaseError) as error:
             if (said := self._explanation(error)) is None:
                 raise
