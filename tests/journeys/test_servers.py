@@ -141,7 +141,7 @@ def test_each_mail_of_many_requests_is_accepted_once_and_a_restart_sends_what_wa
 
 
 @pytest.mark.parametrize(
-    "name", ["gunicorn, preloaded", "gunicorn, threads", "gunicorn, gevent, preloaded"]
+    "name", ["gunicorn, preloaded", "gunicorn, threads", "gunicorn, gevent, preloaded", "uwsgi"]
 )
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_with_the_outbox_on_a_server_each_mail_is_accepted_once_too(request, folder, kind, name):
