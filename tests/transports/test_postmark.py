@@ -126,6 +126,13 @@ def test_an_address_within_another_is_not_named_by_it(other):
     assert outcomes([BOB, ADA], said, 422) == {BOB: Deferred, ADA: Refused}
 
 
+@pytest.mark.parametrize("name", ["X-PM-KeepID", "x-pm-keepid"])
+def test_whether_the_message_id_is_kept_is_said_once(name):
+    asked = Postmark(KEY).request(sealed(plain(extra_headers={name: "false"})))
+    headers = [(each["Name"], each["Value"]) for each in json.loads(asked.body)["Headers"]]
+    assert headers == [(name, "false"), ("Message-ID", "<1@example.com>")]
+
+
 def test_by_itself_it_goes_to_postmark():
     assert Postmark(KEY).home == "https://api.postmarkapp.com"
     assert repr(Postmark(KEY)) == "<Postmark https://api.postmarkapp.com>"

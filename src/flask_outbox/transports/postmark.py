@@ -24,6 +24,7 @@ OURS = frozenset({10, 100, 400, 401, 405, 412, 413, 429})
 INACTIVE = 406  # it has bounced or complained before
 INVALID = 300  # about the mail, unless it is about its sender
 _SENDER = "'From'"
+_KEEP = "X-PM-KeepID"  # a header by which Postmark is asked to keep the Message-ID
 # Around an address in a text: nothing that would make it a part of another. An apostrophe may be
 # a quotation mark, unless a letter of an address stands before it.
 _LETTER = r"[\w.!#$%&*+/=?^`{|}~-]"
@@ -132,7 +133,8 @@ def _headers(parts: Parts) -> Iterator[dict[str, str]]:
         yield {"Name": name, "Value": value}
     if parts.message_id:
         yield {"Name": "Message-ID", "Value": parts.message_id}
-        yield {"Name": "X-PM-KeepID", "Value": "true"}
+        if not any(name.lower() == _KEEP.lower() for name, _ in parts.headers):
+            yield {"Name": _KEEP, "Value": "true"}
 
 
 def _attachments(parts: Parts) -> Iterator[dict[str, str]]:
