@@ -112,7 +112,8 @@ FEATURES: dict[str, Callable[[Carries], str]] = {
     "`invitation`, `alts` besides text and HTML, headers of an attachment": lambda c: _yes(
         carried=c.raw
     ),
-    "a return path of its own, `mail_options`, `rcpt_options`": lambda c: _yes(carried=c.envelope),
+    "a return path of its own": lambda c: _yes(carried=c.envelope or c.return_path),
+    "`mail_options`, `rcpt_options`": lambda c: _yes(carried=c.envelope),
     "a DKIM signature of ours": lambda c: _yes(carried=c.raw and c.signature),
     "`dsn`": lambda c: _yes(carried=c.dsn),
     "addresses with a local part that is not ASCII": lambda c: _yes(carried=c.utf8),
