@@ -48,6 +48,10 @@ KEYS = {
     "secret access key": joined(
         "Secret Access Key:\n", "wJalrXUtnFEMI/K7MDENG/", "bPxRfiCYEXAMPLEKEY"
     ),
+    "an API key": joined("API key: ", "4f9a8b7c6d5e4f3a", "2b1c0d9e8f7a6b5c"),
+    "an API key, quoted": joined('"api_key": "', "4F9A8B7C6D5E4F3A" * 3, '"'),
+    "an API key, German": joined("API-Schlüssel = ", "4f9a8b7c6d5e4f3a", "2b1c0d9e8f7a6b5c"),
+    "an API key, of a table": joined("Your API token\n", "4f9a8b7c6d5e4f3a2b1c0d9e8f7a6b5c"),
     "npm": joined("npm_", "abcdefghijklmnopqrstuvwxyz0123456789"),
     "PyPI's": joined("pypi-AgE", "IcHlwaS5vcmc" * 6),
     "AI service": joined("sk-ant-", "api03-" + "a1" * 20),
@@ -100,6 +104,9 @@ def test_a_key_in_a_link_is_told_unless_it_is_at_its_place_there():
         "re_engagement_campaign_of_this_spring", "re_read_abcdefghijklmnopqrstuvwx", "ya29.short",
         "You_are_123456789_abcdefghijklmnopqrstuvwx", "Your secret access key has 40 letters",
         "aws_secret_access_key = " + "x" * 41, "Secret access key: (see the console)",
+        "API key: 4f9a8b7c6d5e4f3a2b1c0d9e8f7a6b5", "4f9a8b7c6d5e4f3a2b1c0d9e8f7a6b5c",
+        "API key: 4f9a8b7c6d5e4f3a2b1c0d9e8f7a6b5c-order", "Your API key ends in 6b5c",
+        "SHA-256: 4f9a8b7c6d5e4f3a2b1c0d9e8f7a6b5c", "API key id: abcdefabcdefabcdefabcdefabcdef12",
         "SG.short.short", "a task-oriented-and-rather-long-but-hyphenated-word-it-is", "eyJ.eyJ.x",
     ],
 )  # fmt: skip
@@ -110,7 +117,7 @@ def test_what_only_looks_like_a_key_is_not_told(text):
 CARDS = [
     *("4111 1111 1111 1111", "4111-1111-1111-1111", "5555 5555 5555 4444", "2223 0031 2200 3222"),
     *("3782 822463 10005", "6011 1111 1111 1117", "3530 1113 3330 0000", "6212 3456 7890 1232"),
-    *("3056 930902 5904",),
+    *("3056 930902 5904", "4111.1111.1111.1111", "3782.822463.10005"),
 ]
 
 
@@ -146,7 +153,9 @@ def test_a_word_for_it_before_or_after_makes_it_a_cards_number(text):
         "IBAN of the card: DE89 3704 0044 0532 0130 00",
         "Card hotline +4111111111111111",
         "Your card: **** **** **** 1111",
-        "card 4111.1111.1111.1111",
+        "credit 4.222.222.222.222",
+        "card 41.1111.1111.1111.11",
+        "card 4111.1111.1111.1111.1",
     ],
 )
 def test_what_only_looks_like_a_cards_number_is_not_told(text):
