@@ -47,6 +47,12 @@ MAILS = [
     ("`track_opens`", lambda: sealed(plain(track_opens=False))),
     ("`track_clicks`", lambda: sealed(plain(track_clicks=False))),
 ]
+# Rows on provider={…}, which refuses what it does not know.
+OF_PROVIDER = {
+    "`provider={…}`",
+    "of these, a template in place of a text",
+    "attachments besides a template",
+}
 
 
 def test_the_reference_pages_are_what_the_code_would_write_now():
@@ -74,6 +80,14 @@ def test_what_a_provider_is_said_to_carry_is_what_it_takes(url):
     assert [(row, cell == "yes") for (row, _), cell in zip(MAILS, said, strict=True)] == [
         (row, is_taken(transport, make())) for row, make in MAILS
     ]
+
+
+@pytest.mark.parametrize("url", WAYS_OUT)
+def test_what_no_mail_asks_for_is_not_said_to_be_refused(url):
+    carries = transport_from_url(url).carries
+    told = {row: tell(carries) for row, tell in FEATURES.items()}
+    compared = {row for row, _ in MAILS} | OF_PROVIDER
+    assert {row for row, cell in told.items() if cell == "-"} <= compared
 
 
 def test_each_provider_is_compared():
