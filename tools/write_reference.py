@@ -112,8 +112,9 @@ FEATURES: dict[str, Callable[[Carries], str]] = {
     "`invitation`, `alts` besides text and HTML, headers of an attachment": lambda c: _yes(
         carried=c.raw
     ),
-    "a return path of its own, `mail_options`, `rcpt_options`": lambda c: _yes(carried=c.envelope),
-    "a DKIM signature of ours": lambda c: _yes(carried=c.raw and c.signature),
+    "a return path of its own": lambda c: _yes(carried=c.envelope or c.return_path),
+    "`mail_options`, `rcpt_options`": lambda c: _yes(carried=c.envelope),
+    "a DKIM signature of ours": lambda c: "yes" if c.raw and c.signature else "no",
     "`dsn`": lambda c: _yes(carried=c.dsn),
     "addresses with a local part that is not ASCII": lambda c: _yes(carried=c.utf8),
     "a mail without a subject": lambda c: _yes(carried=c.untitled),
@@ -125,8 +126,8 @@ FEATURES: dict[str, Callable[[Carries], str]] = {
     "`provider={…}`": lambda c: _names(c.provider),
     "of these, a template in place of a text": lambda c: _names(c.template),
     "attachments besides a template": lambda c: _yes(carried=bool(c.template) and c.template_files),
-    "a repeat of what is in doubt is one copy, while its key is remembered": lambda c: _yes(
-        carried=c.idempotency
+    "a repeat of what is in doubt is one copy, while its key is remembered": lambda c: (
+        "yes" if c.idempotency else "no"
     ),
     "recipients of one message": lambda c: _most(c.recipients),
     "octets of a sealed message": lambda c: _most(c.size),
@@ -139,8 +140,8 @@ def providers() -> Iterator[str]:
     yield NOTE
     yield (
         "What stands here as `-`, or beyond what stands here, raises `UnsupportedFeature` in"
-        " `mail.send` and `mail.send_later`, and nothing is written down. Cc, Bcc, reply-to,"
-        " attachments and inline images all of them carry. How to use them:"
+        " `mail.send` and `mail.send_later`, and nothing is written down; `no` refuses nothing."
+        " Cc, Bcc, reply-to, attachments and inline images all of them carry. How to use them:"
         " [Send by a provider's API](../how-to/providers.md).\n"
     )
     transport_from_url("null:")  # whoever can do that has imported each provider

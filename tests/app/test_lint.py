@@ -11,8 +11,13 @@ import pytest
 from flask import Flask, current_app
 
 from flask_outbox import Finding, Mail, Message, MessageCancelled, MessageError, Severity
-from flask_outbox.app import spam
+from flask_outbox.app import linting, spam
 from flask_outbox.app.cli import outbox
+from flask_outbox.transports.mailgun import Mailgun
+from flask_outbox.transports.postmark import Postmark
+from flask_outbox.transports.resend import Resend
+from flask_outbox.transports.sendgrid import SendGrid
+from flask_outbox.transports.ses import Ses
 
 WORDS = "Your order of two books is on its way to you. " * 3
 # What SpamAssassin takes for spam whatever else is said; put together, so that this file is none.
@@ -74,6 +79,19 @@ class TestMailLint:
         assert rules(Mail(app).lint(note(body=None, html=html))) == ["no-text"]
         app.config["MAIL_TEXT_FROM_HTML"] = True
         assert rules(Mail(app).lint(note(body=None, html=html))) == []
+
+    @pytest.mark.parametrize("name", sorted(linting.TEMPLATES))
+    def test_asks_for_no_text_of_its_own_beside_a_template(self, mail, name):
+        message = note(subject="", body=None, provider={name: "welcome"}, list_id="news.x.test")
+        assert [each.rule for each in mail.lint(message)] == ["list-unsubscribe"]
+
+    def test_asks_for_a_text_beside_what_else_a_provider_is_told(self, mail):
+        message = note(subject="", body=None, provider={"TemplateModel": {}})
+        assert rules(mail.lint(message, spam=False)) == ["subject", "no-text"]
+
+    def test_knows_what_names_a_template_with_each_provider(self):
+        ours = (Mailgun, Postmark, Resend, SendGrid, Ses)
+        assert {name for each in ours for name in each.carries.template} == linting.TEMPLATES
 
     def test_of_what_cannot_be_sent_is_the_error_of_sending(self, mail):
         with pytest.raises(MessageError, match="recipients"):

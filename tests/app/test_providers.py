@@ -151,6 +151,60 @@ def test_what_it_cannot_carry_is_refused_before_anything_is_written(fields, says
     assert not (tmp_path / "instance").exists()
 
 
+SUPPRESSED = pytest.mark.parametrize("quiet", [{"TESTING": True}, {"MAIL_SUPPRESS_SEND": True}])
+
+
+@SUPPRESSED
+@pytest.mark.parametrize(
+    "ways", [{"MAIL_TRANSPORT": "resend://key@"}, {"MAIL_TRANSPORTS": {"bulk": "resend://key@"}}]
+)
+def test_what_it_cannot_carry_is_refused_where_nothing_goes_out_too(quiet, ways, make_sender):
+    _, mail = make_sender(**quiet, **ways)
+    named = {"transport": "bulk"} if "MAIL_TRANSPORTS" in ways else {}
+    message = note(provider={"TemplateAlias": "x"})
+    with mail.app.app_context(), mail.record_messages() as recorded:
+        for way in (
+            lambda: mail.send(message, **named),
+            lambda: mail.send_later(message, **named),
+            lambda: asyncio.run(mail.send_async(message, **named)),
+        ):
+            with pytest.raises(UnsupportedFeature, match="resend cannot carry provider"):
+                way()
+        mail.send(note(), **named)
+    assert len(recorded) == 1
+
+
+@SUPPRESSED
+@pytest.mark.parametrize(
+    "ways",
+    [
+        {},
+        {"MAIL_SERVER": "", "MAIL_PORT": 0},
+        {"MAIL_SERVER": "no such server"},
+        {"MAIL_TRANSPORT": "resend://@"},
+        {"MAIL_TRANSPORT": "pigeon://key@"},
+    ],
+)
+def test_where_nothing_goes_out_and_no_provider_is_named_nothing_is_refused(
+    quiet, ways, make_sender
+):
+    _, mail = make_sender(**quiet, **ways)
+    with mail.app.app_context():
+        assert mail.send(note(provider={"TemplateAlias": "x"})).accepted
+        assert mail.send_later(note(track_opens=True))
+
+
+@SUPPRESSED
+def test_where_nothing_goes_out_no_loader_is_asked(quiet, make_sender):
+    _, mail = make_sender(**quiet)
+    asked = []
+    mail.load_transport(asked.append)
+    with mail.app.app_context():
+        assert mail.send(note(track_opens=True), transport="a-tenant").accepted
+        assert mail.send_later(note(track_opens=True), transport="a-tenant")
+    assert asked == []
+
+
 @pytest.mark.parametrize("fields", [{"provider": {"template": 1}}, {"track_clicks": False}])
 def test_a_relay_refuses_what_a_provider_is_told_and_the_local_ways_take_it(fields):
     for url, takes in (("smtp://relay.example.com", False), ("memory:", True)):

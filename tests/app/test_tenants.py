@@ -199,6 +199,26 @@ def test_a_loader_must_give_a_way_out(mail):
         mail.send_later(note(), transport="acme")
 
 
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("smtp://canary@127.0.0.1", "the URL has a user and no password; .* an Smtp with token="),
+        ("sendgrid://canary", "the URL: write sendgrid://KEY@"),
+        ("canary", "the URL has to be a URL such as"),
+        ("smtp://a:canary@127.0.0.1:99999", "the port has to be"),
+    ],
+)
+def test_what_is_wrong_with_a_tenants_url_is_said_of_that(url, says, app):
+    app.config.update(MAIL_TRANSPORT="smtp://shop@127.0.0.1", MAIL_OAUTH2_TOKEN=lambda: "token")
+    mail = Mail(app)
+    mail.load_transport(lambda _name: url)
+    with app.app_context(), pytest.raises(ConfigurationError, match=says) as error:
+        mail.send_later(note(), transport="acme")
+    assert str(error.value).startswith("@mail.load_transport gave for 'acme': ")
+    assert "MAIL_" not in str(error.value)
+    assert "canary" not in str(error.value)
+
+
 def test_what_a_tenants_provider_cannot_carry_is_refused_when_it_is_written_down(mail):
     mail.load_transport(lambda _name: "smtp://127.0.0.1")
     with pytest.raises(UnsupportedFeature, match="smtp"):

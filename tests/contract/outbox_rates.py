@@ -11,10 +11,11 @@ from contract.outbox_ground import Ground
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault
 from flask_outbox.mail.rates import DAY, DOUBLES_IN, Rates
+from flask_outbox.outbox import claim as claims
 from flask_outbox.outbox.claim import next_due, reclaim, release, start
 from flask_outbox.outbox.enqueue import Priority, Schedule, enqueue
 from flask_outbox.outbox.prune import prune
-from flask_outbox.outbox.rates import IDLE
+from flask_outbox.outbox.rates import IDLE, domain_named
 from flask_outbox.outbox.stats import stats
 from flask_outbox.outbox.status import cancel, list_messages
 from flask_outbox.outbox.tables import message, rate
@@ -49,6 +50,13 @@ def ids(submissions):
 def meters_of(outbox):
     with outbox.read() as connection:
         return sorted(connection.execute(select(rate.c.name)).scalars())
+
+
+def next_at(outbox):
+    """Give when the next mail may go to each domain, from EPOCH on."""
+    with outbox.read() as connection:
+        found = connection.execute(select(rate.c.name, rate.c.next_at)).all()
+    return {domain_named(name): at - EPOCH for name, at in found}
 
 
 def pass_the_time(outbox, clock, seconds, step=0.025, transports=("default",)):
@@ -264,13 +272,15 @@ class RateContract(Ground):
 
     def test_slots_that_passed_while_no_worker_ran_are_handed_out_anew(self, limited, clock):
         outbox = limited(domains={"gmail.com": 1.0})
-        flood(outbox, 100)
+        put_in = flood(outbox, 100)
         take(outbox)
         clock.now += 3600.0
         assert len(take(outbox)) == 1
-        waiting = [each for each in list_messages(outbox) if each.state is State.QUEUED]
-        assert all(each.due_at > clock.now for each in waiting)
-        assert len({each.due_at for each in waiting}) == len(waiting)
+        slots = [each.due_at for each in (look(outbox, id_) for id_ in put_in) if each.due_at]
+        # One after another, and none for two of them, as among those who missed theirs just now.
+        assert [each - clock.now for each in slots] == pytest.approx(
+            [0.92 + at for at in range(98)], abs=1e-5
+        )
 
     def test_no_more_to_a_domain_at_once_than_is_set(self, limited, clock):
         outbox = limited(domains_at_once={"gmail.com": 2})
@@ -290,6 +300,24 @@ class RateContract(Ground):
         flood(outbox, 3)
         flood(outbox, 3, transport="other")
         assert len(take(outbox, transports=["default", "other"])) == 2
+
+    def test_what_no_claim_has_room_for_is_given_back_to_its_domain(self, limited, monkeypatch):
+        monkeypatch.setattr(claims, "OCTETS_MOST", 100)
+        outbox = limited(domains={"*": 10.0})
+        content = b"Subject: hello\r\n\r\n" + b"x" * 60
+        put(outbox, a_submission(ANN, content=content))
+        put(outbox, a_submission(ADA, content=content))
+        assert len(take(outbox)) == 1
+        assert next_at(outbox) == pytest.approx({"gmail.com": 0.07, "example.org": -0.03}, abs=1e-5)
+
+    def test_what_goes_alone_is_given_back_to_its_domain(self, limited):
+        outbox = limited(domains={"*": 10.0})
+        flood(outbox, 1)
+        alone = put(outbox)
+        with outbox.begin() as connection:
+            connection.execute(update(message).where(message.c.id == alone).values(alone=True))
+        assert len(take(outbox)) == 1
+        assert next_at(outbox) == pytest.approx({"gmail.com": 0.07, "example.org": -0.03}, abs=1e-5)
 
     def test_what_was_looked_at_and_left_costs_nothing(self, limited, clock):
         outbox = limited(domains={"*": 10.0})

@@ -1,11 +1,13 @@
 """Postmark, beside its documentation."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from contract.http_mails import ADA, BOB, plain, rich, sealed, with_an_empty_attachment
 from contract.http_transport_contract import KEY, HttpTransportContract
+from flask_outbox.mail.exchange import HttpResponse
 from flask_outbox.mail.message import Message
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Refused
 from flask_outbox.transports.postmark import Postmark
@@ -79,6 +81,56 @@ class TestPostmark(HttpTransportContract):
         assert isinstance(ada, Refused)
         assert isinstance(bob, Deferred)
         assert bob.fault is Fault.NONE
+
+
+def outcomes(recipients, message, status=200):
+    """Judge what Postmark says of a mail to these."""
+    code = 0 if status == 200 else 406
+    body = json.dumps({"ErrorCode": code, "MessageID": "7", "Message": message}).encode()
+    mail = sealed(Message("hi", recipients, "hello", sender="shop@example.com"))
+    found = Postmark(KEY).outcomes(mail, HttpResponse(status=status, body=body))
+    return {each: type(outcome) for each, outcome in found.items()}
+
+
+ODD = [
+    "o'brien@example.org",
+    "o'.brien@example.org",
+    "a+b@example.org",
+    "a{b}|c@example.org",
+    "/x=y@example.org",
+    "A.B@example.org",
+    "x@sub.example-shop.org",
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize(
+    "listed", ["{}.", "{}", "{}, eve@example.org. Inactive", "eve@example.org,{};", "'{}'", '"{}"']
+)
+def test_an_inactive_address_of_any_letters_costs_nobody_else_the_mail(odd, listed):
+    said = f"Found inactive addresses: {listed.format(odd.lower())}"
+    assert outcomes([odd, ADA], said, 422) == {odd: Refused, ADA: Deferred}
+    assert outcomes([odd, ADA], said) == {odd: Refused, ADA: Accepted}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "notbob@example.org", "not.bob@example.org", "o'bob@example.org", "x+bob@example.org",
+        "x_bob@example.org", "{bob@example.org", "bob@example.org.uk", "bob@example.orga",
+        "bob@example.org-x.test", "bob@example.org_x",
+    ],
+)  # fmt: skip
+def test_an_address_within_another_is_not_named_by_it(other):
+    said = f"Found inactive addresses: {other}, {ADA}. Inactive recipients are ones that …"
+    assert outcomes([BOB, ADA], said, 422) == {BOB: Deferred, ADA: Refused}
+
+
+@pytest.mark.parametrize("name", ["X-PM-KeepID", "x-pm-keepid"])
+def test_whether_the_message_id_is_kept_is_said_once(name):
+    asked = Postmark(KEY).request(sealed(plain(extra_headers={name: "false"})))
+    headers = [(each["Name"], each["Value"]) for each in json.loads(asked.body)["Headers"]]
+    assert headers == [(name, "false"), ("Message-ID", "<1@example.com>")]
 
 
 def test_by_itself_it_goes_to_postmark():

@@ -66,6 +66,9 @@ class TestSes(HttpTransportContract):
         "watched": lambda: sealed(plain(track_opens=True, track_clicks=True)),
         "unwatched": lambda: sealed(plain(track_opens=False, track_clicks=False)),
         "a return path": lambda: sealed(plain(), sender="bounces@example.com"),
+        "a template and a return path": lambda: sealed(
+            empty(provider=TEMPLATE), sender="bounces@example.com"
+        ),
         "every option": lambda: sealed(
             plain(
                 provider={
@@ -87,7 +90,6 @@ class TestSes(HttpTransportContract):
         ),
         "a tag and metadata of one name, 'outbox_id'": lambda: sealed(plain(tags=["outbox_id"])),
         "mail_options": lambda: sealed(plain(mail_options=["BODY=8BITMIME"])),
-        "return_path": lambda: sealed(empty(provider=TEMPLATE), sender="bounces@example.com"),
         "local part is not ASCII": lambda: sealed(
             Message("hi", ["ünal@example.org"], "hello", sender="shop@example.com")
         ),

@@ -208,6 +208,23 @@ class TestMany:
             assert source.renew("t2") == "t3"
         assert len(at.requests) == 3
 
+    def test_no_thread_of_a_child_takes_the_lock_that_its_parent_held(self):
+        taken = []
+
+        class Watched(Source):
+            def __setattr__(self, name, value):
+                super().__setattr__(name, value)
+                if name == "_pid" and hasattr(self, "_lock"):
+                    taken.append(self._lock_here().locked())  # as another thread would, by now
+
+        with server() as at:
+            source = Watched(at)
+            with source._lock:
+                source.__dict__["_pid"] = 0  # who made it is another process
+                taken.clear()
+                assert not source._lock_here().locked()
+        assert taken == [False]
+
     def test_a_child_that_was_forked_meanwhile_asks_by_itself(self):
         with self.held() as (at, asked, free), ThreadPoolExecutor(1) as pool:
             source = Source(at)

@@ -12,6 +12,10 @@ from flask_outbox.mail.message import Message
 if TYPE_CHECKING:
     from flask_outbox.app.runtime import Runtime
 
+# What names a template in provider=, whose subject and text only the provider has.
+TEMPLATES = frozenset({"Template", "TemplateAlias", "TemplateId", "template", "template_id"})
+_OF_A_TEXT = frozenset({"subject", "no-text"})
+
 
 def lint_message(runtime: "Runtime", message: Message, *, spam: bool) -> list[Finding]:
     """Look through a message as it would be sealed, the sandbox aside; the message stays as it is.
@@ -28,7 +32,11 @@ def lint_message(runtime: "Runtime", message: Message, *, spam: bool) -> list[Fi
             ascii_attachments=runtime.state.ascii_attachments,
         )
     sealed = prepared.submission
-    return [] if sealed is None else lint_content(sealed.content, spam=spam)
+    if sealed is None:
+        return []
+    if TEMPLATES.isdisjoint(sealed.provider):
+        return lint_content(sealed.content, spam=spam)
+    return [each for each in lint(sealed.content) if each.rule not in _OF_A_TEXT]
 
 
 def lint_content(content: bytes, *, spam: bool) -> list[Finding]:

@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 
 FRESH = 10.0  # seconds after which a name is asked for again, so that new credentials are used
 
+# What is said of the app's settings, in words for a URL that no setting holds.
+_WORDS = {
+    "MAIL_PASSWORD is not set, nor MAIL_OAUTH2_TOKEN, but MAIL_USERNAME is": (
+        "the URL has a user and no password; to log in by OAuth 2, give an Smtp with token="
+    ),
+    "MAIL_TRANSPORT": "the URL",
+    "MAIL_SERVER": "the host",
+    "MAIL_PORT": "the port",
+}
+
 LoadTransport = Callable[[str], object]
 
 
@@ -38,6 +48,13 @@ class Tenants:
         return made
 
 
+def _of_a_url(text: str) -> str:
+    """Say of a tenant's URL what would be said of the app's settings."""
+    for said, word in _WORDS.items():
+        text = text.replace(said, word)
+    return text
+
+
 def _made(name: str, value: object) -> "Transport":
     if value is None:
         raise MessageError(
@@ -47,7 +64,12 @@ def _made(name: str, value: object) -> "Transport":
     if isinstance(value, str):
         from flask_outbox.transports.url import transport_from_url  # noqa: PLC0415  only for URLs
 
-        return transport_from_url(value)
+        try:
+            return transport_from_url(value)
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"@mail.load_transport gave for {name!r}: {_of_a_url(str(error))}"
+            ) from None
     if not callable(getattr(value, "send", None)):
         raise ConfigurationError(
             "@mail.load_transport must give a URL, a transport or None, not"

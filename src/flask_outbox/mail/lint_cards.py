@@ -19,7 +19,7 @@ _CARDS = re.compile(
     r"|35(?:2[89]|[3-8]\d)\d{12}"  # JCB
     r"|62\d{14}",  # UnionPay
 )
-_GAP = r"[ \xa0-]"
+_GAP = r"[ \xa0.-]"
 # No part of a longer number, of an IBAN, of a path or of a telephone's number.
 _DIGITS = re.compile(
     rf"(?<![\w+#/.-])(?<!\d{_GAP})\d(?:{_GAP}?\d){{12,18}}(?!{_GAP}?\d)(?![\w/]|[.,]\d)", re.ASCII
@@ -60,6 +60,9 @@ def _luhn(digits: str) -> bool:
 
 def _is_meant(found: re.Match[str]) -> bool:
     """Judge by the words around it, and by its being written as on a card."""
+    is_grouped = bool(_GROUPED.fullmatch(found[0]))
+    if "." in found[0] and not is_grouped:  # an amount: 4.222.222.222.222
+        return False
     text, start, end = found.string, found.start(), found.end()
     before = text[max(0, start - _AROUND) : start].rpartition("\n")[2]
     if _CARD.search(before):
@@ -67,4 +70,4 @@ def _is_meant(found: re.Match[str]) -> bool:
     if _OTHER_NUMBER.search(before):
         return False
     near = text[max(0, start - 2 * _AROUND) : end + 2 * _AROUND]
-    return bool(_GROUPED.fullmatch(found[0]) or _CARD.search(near))
+    return is_grouped or bool(_CARD.search(near))

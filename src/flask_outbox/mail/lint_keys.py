@@ -33,6 +33,11 @@ KEYS: Mapping[str, re.Pattern[str]] = MappingProxyType(
             r"(?i:secret[ _-]?access[ _-]?key)[\"']?[:=\s]{1,4}[\"']?"
             r"[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])"
         ),
+        # Of any service, by what stands before it.
+        "an API key": re.compile(
+            r"(?i:\bapi[ _-]?(?:key|token|secret|schlüssel))[\"']?[:=\s]{1,4}[\"']?"
+            r"(?:[0-9a-f]{32,}|[0-9A-F]{32,})(?![\w-])"
+        ),
         "a key of npm's": re.compile(_EDGE + r"npm_[A-Za-z0-9]{36}"),
         "a key of PyPI's": re.compile(_EDGE + r"pypi-AgE[\w-]{50}"),
         "a key of an AI service": re.compile(_EDGE + r"sk-(?:ant-|proj-)?[\w-]{32}"),

@@ -19,9 +19,17 @@ _AUTHORITY = re.compile(r"https?:[/\\]{2}([^/\\?#\s]*+)", re.IGNORECASE)
 _IN_TEXT = re.compile(r"\bhttp://([^/?#\s<>\"']++)", re.IGNORECASE)
 
 # What in a link's text is read as the name of a host: with a scheme or www. wherever it stands,
-# else only where it is all the text and ends like a domain's name, so that "Node.js" is none.
+# else only what ends like a domain's name, so that "Node.js" is none: all the text, but for signs
+# around it, or a word of it in small letters, so that "ASP.NET" and "books.It" are none.
 _SHOWN = re.compile(r"(?:https?://|\b(?=www\.))([^\s/\\?#<>\"'()\[\],;]++)", re.IGNORECASE)
 _ALL_HOST = re.compile(r"((?:[^\W_](?:[\w-]*[^\W_])?\.)+[^\W\d_]{2,24})(?::\d+)?(?:/\S*)?")
+_WORD = re.compile(
+    r"(?<![\w@./-])((?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,24})(?![\w@-]|\.\w)"
+)
+# Around it: brackets, quotes, the ends of sentences, and what leads the eye there.
+_SIGNS = (
+    " \t\n\xa0.,;:!?()[]<>\"'*-\u2013\u2014\u2022\u2026\u2190\u2192\u203a\u00ab\u00bb\u25b6\u25ba"
+)
 _ENDINGS = frozenset(
     {
         *("com", "org", "net", "info", "biz", "edu", "gov", "mil", "int", "name", "pro", "eu"),
@@ -135,13 +143,20 @@ def _host(target: str) -> str:
 
 def _shown(text: str) -> list[str]:
     """Give the hosts that a link's text shows."""
-    found = [_name(each.rpartition("@")[2]) for each in _SHOWN.findall(text)]
-    if not found and len(text) < _LONGEST and (whole := _ALL_HOST.fullmatch(text.strip())):
-        ending = whole[1].rpartition(".")[2].lower()
-        is_country = len(ending) == _COUNTRY and ending not in _FILE_ENDINGS
-        if is_country or ending in _ENDINGS or not ending.isascii():
-            found = [_name(whole[1])]
-    return [each for each in found if "." in each]
+    found: list[str] = _SHOWN.findall(text)
+    if not found and len(text) < _LONGEST:
+        whole = _ALL_HOST.fullmatch(text.strip(_SIGNS))
+        words: list[str] = [whole[1]] if whole else _WORD.findall(text)
+        found = list(filter(_ends_like_one, words))
+    names = [_name(each.rpartition("@")[2]) for each in found]
+    return [each for each in names if "." in each]
+
+
+def _ends_like_one(host: str) -> bool:
+    """Tell the name of a host from other words with a point in them."""
+    ending = host.rpartition(".")[2].lower()
+    is_country = len(ending) == _COUNTRY and ending not in _FILE_ENDINGS
+    return is_country or ending in _ENDINGS or not ending.isascii()
 
 
 @lru_cache(maxsize=256)

@@ -256,7 +256,8 @@ class HttpTransport(ABC):
             yield "an attachment that is empty"
         if own := [name for name in seen.names if name.lower() in self.carries.reserved]:
             yield f"a header {own[0]} of your own"
-        if not self.carries.envelope and submission.sender != seen.author:
+        taken = self.carries.envelope or self.carries.return_path
+        if submission.sender != seen.author and not taken:
             yield "a return_path of its own"
 
     def _unworded(self, submission: Submission, seen: Outline) -> Iterator[str]:

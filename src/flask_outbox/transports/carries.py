@@ -36,6 +36,7 @@ class Carries:
     raw: bool = True  # the bytes as they are sealed; else their parts
     signature: bool = True  # a DKIM signature of ours, where it takes the bytes: it changes none
     envelope: bool = True  # a return path of its own, and ESMTP options
+    return_path: bool = False  # the first of these all the same, though the envelope is not ours
     utf8: bool = True  # addresses whose local part is not ASCII (RFC 6531)
     tags: Words | None = None
     metadata: Words | None = None

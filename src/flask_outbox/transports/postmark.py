@@ -2,7 +2,7 @@
 
 Read on 2026-11-29: postmarkapp.com/developer/api/email-api, …/api/templates-api,
 …/api/overview#error-codes and …/support/article/1125-custom-metadata-faq; lib/postmark/error.rb of
-ActiveCampaign/postmark-gem, which finds inactive addresses as we do.
+ActiveCampaign/postmark-gem, which finds inactive addresses in the answer's words, too.
 The mail's Date is Postmark's own; it is asked to keep the Message-ID.
 """
 
@@ -24,7 +24,11 @@ OURS = frozenset({10, 100, 400, 401, 405, 412, 413, 429})
 INACTIVE = 406  # it has bounced or complained before
 INVALID = 300  # about the mail, unless it is about its sender
 _SENDER = "'From'"
-_ADDRESS = re.compile(r"[^\s,;:<>'\"]+@[^\s,;:<>'\"]+")
+_KEEP = "X-PM-KeepID"  # a header by which Postmark is asked to keep the Message-ID
+# Around an address in a text: nothing that would make it a part of another. An apostrophe may be
+# a quotation mark, unless a letter of an address stands before it.
+_LETTER = r"[\w.!#$%&*+/=?^`{|}~-]"
+_BEFORE, _AFTER = rf"(?<!{_LETTER})(?<!{_LETTER}')", r"(?![\w-]|\.[\w-])"
 
 
 class Postmark(HttpTransport):
@@ -114,8 +118,7 @@ class Postmark(HttpTransport):
         if not accepted and response.number_at("ErrorCode") != INACTIVE:
             return Receipt.same(submission, outcome)
         message, text = response.text_at("Message"), self.told(submission, response)
-        named = {each.rstrip(".").lower() for each in _ADDRESS.findall(message)}
-        inactive = {each for each in submission.recipients if each.lower() in named}
+        inactive = {each for each in submission.recipients if _is_named(each, message)}
         if not inactive:
             return Receipt.same(submission, outcome)
         # It wrote to the others; or to nobody, and then they are written to without these.
@@ -124,12 +127,19 @@ class Postmark(HttpTransport):
         return {each: refused if each in inactive else rest for each in submission.recipients}
 
 
+def _is_named(address: str, message: str) -> bool:
+    """Look for this very address: to find all that there are would be to guess where one ends."""
+    pattern = _BEFORE + re.escape(address.lower()) + _AFTER
+    return re.search(pattern, message.lower()) is not None
+
+
 def _headers(parts: Parts) -> Iterator[dict[str, str]]:
     for name, value in parts.headers:
         yield {"Name": name, "Value": value}
     if parts.message_id:
         yield {"Name": "Message-ID", "Value": parts.message_id}
-        yield {"Name": "X-PM-KeepID", "Value": "true"}
+        if not any(name.lower() == _KEEP.lower() for name, _ in parts.headers):
+            yield {"Name": _KEEP, "Value": "true"}
 
 
 def _attachments(parts: Parts) -> Iterator[dict[str, str]]:

@@ -43,6 +43,7 @@ class Ses(HttpTransport):
         # It sets Date and Message-ID itself ("Amazon SES header fields", read 2026-11-29).
         signature=False,
         envelope=False,
+        return_path=True,
         utf8=False,
         tags=Words(most=24, names=_WORD),
         metadata=Words(most=25, names=_WORD, values=_WORD),
@@ -93,12 +94,14 @@ class Ses(HttpTransport):
         whole = self.whole(submission)
         say = self._sealed(submission) if whole else self._filled(submission, template)
         tags = [*self.metadata(submission).items(), *((tag, "true") for tag in submission.tags)]
+        own = submission.sender != submission.author
         opens, clicks = STATUS[submission.track_opens], STATUS[submission.track_clicks]
         return HttpRequest.json(
             f"{self.home}/v2/email/outbound-emails",
             headers={},
             body={
                 **say,
+                "FeedbackForwardingEmailAddress": submission.sender if own else "",
                 "EmailTags": _pairs(tags),
                 "ConfigurationSetName": self.configuration_set,
                 "ConfigurationOverrides": {
@@ -109,11 +112,9 @@ class Ses(HttpTransport):
         )
 
     def _sealed(self, submission: Submission) -> dict[str, Any]:
-        own = submission.sender != submission.author
         return {
             "Content": {"Raw": {"Data": b64encode(submission.content).decode()}},
             "Destination": {"ToAddresses": list(submission.recipients)},
-            "FeedbackForwardingEmailAddress": submission.sender if own else "",
         }
 
     def _filled(self, submission: Submission, template: Any) -> dict[str, Any]:

@@ -122,7 +122,8 @@ class TokenSource:
     def _lock_here(self) -> threading.Lock:
         """Give the lock, in a child that was forked while it was held a new one."""
         if self._pid != os.getpid():
-            self._pid, self._lock = os.getpid(), threading.Lock()
+            self._lock = threading.Lock()  # before who looks at the process takes the old one
+            self._pid = os.getpid()
         return self._lock
 
     def _asked(self, spare: _Held) -> _Held:
