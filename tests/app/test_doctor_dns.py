@@ -248,6 +248,45 @@ def test_two_domains_below_a_registry_are_no_organisation(above, severity):
     assert told == severity
 
 
+@pytest.mark.parametrize("own", [{}, {"_dmarc.a.shop.bank": txt("v=DMARC1; p=reject")}])
+def test_an_organisation_is_one_label_below_a_registry_whether_it_has_a_record_or_not(own):
+    zone = {**own, "_dmarc.bank": txt("v=DMARC1; p=reject; psd=y"), "_dmarc.bounces.bank": {}}
+    config = {"MAIL_DEFAULT_SENDER": "shop@a.shop.bank"}
+    assert one("alignment", zone, MAIL_RETURN_PATH="b@b.shop.bank", **config)[0] == "ok"
+    assert one("alignment", zone, MAIL_RETURN_PATH="b@bounces.bank", **config)[0] == "error"
+
+
+@pytest.mark.parametrize(
+    ("records", "policy"),
+    [
+        ({"bank": "p=none; sp=reject; psd=y"}, "reject"),
+        ({"bank": "p=quarantine; psd=y"}, "quarantine"),
+        ({"shop.bank": "p=quarantine", "bank": "p=reject; psd=y"}, "quarantine"),
+        ({"b.shop.bank": "p=none", "shop.bank": "p=quarantine"}, "quarantine"),
+        ({"b.shop.bank": "p=none", "bank": "p=reject; psd=y"}, "reject"),
+        ({"a.b.shop.bank": "p=none", "shop.bank": "p=reject"}, "none"),
+    ],
+)
+def test_a_policy_is_of_the_domain_or_its_organisation_or_its_registry(records, policy):
+    zone = {f"_dmarc.{name}": txt(f"v=DMARC1; {record}") for name, record in records.items()}
+    told, text = one("dmarc", zone, MAIL_DEFAULT_SENDER="shop@a.b.shop.bank")
+    assert (told, text.rpartition(" ")[2]) == ("ok", f"{policy}.")
+
+
+def test_of_two_registries_the_lower_one_bounds_an_organisation():
+    zone = {f"_dmarc.{name}": txt("v=DMARC1; p=reject; psd=y") for name in ("co.bank", "bank")}
+    config = {"MAIL_DEFAULT_SENDER": "a@shop.co.bank", "MAIL_RETURN_PATH": "b@other.co.bank"}
+    assert one("alignment", zone, **config)[0] == "error"
+
+
+def test_a_registry_that_sends_itself_is_of_the_organisation_above_it():
+    zone = {
+        "_dmarc.example.com": txt("v=DMARC1; p=reject; psd=y"),
+        "_dmarc.com": txt("v=DMARC1; p=none"),
+    }
+    assert one("alignment", zone, MAIL_RETURN_PATH="bounces@other.com")[0] == "ok"
+
+
 def test_an_organisation_may_end_below_another():
     zone = {
         "_dmarc.example.com": txt("v=DMARC1; p=reject; psd=n"),
