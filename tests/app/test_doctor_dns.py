@@ -63,6 +63,9 @@ def one(check, zone=None, *options, **config):
         ({"example.com": {"AAAA": ["2001:db8::9"]}}, "warning", "no MX"),
         ({"example.com": {"TXT": ["x"]}}, "error", "the name has no such record"),
         ({"example.com": "SERVFAIL"}, "warning", "name servers fail"),
+        ({"example.com": {"A": "SERVFAIL"}}, "warning", "of its own address: its name servers"),
+        ({"example.com": {"AAAA": "SERVFAIL"}}, "warning", "of its own address: its name servers"),
+        ({"example.com": {"A": "SERVFAIL", "AAAA": ["2001:db8::9"]}}, "warning", "go to its own"),
     ],
 )
 def test_mx(zone, severity, words):
@@ -295,6 +298,14 @@ def test_an_organisation_may_end_below_another():
     assert one("alignment", zone, MAIL_RETURN_PATH="bounces@other.com")[0] == "error"
 
 
+def test_a_strict_domain_needs_no_word_of_the_organisation_of_another():
+    zone = {
+        "_dmarc.example.com": txt("v=DMARC1; p=reject; aspf=s"),
+        "_dmarc.x.example.com": "SERVFAIL",
+    }
+    assert one("alignment", zone, MAIL_RETURN_PATH="b@x.example.com")[0] == "error"
+
+
 def test_a_strict_domain_is_not_aligned_with_the_key_of_the_one_above_it():
     config = {**DKIM, "MAIL_RETURN_PATH": "b@relay.test"}
     for policy, severity in (("p=reject", "ok"), ("p=reject; adkim=s", "error")):
@@ -345,6 +356,22 @@ POSTMARK = f"postmark://token@?{HOME}"
 )
 def test_what_is_a_providers_is_not_taken_for_ours(way, config, severity, words):
     told, text = one("alignment", MAIL_TRANSPORT=way, **config)
+    assert (told, words in text) == (severity, True), text
+
+
+@pytest.mark.parametrize(
+    ("config", "severity", "words"),
+    [
+        ({}, "warning", "_dmarc.x.example.com: its name servers fail"),
+        (DKIM, "ok", "by DKIM."),
+        ({"MAIL_RETURN_PATH": "b@relay.test"}, "error", "Neither"),
+        ({"MAIL_TRANSPORT": SES}, "skipped", "is the provider's"),
+    ],
+)
+def test_alignment_with_a_domain_that_nobody_can_look_up_is_not_denied(config, severity, words):
+    zone = {"_dmarc.x.example.com": "SERVFAIL", "x.example.com": FINE["example.com"]}
+    bounces = {"MAIL_RETURN_PATH": "b@x.example.com"}
+    told, text = one("alignment", zone, **{**bounces, **config})
     assert (told, words in text) == (severity, True), text
 
 
