@@ -98,7 +98,19 @@ def test_a_domain_that_does_not_exist_is_an_error():
         ("v=spf1 exists:%{i}.a exists:%{i}.b exists:%{i}.c -all", "ok", "3 of 10 look-ups"),
         ("v=spf1 a:six.test a:six.test a:six.test -all", "ok", "3 of 10 look-ups"),
         ("v=spf1 mx:many.test -all", "error", "more than 10 names in MX"),
-        ("v=spf1 include:all.test", "warning", "1 of 10 look-ups"),
+        ("v=spf1 include:all.test", "warning", "by include:all.test; 1 of 10 look-ups"),
+        ("v=spf1 include:above.test -all", "warning", "everybody send, by include:above"),
+        ("v=spf1 -include:all.test -all", "ok", "1 of 10 look-ups"),
+        ("v=spf1 include:mid.test -all", "ok", "1 of 10 look-ups"),
+        ("v=spf1 ip4:0.0.0.0/0 -all", "warning", "everybody send, by ip4:0.0.0.0/0"),
+        ("v=spf1 a:relay.test/24//0 -all", "warning", "everybody send, by a:relay.test/24"),
+        ("v=spf1 mx/0//64 -all", "warning", "everybody send, by mx/0//64"),
+        ("v=spf1 ~ip4:0.0.0.0/0 ip4:192.0.2.0/30 -all", "ok", "0 of 10 look-ups"),
+        ("v=spf1 a:x/0.relay.test -all", "ok", "1 of 10 look-ups"),
+        ("v=spf1 redirect=wide.test", "warning", "everybody send, by ip6:::/0; 1 of 10"),
+        ("v=spf1 ?include:all.test include:wide.test -all", "warning", "by include:wide.test"),
+        ("v=spf1 redirect=all.test", "error", "+all"),
+        ("v=spf1 redirect=%{d}.relay.test", "skipped", "macro, which is not followed; 1 of 10"),
         ("v=spf1 +all", "error", "everybody"),
         ("v=spf1 a:relay.test", "warning", "1 of 10"),
         ("v=spf10 -all", "error", "no SPF record"),
@@ -111,6 +123,9 @@ def test_spf(record, severity, words):
         "six.test": {"AAAA": ["2001:db8::6"]},
         "many.test": {"MX": [f"{number} mx{number}.test." for number in range(11)]},
         "all.test": {"TXT": ['"v=spf1 +all"']},
+        "above.test": {"TXT": ['"v=spf1 redirect=all.test"']},
+        "wide.test": {"TXT": ['"v=spf1 ip6:::/0 -all"']},
+        "mid.test": {"TXT": ['"v=spf1 -all ip4:0.0.0.0/0"']},
     }
     told, text = one("spf", spf(record, **others))
     assert (told, words in text) == (severity, True), text
@@ -194,6 +209,7 @@ def test_spf_is_asked_of_the_domain_that_bounces_go_to():
         ("ours; s=tlsrpt", "error", "s= leaves out email"),
         ("n=x; ours", "error", "does not stand first"),
         ("v=DKIM2; short", "error", "v= is not DKIM1"),
+        ("v=DKIM1; k=\\027[31mrsa; p=AAAA", "error", "of the kind  [31mrsa"),
     ],
 )
 def test_dkim(record, severity, words):

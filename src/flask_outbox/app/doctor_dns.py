@@ -88,13 +88,24 @@ def _spf(domain: str, found: spf.Spf) -> Diagnosis:
     if found.record is None:
         text = f"{domain} has no SPF record."
         return Diagnosis("spf", Grade.ERROR, text, "Publish what your mail server's owner names.")
+    return _spf_of_others(domain, found)
+
+
+def _spf_of_others(domain: str, found: spf.Spf) -> Diagnosis:
+    """Say what a record that can be used makes of mail from elsewhere."""
     counted = f"{found.lookups} of {spf.MOST} look-ups"
+    end = "End it with ~all or -all."
     if found.other == "pass":
-        text = f"SPF of {domain} lets everybody send for it (+all)."
-        return Diagnosis("spf", Grade.ERROR, text, "End it with ~all or -all.")
+        return Diagnosis("spf", Grade.ERROR, f"SPF of {domain} lets everybody send (+all).", end)
+    if found.everybody:
+        text = f"SPF of {domain} lets everybody send, by {found.everybody}; {counted}."
+        return Diagnosis("spf", Grade.WARNING, text, "Name your mail servers in place of that.")
     if found.other == "neutral":
         text = f"SPF of {domain} says nothing of other senders; {counted}."
-        return Diagnosis("spf", Grade.WARNING, text, "End it with ~all or -all.")
+        return Diagnosis("spf", Grade.WARNING, text, end)
+    if not found.other:
+        text = f"SPF of {domain} redirects by a macro, which is not followed; {counted}."
+        return Diagnosis("spf", Grade.SKIPPED, text)
     return Diagnosis("spf", Grade.OK, f"SPF of {domain} can be used: {counted}.")
 
 
