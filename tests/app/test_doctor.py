@@ -1,6 +1,7 @@
 """flask outbox doctor: each fault of a set-up is found by a check that says what to do about it."""
 
 import json
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -18,10 +19,10 @@ from flask_outbox.app import cli_doctor
 from flask_outbox.app.doctor import CHECKS, examine
 from flask_outbox.app.patient import Patient
 from flask_outbox.mail.diagnosis import Grade
-from flask_outbox.mail.exchange import Tls
+from flask_outbox.mail.exchange import HttpRequest, Tls
 from flask_outbox.transports.resend import Resend
-from flask_outbox.wire import aws
-from hostile import Hostile
+from flask_outbox.wire import aws, sync
+from hostile import Hostile, say
 from hostile_http import HostileHttp
 
 NOW = 1_700_000_000.0
@@ -286,6 +287,13 @@ class TestMigrations:
         assert one(app, "migrations")[0] == "skipped"
 
 
+class Asking(Resend):
+    """One that asks whether its key is good, as an app's own may, and has a line then."""
+
+    def knock(self):
+        yield HttpRequest(url=f"{self.home}/domains", method="GET")
+
+
 class TestTransports:
     def login(self, postfix, **config):
         return {
@@ -375,6 +383,24 @@ class TestTransports:
         assert "the server offers" in what
         assert "MAIL_USE_TLS" in fix
 
+    def test_that_ask_for_something_are_left_none_the_less(self, shop, monkeypatch):
+        pool = sync.Pool()  # held here, so that it is not closed by being forgotten
+        monkeypatch.setattr(sync, "Pool", lambda: pool)
+        with HostileHttp() as server:
+            app = shop(MAIL_TRANSPORT=Asking("k3y", server.home))
+            assert one(app, "transports")[0] == "ok"
+            assert len(server.requests) == 1
+            assert len(pool) == 0
+
+    def test_that_refuse_a_token_name_where_its_user_may_stand(self, shop):
+        refused = say(b"535 5.7.8 not you\r\n")
+        with Hostile({"AUTH": refused}, auth="XOAUTH2") as server:
+            way = f"smtp://ada@127.0.0.1:{server.port}?tls=insecure"
+            app = shop(MAIL_TRANSPORT=way, MAIL_OAUTH2_TOKEN=lambda: "t0ken")
+            severity, what, fix = one(app, "transports")
+        assert (severity, "by XOAUTH2" in what) == ("error", True), what
+        assert "MAIL_USERNAME or the URL" in fix
+
     def test_of_ses_have_credentials_of_the_machine(self, shop, monkeypatch, tmp_path):
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
             monkeypatch.delenv(name, raising=False)
@@ -408,6 +434,12 @@ class TestCommand:
         assert lines[0].split() == ["SEVERITY", "CHECK", "FINDING"]
         assert "What to do:" in lines
         assert lines[-1] == "  base URL: Serve the app by https, and write https: into it."
+
+    def test_says_what_to_do_for_what_was_skipped(self, shop, monkeypatch):
+        monkeypatch.setitem(sys.modules, "dns", None)  # as where it is not installed
+        monkeypatch.delitem(sys.modules, "flask_outbox.wire.dns", raising=False)
+        result = shop().test_cli_runner().invoke(args=["outbox", "doctor"])
+        assert result.stdout.splitlines()[-1] == "  dns: pip install 'flask-outbox[doctor]'"
 
     def test_ends_with_1_where_there_is_an_error(self, shop):
         assert doctor(shop(MAIL_TRANSPORT="smtp://127.0.0.1:1")).exit_code == 1

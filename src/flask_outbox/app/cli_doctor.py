@@ -95,7 +95,7 @@ def doctor(as_json: bool, timeout: float, **asked: Any) -> None:  # noqa: FBT001
     else:
         rows = [(each.severity.value, each.check, each.text) for each in found]
         printing.table(("SEVERITY", "CHECK", "FINDING"), rows)
-        fixes = [each for each in found if each.fix and each.severity is not Grade.SKIPPED]
+        fixes = [each for each in found if each.fix]
         if fixes:
             click.echo("\nWhat to do:")
         for each in fixes:
