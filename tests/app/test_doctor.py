@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, text
 import certificates
 import relay
 from flask_outbox import Mail, include_object
-from flask_outbox.app import cli_doctor
+from flask_outbox.app import cli_doctor, doctor_app
 from flask_outbox.app.doctor import CHECKS, examine
 from flask_outbox.app.patient import Patient
 from flask_outbox.mail.diagnosis import Grade
@@ -73,6 +73,13 @@ def one(app, check, **more):
     return finding.severity.value, finding.text, finding.fix
 
 
+def settings(app):
+    """What is found of the settings alone, where no transport is to be asked for."""
+    patient = Patient(runtime=app.extensions["outbox"], now=NOW, dns=False)
+    (finding,) = doctor_app.settings(patient)
+    return finding.severity.value, finding.text, finding.fix
+
+
 def doctor(app, *options):
     return app.test_cli_runner().invoke(args=[*DOCTOR, *options])
 
@@ -114,6 +121,36 @@ class TestSettings:
         assert severity == "error"
         assert words in what
         assert "send_later takes no mail" in fix
+
+    PROVIDERS = (
+        *("postmark://t@", "sendgrid://t@", "resend://t@", "mailgun://t@mg.example.com"),
+        ["smtp://127.0.0.1:1", "postmark://t@"],
+    )
+
+    @pytest.mark.parametrize("way", PROVIDERS)
+    def test_by_which_no_mail_is_taken_are_an_error_that_names_the_transport(self, shop, way):
+        app = shop(MAIL_TRANSPORT=way, MAIL_RETURN_PATH="b@bounce.example.com")
+        severity, what, fix = settings(app)
+        assert severity == "error"
+        assert "cannot carry a return_path of its own" in what
+        assert what.startswith("default.postmark: " if isinstance(way, list) else "default: ")
+        assert "MAIL_RETURN_PATH" in fix
+        assert settings(shop(MAIL_TRANSPORT=way))[0] == "ok"
+
+    def test_are_tried_by_no_function_of_the_app(self, shop):
+        app = shop()
+        app.extensions["outbox"].hooks.before_send.append(lambda _: 1 / 0)
+        assert settings(app)[0] == "ok"
+
+    def test_that_leave_nobody_to_send_to_are_not_taken_for_others(self, shop):
+        app = shop(MAIL_TRANSPORT="postmark://t@", MAIL_ALLOW_ONLY=["x.test"])
+        assert settings(app)[0] == "warning"
+
+    def test_that_take_no_message_at_all_are_an_error_besides_what_else_is_told(self, shop):
+        app = shop(MAIL_MAX_SIZE=10, MAIL_ODD="x")
+        odd, size = found(app, "settings")
+        assert (odd.severity, size.severity) == (Grade.WARNING, Grade.ERROR)
+        assert "10 octets" in size.text
 
 
 class TestKeys:
