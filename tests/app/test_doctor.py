@@ -280,6 +280,8 @@ class TestMigrations:
         "env",
         [
             "context.configure(connection=connection)",
+            "context.configure(include_object=None)",
+            "if given.get('include_object') is None: context.configure()",
             "# include_object\ncontext.configure()",
             "from flask_outbox import include_object\ncontext.configure()",
             '"""Tables as include_object has them."""',
@@ -291,18 +293,72 @@ class TestMigrations:
         assert severity == "error"
         assert "include_object" in fix
 
-    def test_that_were_given_include_object_are_well(self, shop, tmp_path):
-        app = self.beside(shop, tmp_path, env="", include_object=include_object)
+    @pytest.mark.parametrize("include", [include_object, lambda _, name, *__: "outbox" not in name])
+    def test_that_were_given_include_object_are_well(self, shop, tmp_path, include):
+        app = self.beside(shop, tmp_path, env="", include_object=include)
+        assert one(app, "migrations")[0] == "ok"
+
+    @pytest.mark.parametrize(
+        ("include", "severity", "words"),
+        [
+            (lambda _, name, *__: name != "spatial_ref_sys", "error", "own include_object lets"),
+            (lambda _, name, *__: name != "outbox_message", "error", "own include_object lets"),
+            (lambda *_: 1 / 0, "warning", "own include_object may let"),
+            (None, "error", "nothing tells"),
+        ],
+    )
+    def test_that_were_given_another_are_asked_what_that_spares(
+        self, shop, tmp_path, include, severity, words
+    ):
+        app = self.beside(shop, tmp_path, env="", include_object=include)
+        told, what, fix = one(app, "migrations")
+        assert (told, words in what) == (severity, True), what
+        assert "has to ask ours" in fix
+
+    OURS = "from flask_outbox import include_object as ours"
+    ASKS = "def ours(*of):\n    return flask_outbox.include_object(*of) and of[1] != 'spatial'"
+
+    @pytest.mark.parametrize(
+        "env",
+        [
+            f"{OURS}\ncontext.configure(include_object=ours)",
+            f"{OURS}\ngiven['include_object'] = ours",
+            f"{OURS}\ngiven.setdefault('include_object', ours)",
+            f"{OURS}\ncontext.configure(**{{'include_object': ours, **given}})",
+            f"{OURS}\ncontext.configure(include_object=lambda *of: ours(*of))",
+            "import flask_outbox\ncontext.configure(include_object=flask_outbox.include_object)",
+            "import flask_outbox as mail\ncontext.configure(include_object=mail.include_object)",
+            f"import flask_outbox\n{ASKS}\ncontext.configure(include_object=ours)",
+        ],
+    )
+    def test_that_have_it_in_env_py_are_well(self, shop, tmp_path, env):
+        app = self.beside(shop, tmp_path, env=env)
         assert one(app, "migrations")[0] == "ok"
 
     @pytest.mark.parametrize(
         "env",
-        ["context.configure(include_object=ours)", "given['include_object'] = ours"],
+        [
+            "def own(*of):\n    return True\ncontext.configure(include_object=own)",
+            "from shop import include_object\ncontext.configure(include_object=include_object)",
+            "import flask_outbox\ncontext.configure(include_object=shop.include_object)",
+            f"{OURS}\ndef ours(*of):\n    return True\ncontext.configure(include_object=ours)",
+            f"{OURS}\nconfigure(include_object=ours)\nconfigure(include_object=another)",
+        ],
     )
-    @pytest.mark.parametrize("directory", ["migrations", "database/changes"])
-    def test_that_have_it_in_env_py_are_well(self, shop, tmp_path, env, directory):
+    def test_that_have_another_in_env_py_are_a_warning(self, shop, tmp_path, env):
+        severity, what, fix = one(self.beside(shop, tmp_path, env=env), "migrations")
+        assert (severity, "may let" in what) == ("warning", True), what
+        assert "has to ask ours" in fix
+
+    def test_that_have_it_in_env_py_are_well_whatever_else_was_given(self, shop, tmp_path):
+        env = f"{self.OURS}\ncontext.configure(**{{**given, 'include_object': ours}})"
+        app = self.beside(shop, tmp_path, env=env, include_object=lambda *_: True)
+        assert one(app, "migrations")[0] == "ok"
+
+    def test_are_looked_for_where_flask_migrate_would(self, shop, tmp_path):
         (tmp_path / "database").mkdir()
-        app = self.beside(shop, tmp_path, env=env, directory=directory)
+        env = f"{self.OURS}\ncontext.configure(include_object=ours)"
+        app = self.beside(shop, tmp_path, env=env, directory="database/changes")
         assert one(app, "migrations")[0] == "ok"
 
     def test_that_are_not_here_may_be_elsewhere(self, shop, tmp_path, monkeypatch):
@@ -322,6 +378,29 @@ class TestMigrations:
     def test_of_another_database_are_none_of_ours(self, shop, tmp_path):
         app = shop(SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path / 'another.sqlite3'}")
         assert one(app, "migrations")[0] == "skipped"
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            {"SQLALCHEMY_DATABASE_URI": "sqlite:///shop.sqlite3"},
+            {
+                "SQLALCHEMY_DATABASE_URI": "sqlite://",
+                "SQLALCHEMY_BINDS": {"mail": "sqlite:///shop.sqlite3"},
+            },
+        ],
+    )
+    def test_of_a_database_in_the_instance_folder_are_seen(self, shop, config):
+        db = SQLAlchemy()
+        app = shop(db, MAIL_OUTBOX_URL="sqlite:///shop.sqlite3", **config)
+        Migrate(app, db)
+        assert one(app, "migrations")[0] == "warning"
+
+    @pytest.mark.parametrize("key", ["SQLALCHEMY_DATABASE_URI", "SQLALCHEMY_BINDS"])
+    def test_of_an_app_without_flask_sqlalchemy_are_seen_by_its_settings(self, shop, tmp_path, key):
+        place = f"sqlite:///{tmp_path / 'shop.sqlite3'}"
+        there = {"mail": place} if key.endswith("BINDS") else place
+        app = shop(MAIL_OUTBOX_URL=place, **{key: there})
+        assert "no Flask-Migrate" in one(app, "migrations")[1]
 
 
 class Asking(Resend):
