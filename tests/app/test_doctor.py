@@ -1,7 +1,11 @@
 """flask outbox doctor: each fault of a set-up is found by a check that says what to do about it."""
 
+import contextlib
 import json
+import socket
+import sqlite3
 import sys
+import threading
 
 import pytest
 from click.testing import CliRunner
@@ -15,8 +19,8 @@ from sqlalchemy import create_engine, text
 import certificates
 import relay
 from flask_outbox import Mail, include_object
-from flask_outbox.app import cli_doctor, doctor_app
-from flask_outbox.app.doctor import CHECKS, examine
+from flask_outbox.app import doctor_app, doctor_outbox
+from flask_outbox.app.doctor import examine
 from flask_outbox.app.patient import Patient
 from flask_outbox.mail.diagnosis import Grade
 from flask_outbox.mail.exchange import HttpRequest, Tls
@@ -256,6 +260,42 @@ class TestOutbox:
         severity, what, _ = one(app, "outbox")
         assert severity == "error"
         assert "s3cret" not in what
+
+
+class TestAnOutboxThatDoesNotAnswer:
+    @pytest.fixture(autouse=True)
+    def _leaves_nobody_waiting(self):
+        """Once a test has let go, what the doctor gave up ends by itself."""
+        yield
+        for thread in threading.enumerate():
+            if thread.name == "flask-outbox-look-up":
+                thread.join(30)
+                assert not thread.is_alive()
+
+    def told(self, app):
+        patient = Patient(runtime=app.extensions["outbox"], now=NOW, seconds=0.1, dns=False)
+        with app.app_context():
+            (finding,) = doctor_outbox.outbox(patient)
+        assert (finding.check, finding.severity) == ("outbox", Grade.ERROR)
+        assert "--timeout" in finding.fix
+        return finding.text
+
+    @pytest.mark.parametrize("kind", ["postgresql", "mysql"])
+    def test_is_not_waited_for_any_longer_than_was_asked_for(self, shop, kind):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            place = f"{kind}://127.0.0.1:{port}/shop"
+            text = self.told(shop(MAIL_OUTBOX_URL=f"{kind}://ada:s3cret@127.0.0.1:{port}/shop"))
+        assert text == f"{place} did not answer within 0.1 s."
+
+    def test_since_another_program_has_its_lock_is_not_waited_for(self, shop, tmp_path):
+        place = tmp_path / "shop.sqlite3"
+        app = shop(MAIL_OUTBOX_URL=f"sqlite:///{place}")
+        app.extensions["outbox"].outbox.upgrade()
+        with contextlib.closing(sqlite3.connect(place, isolation_level=None)) as shell:
+            shell.execute("PRAGMA locking_mode = EXCLUSIVE")
+            shell.execute("BEGIN EXCLUSIVE")
+            assert self.told(app) == f"{place} did not answer within 0.1 s."
 
 
 class TestMigrations:
@@ -575,10 +615,10 @@ class TestCommand:
         assert "p4ss" not in result.output
         assert "k3y" not in result.output
 
-    def test_says_on_stderr_what_it_waits_for(self, shop, monkeypatch):
-        monkeypatch.setattr(cli_doctor, "LONG", -1.0)
+    def test_says_on_stderr_what_it_is_about_to_wait_for(self, shop):
         result = doctor(shop(), "--json")
-        assert result.stderr.splitlines() == [f"Looking at {name} …" for name in CHECKS]
+        waits = ("outbox", "transports", "dns")
+        assert result.stderr.splitlines() == [f"Looking at {name} …" for name in waits]
         json.loads(result.stdout)
 
 

@@ -1,12 +1,19 @@
 """The doctor's look at the outbox: schema, durability, clock."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from time import monotonic
 
 from flask_outbox.app.patient import Patient
 from flask_outbox.mail.diagnosis import Diagnosis, Grade
+from flask_outbox.wire.blocking import within
 
 APART = 5.0  # seconds between two clocks before a person should know
+SILENT = (
+    "Look whether its server can be reached, or whether another program, such as a database shell,"
+    " keeps a transaction open in its file; --timeout waits longer."
+)
 
 
 def outbox(patient: Patient) -> Iterator[Diagnosis]:
@@ -31,7 +38,12 @@ def outbox(patient: Patient) -> Iterator[Diagnosis]:
             f"There is no outbox yet: {runtime.place} is made with the first mail.",
         )
         return
-    found = examine(runtime.outbox)
+    try:
+        found = within(monotonic() + patient.seconds, partial(examine, runtime.outbox))
+    except TimeoutError:
+        text = f"{runtime.place} did not answer within {patient.seconds:g} s."
+        yield Diagnosis("outbox", Grade.ERROR, text, SILENT)
+        return
     if found.current:
         yield Diagnosis("schema", Grade.OK, f"{runtime.place} is at schema {found.revision}.")
     elif found.upgrade:
