@@ -5,8 +5,9 @@
     with serving({"shop.test": {"MX": ["10 mx.shop.test."]}, "sick.test": "SERVFAIL"}) as server:
         server.port, server.asked
 
-A name that is not there, nor above one that is, is NXDOMAIN. In place of its records a name may
-have "SERVFAIL", "REFUSED" or "silence". What is longer than 512 octets is cut short over UDP.
+A name that is not there, nor above one that is, is NXDOMAIN. In place of its records, or of those
+of one kind, a name may have "SERVFAIL", "REFUSED" or "silence". What is longer than 512 octets is
+cut short over UDP.
 """
 
 import contextlib
@@ -33,6 +34,8 @@ class Zone:
         kind = question.rdtype.name
         self.asked.append((name, kind))
         held = self.names.get(name)
+        if isinstance(held, dict) and isinstance(held.get(kind), str):
+            held = held[kind]
         if held == "silence":
             return None
         response = dns.message.make_response(query)

@@ -1,6 +1,11 @@
 """flask outbox doctor: each fault of a set-up is found by a check that says what to do about it."""
 
+import contextlib
 import json
+import socket
+import sqlite3
+import sys
+import threading
 
 import pytest
 from click.testing import CliRunner
@@ -14,14 +19,14 @@ from sqlalchemy import create_engine, text
 import certificates
 import relay
 from flask_outbox import Mail, include_object
-from flask_outbox.app import cli_doctor
-from flask_outbox.app.doctor import CHECKS, examine
+from flask_outbox.app import doctor_app, doctor_outbox
+from flask_outbox.app.doctor import examine
 from flask_outbox.app.patient import Patient
 from flask_outbox.mail.diagnosis import Grade
-from flask_outbox.mail.exchange import Tls
+from flask_outbox.mail.exchange import HttpRequest, Tls
 from flask_outbox.transports.resend import Resend
-from flask_outbox.wire import aws
-from hostile import Hostile
+from flask_outbox.wire import aws, sync
+from hostile import Hostile, say
 from hostile_http import HostileHttp
 
 NOW = 1_700_000_000.0
@@ -72,6 +77,13 @@ def one(app, check, **more):
     return finding.severity.value, finding.text, finding.fix
 
 
+def settings(app):
+    """What is found of the settings alone, where no transport is to be asked for."""
+    patient = Patient(runtime=app.extensions["outbox"], now=NOW, dns=False)
+    (finding,) = doctor_app.settings(patient)
+    return finding.severity.value, finding.text, finding.fix
+
+
 def doctor(app, *options):
     return app.test_cli_runner().invoke(args=[*DOCTOR, *options])
 
@@ -113,6 +125,36 @@ class TestSettings:
         assert severity == "error"
         assert words in what
         assert "send_later takes no mail" in fix
+
+    PROVIDERS = (
+        *("postmark://t@", "sendgrid://t@", "resend://t@", "mailgun://t@mg.example.com"),
+        ["smtp://127.0.0.1:1", "postmark://t@"],
+    )
+
+    @pytest.mark.parametrize("way", PROVIDERS)
+    def test_by_which_no_mail_is_taken_are_an_error_that_names_the_transport(self, shop, way):
+        app = shop(MAIL_TRANSPORT=way, MAIL_RETURN_PATH="b@bounce.example.com")
+        severity, what, fix = settings(app)
+        assert severity == "error"
+        assert "cannot carry a return_path of its own" in what
+        assert what.startswith("default.postmark: " if isinstance(way, list) else "default: ")
+        assert "MAIL_RETURN_PATH" in fix
+        assert settings(shop(MAIL_TRANSPORT=way))[0] == "ok"
+
+    def test_are_tried_by_no_function_of_the_app(self, shop):
+        app = shop()
+        app.extensions["outbox"].hooks.before_send.append(lambda _: 1 / 0)
+        assert settings(app)[0] == "ok"
+
+    def test_that_leave_nobody_to_send_to_are_not_taken_for_others(self, shop):
+        app = shop(MAIL_TRANSPORT="postmark://t@", MAIL_ALLOW_ONLY=["x.test"])
+        assert settings(app)[0] == "warning"
+
+    def test_that_take_no_message_at_all_are_an_error_besides_what_else_is_told(self, shop):
+        app = shop(MAIL_MAX_SIZE=10, MAIL_ODD="x")
+        odd, size = found(app, "settings")
+        assert (odd.severity, size.severity) == (Grade.WARNING, Grade.ERROR)
+        assert "10 octets" in size.text
 
 
 class TestKeys:
@@ -220,6 +262,42 @@ class TestOutbox:
         assert "s3cret" not in what
 
 
+class TestAnOutboxThatDoesNotAnswer:
+    @pytest.fixture(autouse=True)
+    def _leaves_nobody_waiting(self):
+        """Once a test has let go, what the doctor gave up ends by itself."""
+        yield
+        for thread in threading.enumerate():
+            if thread.name == "flask-outbox-look-up":
+                thread.join(30)
+                assert not thread.is_alive()
+
+    def told(self, app):
+        patient = Patient(runtime=app.extensions["outbox"], now=NOW, seconds=0.1, dns=False)
+        with app.app_context():
+            (finding,) = doctor_outbox.outbox(patient)
+        assert (finding.check, finding.severity) == ("outbox", Grade.ERROR)
+        assert "--timeout" in finding.fix
+        return finding.text
+
+    @pytest.mark.parametrize("kind", ["postgresql", "mysql"])
+    def test_is_not_waited_for_any_longer_than_was_asked_for(self, shop, kind):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            place = f"{kind}://127.0.0.1:{port}/shop"
+            text = self.told(shop(MAIL_OUTBOX_URL=f"{kind}://ada:s3cret@127.0.0.1:{port}/shop"))
+        assert text == f"{place} did not answer within 0.1 s."
+
+    def test_since_another_program_has_its_lock_is_not_waited_for(self, shop, tmp_path):
+        place = tmp_path / "shop.sqlite3"
+        app = shop(MAIL_OUTBOX_URL=f"sqlite:///{place}")
+        app.extensions["outbox"].outbox.upgrade()
+        with contextlib.closing(sqlite3.connect(place, isolation_level=None)) as shell:
+            shell.execute("PRAGMA locking_mode = EXCLUSIVE")
+            shell.execute("BEGIN EXCLUSIVE")
+            assert self.told(app) == f"{place} did not answer within 0.1 s."
+
+
 class TestMigrations:
     @pytest.fixture(autouse=True)
     def project(self, tmp_path, monkeypatch):
@@ -242,6 +320,8 @@ class TestMigrations:
         "env",
         [
             "context.configure(connection=connection)",
+            "context.configure(include_object=None)",
+            "if given.get('include_object') is None: context.configure()",
             "# include_object\ncontext.configure()",
             "from flask_outbox import include_object\ncontext.configure()",
             '"""Tables as include_object has them."""',
@@ -253,18 +333,72 @@ class TestMigrations:
         assert severity == "error"
         assert "include_object" in fix
 
-    def test_that_were_given_include_object_are_well(self, shop, tmp_path):
-        app = self.beside(shop, tmp_path, env="", include_object=include_object)
+    @pytest.mark.parametrize("include", [include_object, lambda _, name, *__: "outbox" not in name])
+    def test_that_were_given_include_object_are_well(self, shop, tmp_path, include):
+        app = self.beside(shop, tmp_path, env="", include_object=include)
+        assert one(app, "migrations")[0] == "ok"
+
+    @pytest.mark.parametrize(
+        ("include", "severity", "words"),
+        [
+            (lambda _, name, *__: name != "spatial_ref_sys", "error", "own include_object lets"),
+            (lambda _, name, *__: name != "outbox_message", "error", "own include_object lets"),
+            (lambda *_: 1 / 0, "warning", "own include_object may let"),
+            (None, "error", "nothing tells"),
+        ],
+    )
+    def test_that_were_given_another_are_asked_what_that_spares(
+        self, shop, tmp_path, include, severity, words
+    ):
+        app = self.beside(shop, tmp_path, env="", include_object=include)
+        told, what, fix = one(app, "migrations")
+        assert (told, words in what) == (severity, True), what
+        assert "has to ask ours" in fix
+
+    OURS = "from flask_outbox import include_object as ours"
+    ASKS = "def ours(*of):\n    return flask_outbox.include_object(*of) and of[1] != 'spatial'"
+
+    @pytest.mark.parametrize(
+        "env",
+        [
+            f"{OURS}\ncontext.configure(include_object=ours)",
+            f"{OURS}\ngiven['include_object'] = ours",
+            f"{OURS}\ngiven.setdefault('include_object', ours)",
+            f"{OURS}\ncontext.configure(**{{'include_object': ours, **given}})",
+            f"{OURS}\ncontext.configure(include_object=lambda *of: ours(*of))",
+            "import flask_outbox\ncontext.configure(include_object=flask_outbox.include_object)",
+            "import flask_outbox as mail\ncontext.configure(include_object=mail.include_object)",
+            f"import flask_outbox\n{ASKS}\ncontext.configure(include_object=ours)",
+        ],
+    )
+    def test_that_have_it_in_env_py_are_well(self, shop, tmp_path, env):
+        app = self.beside(shop, tmp_path, env=env)
         assert one(app, "migrations")[0] == "ok"
 
     @pytest.mark.parametrize(
         "env",
-        ["context.configure(include_object=ours)", "given['include_object'] = ours"],
+        [
+            "def own(*of):\n    return True\ncontext.configure(include_object=own)",
+            "from shop import include_object\ncontext.configure(include_object=include_object)",
+            "import flask_outbox\ncontext.configure(include_object=shop.include_object)",
+            f"{OURS}\ndef ours(*of):\n    return True\ncontext.configure(include_object=ours)",
+            f"{OURS}\nconfigure(include_object=ours)\nconfigure(include_object=another)",
+        ],
     )
-    @pytest.mark.parametrize("directory", ["migrations", "database/changes"])
-    def test_that_have_it_in_env_py_are_well(self, shop, tmp_path, env, directory):
+    def test_that_have_another_in_env_py_are_a_warning(self, shop, tmp_path, env):
+        severity, what, fix = one(self.beside(shop, tmp_path, env=env), "migrations")
+        assert (severity, "may let" in what) == ("warning", True), what
+        assert "has to ask ours" in fix
+
+    def test_that_have_it_in_env_py_are_well_whatever_else_was_given(self, shop, tmp_path):
+        env = f"{self.OURS}\ncontext.configure(**{{**given, 'include_object': ours}})"
+        app = self.beside(shop, tmp_path, env=env, include_object=lambda *_: True)
+        assert one(app, "migrations")[0] == "ok"
+
+    def test_are_looked_for_where_flask_migrate_would(self, shop, tmp_path):
         (tmp_path / "database").mkdir()
-        app = self.beside(shop, tmp_path, env=env, directory=directory)
+        env = f"{self.OURS}\ncontext.configure(include_object=ours)"
+        app = self.beside(shop, tmp_path, env=env, directory="database/changes")
         assert one(app, "migrations")[0] == "ok"
 
     def test_that_are_not_here_may_be_elsewhere(self, shop, tmp_path, monkeypatch):
@@ -284,6 +418,36 @@ class TestMigrations:
     def test_of_another_database_are_none_of_ours(self, shop, tmp_path):
         app = shop(SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path / 'another.sqlite3'}")
         assert one(app, "migrations")[0] == "skipped"
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            {"SQLALCHEMY_DATABASE_URI": "sqlite:///shop.sqlite3"},
+            {
+                "SQLALCHEMY_DATABASE_URI": "sqlite://",
+                "SQLALCHEMY_BINDS": {"mail": "sqlite:///shop.sqlite3"},
+            },
+        ],
+    )
+    def test_of_a_database_in_the_instance_folder_are_seen(self, shop, config):
+        db = SQLAlchemy()
+        app = shop(db, MAIL_OUTBOX_URL="sqlite:///shop.sqlite3", **config)
+        Migrate(app, db)
+        assert one(app, "migrations")[0] == "warning"
+
+    @pytest.mark.parametrize("key", ["SQLALCHEMY_DATABASE_URI", "SQLALCHEMY_BINDS"])
+    def test_of_an_app_without_flask_sqlalchemy_are_seen_by_its_settings(self, shop, tmp_path, key):
+        place = f"sqlite:///{tmp_path / 'shop.sqlite3'}"
+        there = {"mail": place} if key.endswith("BINDS") else place
+        app = shop(MAIL_OUTBOX_URL=place, **{key: there})
+        assert "no Flask-Migrate" in one(app, "migrations")[1]
+
+
+class Asking(Resend):
+    """One that asks whether its key is good, as an app's own may, and has a line then."""
+
+    def knock(self):
+        yield HttpRequest(url=f"{self.home}/domains", method="GET")
 
 
 class TestTransports:
@@ -375,6 +539,24 @@ class TestTransports:
         assert "the server offers" in what
         assert "MAIL_USE_TLS" in fix
 
+    def test_that_ask_for_something_are_left_none_the_less(self, shop, monkeypatch):
+        pool = sync.Pool()  # held here, so that it is not closed by being forgotten
+        monkeypatch.setattr(sync, "Pool", lambda: pool)
+        with HostileHttp() as server:
+            app = shop(MAIL_TRANSPORT=Asking("k3y", server.home))
+            assert one(app, "transports")[0] == "ok"
+            assert len(server.requests) == 1
+            assert len(pool) == 0
+
+    def test_that_refuse_a_token_name_where_its_user_may_stand(self, shop):
+        refused = say(b"535 5.7.8 not you\r\n")
+        with Hostile({"AUTH": refused}, auth="XOAUTH2") as server:
+            way = f"smtp://ada@127.0.0.1:{server.port}?tls=insecure"
+            app = shop(MAIL_TRANSPORT=way, MAIL_OAUTH2_TOKEN=lambda: "t0ken")
+            severity, what, fix = one(app, "transports")
+        assert (severity, "by XOAUTH2" in what) == ("error", True), what
+        assert "MAIL_USERNAME or the URL" in fix
+
     def test_of_ses_have_credentials_of_the_machine(self, shop, monkeypatch, tmp_path):
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
             monkeypatch.delenv(name, raising=False)
@@ -409,6 +591,12 @@ class TestCommand:
         assert "What to do:" in lines
         assert lines[-1] == "  base URL: Serve the app by https, and write https: into it."
 
+    def test_says_what_to_do_for_what_was_skipped(self, shop, monkeypatch):
+        monkeypatch.setitem(sys.modules, "dns", None)  # as where it is not installed
+        monkeypatch.delitem(sys.modules, "flask_outbox.wire.dns", raising=False)
+        result = shop().test_cli_runner().invoke(args=["outbox", "doctor"])
+        assert result.stdout.splitlines()[-1] == "  dns: pip install 'flask-outbox[doctor]'"
+
     def test_ends_with_1_where_there_is_an_error(self, shop):
         assert doctor(shop(MAIL_TRANSPORT="smtp://127.0.0.1:1")).exit_code == 1
 
@@ -427,10 +615,10 @@ class TestCommand:
         assert "p4ss" not in result.output
         assert "k3y" not in result.output
 
-    def test_says_on_stderr_what_it_waits_for(self, shop, monkeypatch):
-        monkeypatch.setattr(cli_doctor, "LONG", -1.0)
+    def test_says_on_stderr_what_it_is_about_to_wait_for(self, shop):
         result = doctor(shop(), "--json")
-        assert result.stderr.splitlines() == [f"Looking at {name} …" for name in CHECKS]
+        waits = ("outbox", "transports", "dns")
+        assert result.stderr.splitlines() == [f"Looking at {name} …" for name in waits]
         json.loads(result.stdout)
 
 

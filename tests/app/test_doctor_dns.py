@@ -63,6 +63,9 @@ def one(check, zone=None, *options, **config):
         ({"example.com": {"AAAA": ["2001:db8::9"]}}, "warning", "no MX"),
         ({"example.com": {"TXT": ["x"]}}, "error", "the name has no such record"),
         ({"example.com": "SERVFAIL"}, "warning", "name servers fail"),
+        ({"example.com": {"A": "SERVFAIL"}}, "warning", "of its own address: its name servers"),
+        ({"example.com": {"AAAA": "SERVFAIL"}}, "warning", "of its own address: its name servers"),
+        ({"example.com": {"A": "SERVFAIL", "AAAA": ["2001:db8::9"]}}, "warning", "go to its own"),
     ],
 )
 def test_mx(zone, severity, words):
@@ -95,7 +98,19 @@ def test_a_domain_that_does_not_exist_is_an_error():
         ("v=spf1 exists:%{i}.a exists:%{i}.b exists:%{i}.c -all", "ok", "3 of 10 look-ups"),
         ("v=spf1 a:six.test a:six.test a:six.test -all", "ok", "3 of 10 look-ups"),
         ("v=spf1 mx:many.test -all", "error", "more than 10 names in MX"),
-        ("v=spf1 include:all.test", "warning", "1 of 10 look-ups"),
+        ("v=spf1 include:all.test", "warning", "by include:all.test; 1 of 10 look-ups"),
+        ("v=spf1 include:above.test -all", "warning", "everybody send, by include:above"),
+        ("v=spf1 -include:all.test -all", "ok", "1 of 10 look-ups"),
+        ("v=spf1 include:mid.test -all", "ok", "1 of 10 look-ups"),
+        ("v=spf1 ip4:0.0.0.0/0 -all", "warning", "everybody send, by ip4:0.0.0.0/0"),
+        ("v=spf1 a:relay.test/24//0 -all", "warning", "everybody send, by a:relay.test/24"),
+        ("v=spf1 mx/0//64 -all", "warning", "everybody send, by mx/0//64"),
+        ("v=spf1 ~ip4:0.0.0.0/0 ip4:192.0.2.0/30 -all", "ok", "0 of 10 look-ups"),
+        ("v=spf1 a:x/0.relay.test -all", "ok", "1 of 10 look-ups"),
+        ("v=spf1 redirect=wide.test", "warning", "everybody send, by ip6:::/0; 1 of 10"),
+        ("v=spf1 ?include:all.test include:wide.test -all", "warning", "by include:wide.test"),
+        ("v=spf1 redirect=all.test", "error", "+all"),
+        ("v=spf1 redirect=%{d}.relay.test", "skipped", "macro, which is not followed; 1 of 10"),
         ("v=spf1 +all", "error", "everybody"),
         ("v=spf1 a:relay.test", "warning", "1 of 10"),
         ("v=spf10 -all", "error", "no SPF record"),
@@ -108,6 +123,9 @@ def test_spf(record, severity, words):
         "six.test": {"AAAA": ["2001:db8::6"]},
         "many.test": {"MX": [f"{number} mx{number}.test." for number in range(11)]},
         "all.test": {"TXT": ['"v=spf1 +all"']},
+        "above.test": {"TXT": ['"v=spf1 redirect=all.test"']},
+        "wide.test": {"TXT": ['"v=spf1 ip6:::/0 -all"']},
+        "mid.test": {"TXT": ['"v=spf1 -all ip4:0.0.0.0/0"']},
     }
     told, text = one("spf", spf(record, **others))
     assert (told, words in text) == (severity, True), text
@@ -191,6 +209,7 @@ def test_spf_is_asked_of_the_domain_that_bounces_go_to():
         ("ours; s=tlsrpt", "error", "s= leaves out email"),
         ("n=x; ours", "error", "does not stand first"),
         ("v=DKIM2; short", "error", "v= is not DKIM1"),
+        ("v=DKIM1; k=\\027[31mrsa; p=AAAA", "error", "of the kind  [31mrsa"),
     ],
 )
 def test_dkim(record, severity, words):
@@ -248,12 +267,59 @@ def test_two_domains_below_a_registry_are_no_organisation(above, severity):
     assert told == severity
 
 
+@pytest.mark.parametrize("own", [{}, {"_dmarc.a.shop.bank": txt("v=DMARC1; p=reject")}])
+def test_an_organisation_is_one_label_below_a_registry_whether_it_has_a_record_or_not(own):
+    zone = {**own, "_dmarc.bank": txt("v=DMARC1; p=reject; psd=y"), "_dmarc.bounces.bank": {}}
+    config = {"MAIL_DEFAULT_SENDER": "shop@a.shop.bank"}
+    assert one("alignment", zone, MAIL_RETURN_PATH="b@b.shop.bank", **config)[0] == "ok"
+    assert one("alignment", zone, MAIL_RETURN_PATH="b@bounces.bank", **config)[0] == "error"
+
+
+@pytest.mark.parametrize(
+    ("records", "policy"),
+    [
+        ({"bank": "p=none; sp=reject; psd=y"}, "reject"),
+        ({"bank": "p=quarantine; psd=y"}, "quarantine"),
+        ({"shop.bank": "p=quarantine", "bank": "p=reject; psd=y"}, "quarantine"),
+        ({"b.shop.bank": "p=none", "shop.bank": "p=quarantine"}, "quarantine"),
+        ({"b.shop.bank": "p=none", "bank": "p=reject; psd=y"}, "reject"),
+        ({"a.b.shop.bank": "p=none", "shop.bank": "p=reject"}, "none"),
+    ],
+)
+def test_a_policy_is_of_the_domain_or_its_organisation_or_its_registry(records, policy):
+    zone = {f"_dmarc.{name}": txt(f"v=DMARC1; {record}") for name, record in records.items()}
+    told, text = one("dmarc", zone, MAIL_DEFAULT_SENDER="shop@a.b.shop.bank")
+    assert (told, text.rpartition(" ")[2]) == ("ok", f"{policy}.")
+
+
+def test_of_two_registries_the_lower_one_bounds_an_organisation():
+    zone = {f"_dmarc.{name}": txt("v=DMARC1; p=reject; psd=y") for name in ("co.bank", "bank")}
+    config = {"MAIL_DEFAULT_SENDER": "a@shop.co.bank", "MAIL_RETURN_PATH": "b@other.co.bank"}
+    assert one("alignment", zone, **config)[0] == "error"
+
+
+def test_a_registry_that_sends_itself_is_of_the_organisation_above_it():
+    zone = {
+        "_dmarc.example.com": txt("v=DMARC1; p=reject; psd=y"),
+        "_dmarc.com": txt("v=DMARC1; p=none"),
+    }
+    assert one("alignment", zone, MAIL_RETURN_PATH="bounces@other.com")[0] == "ok"
+
+
 def test_an_organisation_may_end_below_another():
     zone = {
         "_dmarc.example.com": txt("v=DMARC1; p=reject; psd=n"),
         "_dmarc.com": txt("v=DMARC1; p=none"),
     }
     assert one("alignment", zone, MAIL_RETURN_PATH="bounces@other.com")[0] == "error"
+
+
+def test_a_strict_domain_needs_no_word_of_the_organisation_of_another():
+    zone = {
+        "_dmarc.example.com": txt("v=DMARC1; p=reject; aspf=s"),
+        "_dmarc.x.example.com": "SERVFAIL",
+    }
+    assert one("alignment", zone, MAIL_RETURN_PATH="b@x.example.com")[0] == "error"
 
 
 def test_a_strict_domain_is_not_aligned_with_the_key_of_the_one_above_it():
@@ -306,6 +372,22 @@ POSTMARK = f"postmark://token@?{HOME}"
 )
 def test_what_is_a_providers_is_not_taken_for_ours(way, config, severity, words):
     told, text = one("alignment", MAIL_TRANSPORT=way, **config)
+    assert (told, words in text) == (severity, True), text
+
+
+@pytest.mark.parametrize(
+    ("config", "severity", "words"),
+    [
+        ({}, "warning", "_dmarc.x.example.com: its name servers fail"),
+        (DKIM, "ok", "by DKIM."),
+        ({"MAIL_RETURN_PATH": "b@relay.test"}, "error", "Neither"),
+        ({"MAIL_TRANSPORT": SES}, "skipped", "is the provider's"),
+    ],
+)
+def test_alignment_with_a_domain_that_nobody_can_look_up_is_not_denied(config, severity, words):
+    zone = {"_dmarc.x.example.com": "SERVFAIL", "x.example.com": FINE["example.com"]}
+    bounces = {"MAIL_RETURN_PATH": "b@x.example.com"}
+    told, text = one("alignment", zone, **{**bounces, **config})
     assert (told, words in text) == (severity, True), text
 
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from time import monotonic, time
+from time import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +17,7 @@ from flask_outbox.mail.errors import ConfigurationError, MessageError
 if TYPE_CHECKING:
     from flask_outbox.mail.diagnosis import Diagnosis
 
-LONG = 2.0  # seconds after which a person hears what is waited for
+WAITS = frozenset({"outbox", "transports", "dns"})  # checks that a person may have to wait for
 ERRORS, COULD_NOT_RUN = 1, 2  # exit status
 
 Values = tuple[str, ...]
@@ -95,7 +95,7 @@ def doctor(as_json: bool, timeout: float, **asked: Any) -> None:  # noqa: FBT001
     else:
         rows = [(each.severity.value, each.check, each.text) for each in found]
         printing.table(("SEVERITY", "CHECK", "FINDING"), rows)
-        fixes = [each for each in found if each.fix and each.severity is not Grade.SKIPPED]
+        fixes = [each for each in found if each.fix]
         if fixes:
             click.echo("\nWhat to do:")
         for each in fixes:
@@ -106,10 +106,8 @@ def doctor(as_json: bool, timeout: float, **asked: Any) -> None:  # noqa: FBT001
 def _examined(timeout: float, asked: dict[str, Any]) -> "list[Diagnosis]":
     from flask_outbox.app.doctor import examine  # noqa: PLC0415  see cli.py
 
-    begun = monotonic()
-
     def before(name: str) -> None:
-        if monotonic() - begun > LONG:
+        if name in WAITS:
             click.echo(f"Looking at {name} …", err=True)
 
     patient = Patient(runtime=current(), now=time(), seconds=timeout, **asked)

@@ -7,7 +7,7 @@ migrates none, and what it waits for it waits for no longer than ``seconds``.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
-from flask_outbox.app import doctor_app, doctor_dns, doctor_outbox, doctor_ways
+from flask_outbox.app import doctor_app, doctor_dns, doctor_migrations, doctor_outbox, doctor_ways
 from flask_outbox.app.patient import Patient
 from flask_outbox.mail.diagnosis import Diagnosis, Grade
 from flask_outbox.mail.errors import OutboxError
@@ -20,7 +20,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "keys": doctor_app.keys,
         "base URL": doctor_app.base_url,
         "outbox": doctor_outbox.outbox,
-        "migrations": doctor_outbox.migrations,
+        "migrations": doctor_migrations.migrations,
         "transports": doctor_ways.transports,
         "dns": doctor_dns.published,
     }

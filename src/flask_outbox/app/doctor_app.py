@@ -1,22 +1,30 @@
 """The doctor's look at the app's settings and keys."""
 
 from collections.abc import Iterator
+from itertools import chain
 
-from flask_outbox.app import engines, privacy, signing
+from flask_outbox.app import engines, preparing, privacy, signing, ways_out
 from flask_outbox.app.patient import Patient
 from flask_outbox.app.settings import unknown
+from flask_outbox.mail.address import parse_address
 from flask_outbox.mail.diagnosis import Diagnosis, Grade
-from flask_outbox.mail.errors import ConfigurationError
+from flask_outbox.mail.errors import ConfigurationError, MessageError
+from flask_outbox.mail.message import Message
+from flask_outbox.mail.submission import Submission
 from flask_outbox.transports.carries import is_signed_by_us
+
+ANYBODY = "somebody@example.com"  # in place of a default sender
+REFUSED = "Look at MAIL_RETURN_PATH and MAIL_DEFAULT_SENDER, or choose another transport."
 
 
 def settings(patient: Patient) -> Iterator[Diagnosis]:
     """Look at MAIL_*: what could never send, and what sends nothing or to others."""
-    runtime = patient.runtime
-    runtime.check()
-    found = list(_of_settings(patient))
-    yield from found
-    if not found:
+    patient.runtime.check()
+    is_well = True
+    for found in chain(_of_settings(patient), _refusing(patient)):
+        is_well = False
+        yield found
+    if is_well:
         yield Diagnosis("settings", Grade.OK, "MAIL_* are read, and can send.")
 
 
@@ -66,6 +74,34 @@ def _of_settings(patient: Patient) -> Iterator[Diagnosis]:
             yield Diagnosis("settings", Grade.ERROR, str(error), fix)
 
 
+def _refusing(patient: Patient) -> Iterator[Diagnosis]:
+    """Tell of each way by which not even a plain message is taken; none is sent."""
+    submission = _plain(patient)
+    if submission is None:
+        return
+    for route, transport in patient.ways.items():
+        try:
+            ways_out.check(ways_out.single(route, transport), submission)
+        except MessageError as error:
+            text = f"{route}: {error} So no message for it is taken."
+            yield Diagnosis("settings", Grade.ERROR, text, REFUSED)
+
+
+def _plain(patient: Patient) -> Submission | None:
+    """Seal a message from the default sender to itself, as each is, but for the app's functions."""
+    runtime = patient.runtime
+    sender = runtime.state.default_sender or ANYBODY
+    recipient = parse_address(sender, "MAIL_DEFAULT_SENDER").addr
+    return preparing.prepare(
+        Message("A plain message", [recipient], "Nothing more.", sender=sender),
+        runtime.settings,
+        (),
+        default_sender=None,
+        ascii_attachments=False,
+        at=patient.now,
+    ).submission
+
+
 def keys(patient: Patient) -> Iterator[Diagnosis]:
     """Encrypt and decrypt a word, and load what mail is signed with."""
     runtime = patient.runtime
@@ -89,7 +125,7 @@ def keys(patient: Patient) -> Iterator[Diagnosis]:
             "keys",
             Grade.SKIPPED,
             "Mail is not signed here: no MAIL_DKIM_*.",
-            "Set them, unless what sends your mail on signs it: flask outbox dkim-keygen",
+            "Set MAIL_DKIM_*, unless what sends your mail on signs it: flask outbox dkim-keygen",
         )
         return
     yield _signed(patient)

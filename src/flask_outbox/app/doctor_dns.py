@@ -1,7 +1,7 @@
 """The doctor's look at what domains publish: MX, SPF, DKIM, DMARC; and PTR of addresses."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from flask_outbox.app import signing
 from flask_outbox.app.patient import Patient
@@ -49,11 +49,8 @@ def _mx(domain: str, found: Found, resolver: "Resolver") -> Diagnosis:
         return Diagnosis("mx", Grade.WARNING, f"MX of {domain}: {found.how.value}.", LATER)
     if found.how is How.FOUND and found.records != ("0 .",):
         return Diagnosis("mx", Grade.OK, f"{domain} takes mail: {', '.join(found.records)}.")
-    if found.how is How.EMPTY:
-        addresses = [resolver.look_up(Ask(domain, kind)) for kind in ("A", "AAAA")]
-        if any(each.records for each in addresses):
-            text = f"{domain} has no MX; bounces go to its own address."
-            return Diagnosis("mx", Grade.WARNING, text, "Publish an MX for it.")
+    if found.how is How.EMPTY and (told := _by_address(domain, resolver)):
+        return told
     why = "says that it takes no mail (null MX)"
     if not found.records:
         why = f"has no MX: {found.how.value}"
@@ -63,6 +60,19 @@ def _mx(domain: str, found: Found, resolver: "Resolver") -> Diagnosis:
         f"{domain} {why}; neither bounces nor replies reach you, and many refuse mail from it.",
         "Publish an MX, or send from a domain that has one.",
     )
+
+
+def _by_address(domain: str, resolver: "Resolver") -> Diagnosis | None:
+    """Look for what stands in for an MX (RFC 5321 section 5.1)."""
+    addresses = [resolver.look_up(Ask(domain, kind)) for kind in ("A", "AAAA")]
+    if any(each.records for each in addresses):
+        text = f"{domain} has no MX; bounces go to its own address."
+        return Diagnosis("mx", Grade.WARNING, text, "Publish an MX for it.")
+    why = next((each.how.value for each in addresses if each.unknown), "")
+    if not why:
+        return None
+    text = f"{domain} has no MX, and of its own address: {why}."
+    return Diagnosis("mx", Grade.WARNING, text, LATER)
 
 
 def _spf(domain: str, found: spf.Spf) -> Diagnosis:
@@ -78,13 +88,24 @@ def _spf(domain: str, found: spf.Spf) -> Diagnosis:
     if found.record is None:
         text = f"{domain} has no SPF record."
         return Diagnosis("spf", Grade.ERROR, text, "Publish what your mail server's owner names.")
+    return _spf_of_others(domain, found)
+
+
+def _spf_of_others(domain: str, found: spf.Spf) -> Diagnosis:
+    """Say what a record that can be used makes of mail from elsewhere."""
     counted = f"{found.lookups} of {spf.MOST} look-ups"
+    end = "End it with ~all or -all."
     if found.other == "pass":
-        text = f"SPF of {domain} lets everybody send for it (+all)."
-        return Diagnosis("spf", Grade.ERROR, text, "End it with ~all or -all.")
+        return Diagnosis("spf", Grade.ERROR, f"SPF of {domain} lets everybody send (+all).", end)
+    if found.everybody:
+        text = f"SPF of {domain} lets everybody send, by {found.everybody}; {counted}."
+        return Diagnosis("spf", Grade.WARNING, text, "Name your mail servers in place of that.")
     if found.other == "neutral":
         text = f"SPF of {domain} says nothing of other senders; {counted}."
-        return Diagnosis("spf", Grade.WARNING, text, "End it with ~all or -all.")
+        return Diagnosis("spf", Grade.WARNING, text, end)
+    if not found.other:
+        text = f"SPF of {domain} redirects by a macro, which is not followed; {counted}."
+        return Diagnosis("spf", Grade.SKIPPED, text)
     return Diagnosis("spf", Grade.OK, f"SPF of {domain} can be used: {counted}.")
 
 
@@ -123,23 +144,26 @@ def _kinds(patient: Patient) -> dict[tuple[bool, bool], list[str]]:
 def _alignment(
     patient: Patient, domain: str, bounces: str, found: dmarc.Dmarc, resolver: "Resolver"
 ) -> Iterator[Diagnosis]:
-    def stands(other: str, *, strict: bool) -> bool:
-        theirs = resolver.carry(dmarc.check(other)).organisation
-        pair = found.organisation, theirs
-        return dmarc.aligned(domain, other, strict=strict, organisations=pair)
-
-    by_spf = stands(bounces, strict=found.strict_spf)
-    signers = _signers(patient, domain)
-    by_dkim = any(stands(each, strict=found.strict_dkim) for each in signers)
+    standing = {
+        "SPF": _standing(domain, [bounces], found, resolver, strict=found.strict_spf),
+        "DKIM": _standing(
+            domain, _signers(patient, domain), found, resolver, strict=found.strict_dkim
+        ),
+    }
     kinds = _kinds(patient)
     for (envelope, signature), routes in kinds.items():
-        ways = ["SPF"] if envelope and by_spf else []
-        ways += ["DKIM"] if signature and by_dkim else []
+        ours = {"SPF": envelope, "DKIM": signature}
+        judged = {name: each for name, each in standing.items() if ours[name]}
+        ways = [name for name, each in judged.items() if each.stands]
+        unknown = [each.unknown for each in judged.values() if each.unknown]
         by = f"what leaves by {', '.join(routes)}"
+        where = f", for {by}" if len(kinds) > 1 else ""
         if ways:
-            where = f", for {by}" if len(kinds) > 1 else ""
             text = f"{domain} is aligned by {' and '.join(ways)}{where}."
             yield Diagnosis("alignment", Grade.OK, text)
+        elif unknown:
+            text = f"Whether {domain} is aligned{where} is not known: {unknown[0]}."
+            yield Diagnosis("alignment", Grade.WARNING, text, LATER)
         elif envelope and signature:
             yield Diagnosis(
                 "alignment",
@@ -156,6 +180,27 @@ def _alignment(
                 f" there that {domain} is verified, signed by its own DKIM, and has a return path"
                 " (MAIL FROM) of its own.",
             )
+
+
+class _Standing(NamedTuple):
+    """Whether a domain stands for that of From; ``unknown``: what nobody could tell of it."""
+
+    stands: bool
+    unknown: str = ""
+
+
+def _standing(
+    domain: str, others: list[str], found: dmarc.Dmarc, resolver: "Resolver", *, strict: bool
+) -> _Standing:
+    """Tell it of the first of several that does."""
+    unknown = ""
+    for other in others:
+        theirs = resolver.carry(dmarc.check(other))
+        pair = found.organisation, theirs.organisation
+        if dmarc.aligned(domain, other, strict=strict, organisations=pair):
+            return _Standing(stands=True)
+        unknown = unknown or theirs.unknown
+    return _Standing(stands=False, unknown="" if strict else unknown)
 
 
 def _signers(patient: Patient, domain: str) -> list[str]:

@@ -14,7 +14,7 @@ from flask_outbox.transports.smtp_login import Security
 FIXES = (
     (
         "by XOAUTH2",
-        "Look at MAIL_USERNAME, and whether whoever MAIL_OAUTH2_TOKEN is for may send as it.",
+        "Look at the user in MAIL_USERNAME or the URL, and whether the token's may send as it.",
     ),
     (
         "the server offers",

@@ -1,8 +1,9 @@
 """What a domain says of mail that fails, and which domains stand for it: RFC 7489, RFC 9989.
 
 The organisational domain is found as RFC 9989 does, by walking up the tree: that of the record
-with the fewest labels. It takes no list of public suffixes; where RFC 7489's receivers, who have
-one, come to another, a record at the domain itself makes both agree.
+with the fewest labels, or one label below a registry's (psd=y). It takes no list of public
+suffixes; where RFC 7489's receivers, who have one, come to another, a record at the domain itself
+makes both agree.
 """
 
 import re
@@ -35,12 +36,9 @@ class Dmarc:
 
 def check(domain: str) -> Generator[Ask, Found, Dmarc]:
     """Find the record that holds for a From domain."""
-    policy: dict[str, str] | None = None
-    organisation, own = domain, True
-    labels = domain.split(".")
-    walk = [labels, *(labels[at:] for at in range(max(1, len(labels) - MOST + 1), len(labels)))]
-    for each in walk:
-        name = ".".join(each)
+    held: dict[str, dict[str, str]] = {}  # the tags of each record, from the domain upwards
+    organisation = domain
+    for name in _walk(domain):
         found = yield Ask(f"_dmarc.{name}", "TXT")
         if found.unknown:
             return Dmarc("", organisation, unknown=f"_dmarc.{name}: {found.how.value}")
@@ -49,21 +47,40 @@ def check(domain: str) -> Generator[Ask, Found, Dmarc]:
             return Dmarc("", name, problem=f"_dmarc.{name} does not begin with v=DMARC1;")
         if len(records) > 1:
             return Dmarc("", name, problem=f"_dmarc.{name} has {len(records)} records")
-        if records:
-            tags = _tags(records[0])
-            if tags.get("psd") == "y" and name != domain:
-                break  # a registry's: the organisation is below it
-            organisation = name
-            if policy is None:
-                policy, own = tags, name == domain
-            if tags.get("psd") == "n":
-                break
-    if policy is None:
+        if not records:
+            continue
+        held[name] = _tags(records[0])
+        public = held[name].get("psd")
+        is_registry = public == "y" and name != domain
+        organisation = _one_below(name, domain) if is_registry else name
+        if is_registry or public == "n":
+            break
+    return _policy(domain, organisation, held)
+
+
+def _walk(domain: str) -> list[str]:
+    """List the names that are asked for, upwards (RFC 9989 section 4.10)."""
+    labels = domain.split(".")
+    above = range(max(1, len(labels) - MOST + 1), len(labels))
+    return [domain, *(".".join(labels[at:]) for at in above)]
+
+
+def _one_below(name: str, domain: str) -> str:
+    """Give what stands one label below a name, on the way to a domain."""
+    return ".".join(domain.split(".")[-name.count(".") - 2 :])
+
+
+def _policy(domain: str, organisation: str, held: dict[str, dict[str, str]]) -> Dmarc:
+    """Take the record of the domain, or of its organisation, or of the registry above that."""
+    if not held:
         return Dmarc("", domain)
-    said = policy.get("p", "")
-    held = said if own else policy.get("sp", said)
-    problem = "" if held in {"none", "quarantine", "reject"} else "it names no policy in p="
-    return Dmarc(held, organisation, policy.get("adkim") == "s", policy.get("aspf") == "s", problem)
+    name = next(each for each in (domain, organisation, *reversed(held)) if each in held)
+    tags = held[name]
+    said = tags.get("p", "")
+    policy = said if name == domain else tags.get("sp", said)
+    problem = "" if policy in {"none", "quarantine", "reject"} else "it names no policy in p="
+    strict_dkim, strict_spf = tags.get("adkim") == "s", tags.get("aspf") == "s"
+    return Dmarc(policy, organisation, strict_dkim, strict_spf, problem)
 
 
 def aligned(one: str, other: str, *, strict: bool, organisations: tuple[str, str]) -> bool:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
 
 from flask_outbox.mail.lookup import Ask, Found, Looking
 
@@ -33,6 +34,7 @@ _ARGUMENTS: Mapping[str, str] = {
 }
 _MODIFIERS: Mapping[str, str] = {"redirect": _NAME, "exp": _NAME}  # each once; others are unknown
 _NETWORKS: Mapping[str, Callable[[str], object]] = {"ip4": IPv4Address, "ip6": IPv6Address}
+_WIDE = re.compile(r"/0(?://\d+)?$")
 _TERM = re.compile(r"([+?~-]?)([a-z\d]+)([:/].*)?", re.IGNORECASE)
 _MODIFIER = re.compile(r"([a-z][a-z\d_.-]*)=(.*)", re.IGNORECASE)
 _RESULTS = {"": "pass", "+": "pass", "-": "fail", "~": "softfail", "?": "neutral"}
@@ -42,13 +44,16 @@ _RESULTS = {"": "pass", "+": "pass", "-": "fail", "~": "softfail", "?": "neutral
 class Spf:
     """``record``: None where there is none. ``other``: what becomes of mail from elsewhere.
 
-    ``problem``: why receivers cannot use it (permerror). ``unknown``: what nobody could tell.
+    ``other`` is "" where a macro decides. ``everybody``: a term by which each address passes, of
+    IPv4 or of IPv6, before ``other`` is come to. ``problem``: why receivers cannot use it
+    (permerror). ``unknown``: what nobody could tell.
     """
 
     record: str | None
     lookups: int
     voids: int
     other: str
+    everybody: str
     problem: str
     unknown: str
 
@@ -61,11 +66,34 @@ class _TempError(Exception):
     """Section 2.6.6."""
 
 
+class _Term(NamedTuple):
+    name: str
+    result: str
+    target: str
+    text: str
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it matches each address once it matches one."""
+        return bool(_WIDE.search(self.text))
+
+
+class _Verdict(NamedTuple):
+    """What one record comes to; see Spf."""
+
+    other: str = "neutral"  # section 4.7
+    everybody: str = ""
+
+    @property
+    def lets_all_pass(self) -> bool:
+        """Whether it gives a pass to each address, at least of one kind."""
+        return self.other == "pass" or bool(self.everybody)
+
+
 class _Walk:
     def __init__(self) -> None:
         self.lookups = 0
         self.voids = 0
-        self.other = "neutral"  # section 4.7
 
     def record(self, domain: str) -> Looking[str | None]:
         """Find the one record (section 4.5)."""
@@ -76,44 +104,48 @@ class _Walk:
             raise _PermError(f"{domain} has {len(records)} SPF records, and may have one")
         return records[0] if records else None
 
-    def follow(self, domain: str, record: str, *, first: bool) -> Looking[None]:
+    def follow(self, domain: str, record: str) -> Looking[_Verdict]:
         """Take every term in turn."""
+        everybody = ""
         terms, redirect = _read(domain, record)
-        for name, result, target in terms:
-            if name == "all":
-                if first:
-                    self.other = result
-                return
-            yield from self._mechanism(name, target or domain)
-        if redirect:
-            self._count()
-            yield from self._below(redirect, first=first)
-
-    def _mechanism(self, name: str, target: str) -> Looking[None]:
-        if name in _NETWORKS:
-            return
+        for term in terms:
+            if term.name == "all":
+                return _Verdict(term.result, everybody)
+            matches_all = yield from self._mechanism(term, term.target or domain)
+            if matches_all and term.result == "pass":
+                everybody = everybody or term.text
+        if not redirect:
+            return _Verdict(everybody=everybody)
         self._count()
-        if "%" in target or name == "ptr":
-            return
-        if name == "include":
-            yield from self._below(target, first=False)
-            return
-        found = yield Ask(target, "MX" if name == "mx" else "A")
+        if "%" in redirect:
+            return _Verdict("", everybody)
+        below = yield from self._below(redirect)
+        return _Verdict(below.other, everybody or below.everybody)
+
+    def _mechanism(self, term: _Term, target: str) -> Looking[bool]:
+        """Look up what it asks for; tell whether it matches each address."""
+        if term.name in _NETWORKS:
+            return term.is_wide
+        self._count()
+        if "%" in target or term.name == "ptr":
+            return False
+        if term.name == "include":
+            return (yield from self._below(target)).lets_all_pass
+        found = yield Ask(target, "MX" if term.name == "mx" else "A")
         self._known(found, target)
-        if name == "mx" and len(found.records) > MOST_MX:
+        if term.name == "mx" and len(found.records) > MOST_MX:
             raise _PermError(f"{target} has more than {MOST_MX} names in MX")
-        if name == "a" and not found.records:
+        if term.name == "a" and not found.records:
             found = yield Ask(target, "AAAA")
             self._known(found, target)
         self._count_void(found)
+        return term.is_wide
 
-    def _below(self, target: str, *, first: bool) -> Looking[None]:
-        if "%" in target:
-            return
+    def _below(self, target: str) -> Looking[_Verdict]:
         record = yield from self.record(target)
         if record is None:
             raise _PermError(f"{target} is included, and has no SPF record")
-        yield from self.follow(target, record, first=first)
+        return (yield from self.follow(target, record))
 
     def _count(self) -> None:
         self.lookups += 1
@@ -134,23 +166,24 @@ def check(domain: str) -> Generator[Ask, Found, Spf]:
     """Walk the whole record of a domain."""
     walk = _Walk()
     record, problem, unknown = None, "", ""
+    verdict = _Verdict()
     try:
         record = yield from walk.record(domain)
         if record is not None:
-            yield from walk.follow(domain, record, first=True)
+            verdict = yield from walk.follow(domain, record)
     except _PermError as error:
         problem = str(error)
     except _TempError as error:
         unknown = str(error)
-    return Spf(record, walk.lookups, walk.voids, walk.other, problem, unknown)
+    return Spf(record, walk.lookups, walk.voids, *verdict, problem, unknown)
 
 
-def _read(domain: str, record: str) -> tuple[list[tuple[str, str, str]], str]:
-    """Give each mechanism's name, result and target, and whereto the record redirects.
+def _read(domain: str, record: str) -> tuple[list[_Term], str]:
+    """Give each mechanism, and whereto the record redirects.
 
     What is wrong anywhere in it voids the whole (section 4.6).
     """
-    terms: list[tuple[str, str, str]] = []
+    terms: list[_Term] = []
     modifiers: dict[str, str] = {}
     for text in filter(None, record.split(" ")[1:]):
         if term := _mechanism(text):
@@ -164,7 +197,7 @@ def _read(domain: str, record: str) -> tuple[list[tuple[str, str, str]], str]:
     return terms, modifiers.get("redirect", "")
 
 
-def _mechanism(text: str) -> tuple[str, str, str] | None:
+def _mechanism(text: str) -> _Term | None:
     found = _TERM.fullmatch(text)
     if found is None or (name := found[2].lower()) not in _ARGUMENTS:
         return None
@@ -176,7 +209,7 @@ def _mechanism(text: str) -> tuple[str, str, str] | None:
         _NETWORKS.get(name, str)(target)
     except ValueError:
         return None
-    return name, _RESULTS[found[1]], target
+    return _Term(name, _RESULTS[found[1]], target, text)
 
 
 def _modifier(text: str) -> tuple[str, str] | None:

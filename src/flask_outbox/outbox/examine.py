@@ -1,15 +1,18 @@
 """What a doctor sees of an outbox, without making, migrating or writing anything."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from flask_outbox.outbox.database import Outbox, place
 from flask_outbox.outbox.schema import APPS, is_current, version
-from flask_outbox.outbox.tables import REVISION
+from flask_outbox.outbox.tables import REVISION, metadata
+
+DROPPED = True, None  # what Alembic says of a table that is in the database, and in no model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +66,16 @@ def examine(outbox: Outbox) -> Examined:
         database.close(engine)
 
 
-def is_beside(outbox: Outbox, url: str) -> bool:
+def is_spared_by(include: Callable[..., object]) -> bool:
+    """Tell whether an app's function for Alembic leaves out each table of ours that it finds.
+
+    It is asked as ``flask db migrate`` would ask it of a table that is in no model. Raises what
+    it does.
+    """
+    return not any(include(each, each.name, "table", *DROPPED) for each in metadata.sorted_tables)
+
+
+def is_beside(outbox: Outbox, url: str | URL) -> bool:
     """Tell whether our tables stand among those of the database at ``url``."""
     try:
         return outbox.database.schema is None and place(outbox.database.url) == place(make_url(url))

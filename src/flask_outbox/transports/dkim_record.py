@@ -1,6 +1,7 @@
 """Whether the record that is published is that of our key: RFC 6376 section 3.6.1."""
 
 from flask_outbox.mail.lookup import Found, How
+from flask_outbox.mail.say import printable
 from flask_outbox.transports.dkim_key import DkimKey
 
 
@@ -13,13 +14,14 @@ def trouble(key: DkimKey, found: Found) -> str:
         return f"there are {len(records)} records where one is read"
     tags, ours = records[0], _tags(key.record)
     kind = tags.get("k", "rsa")
+    said = printable(kind)[:20]  # in a terminal
     wrong = {
         "its v= is not DKIM1, or does not stand first": "v" in tags
         and (next(iter(tags)), tags["v"]) != ("v", "DKIM1"),
         "its h= leaves out sha256": "sha256" not in tags.get("h", "sha256").split(":"),
         "its s= leaves out email": {"email", "*"}.isdisjoint(tags.get("s", "*").split(":")),
         "it says that the key was revoked": not tags["p"],
-        f"it is for a key of the kind {kind[:20]}": kind != ours["k"],
+        f"it is for a key of the kind {said}": kind != ours["k"],
         "it has another key": tags["p"] != ours["p"],
         "it is marked as a test (t=y), and receivers leave it aside": "y"
         in tags.get("t", "").split(":"),
