@@ -114,3 +114,61 @@ def test_by_hand_it_is_done_at_once(outbox, plan, eyes):
     send(outbox, plan, "old")
     age(eyes, 3)
     assert prune(outbox, content_after=DAY, rows_after=None).contents == 1
+
+
+# --- what only drains, as Celery's tasks and cron do ---
+
+
+def test_a_drain_forgets_after_its_last_mail(outbox, plan, eyes):
+    send(outbox, plan, *(f"old{number}" for number in range(250)))
+    age(eyes, 3)
+    put(outbox, a_submission("new"))
+    assert drain(replace(plan, retention=Retention(KEEP))) == 1
+    assert eyes.states() == {"<new@example.com>": "accepted"}
+
+
+def test_a_drain_that_finds_nothing_due_forgets_too(outbox, plan, eyes):
+    send(outbox, plan, "old")
+    age(eyes, 3)
+    assert drain(replace(plan, retention=Retention(KEEP))) == 0
+    assert eyes.states() == {}
+
+
+def test_the_drains_of_one_process_forget_once_an_hour(outbox, plan, eyes):
+    plan = replace(plan, retention=Retention(KEEP))
+    send(outbox, plan, "old")
+    age(eyes, 3)
+    drain(plan)
+    assert eyes.states() == {"<old@example.com>": "accepted"}
+
+
+def test_what_a_drains_time_did_not_suffice_for_is_forgotten_by_the_next(
+    outbox, plan, eyes, monkeypatch
+):
+    monkeypatch.setattr("flask_outbox.outbox.prune.PIECE", 1)
+    monkeypatch.setattr(retention, "SHARE", 1e9)  # a piece every BETWEEN
+    monkeypatch.setattr(retention, "BETWEEN", 0.2)
+    send(outbox, plan, *(f"old{number}" for number in range(5)))
+    age(eyes, 3)
+    plan = replace(plan, retention=Retention(KEEP))
+    drain(plan, seconds=0.1)
+    assert 1 <= eyes.count("state = 'accepted'") + contents(eyes) < 10
+    drain(plan)
+    assert eyes.states() == {}
+
+
+def test_what_comes_while_a_drain_forgets_is_sent(outbox, plan, eyes, monkeypatch):
+    monkeypatch.setattr("flask_outbox.outbox.prune.PIECE", 1)
+    monkeypatch.setattr(retention, "SHARE", 1e9)
+    monkeypatch.setattr(retention, "BETWEEN", 0.1)
+    send(outbox, plan, *(f"old{number}" for number in range(20)))
+    age(eyes, 3)
+    plan = replace(plan, retention=Retention(KEEP), poll=0.1)
+    thread = threading.Thread(target=drain, args=(plan,))
+    thread.start()
+    wait_for(lambda: contents(eyes) < 20)
+    put(outbox, a_submission("new"))
+    wait_for(lambda: eyes.count("message_id = '<new@example.com>' AND state = 'accepted'"))
+    assert eyes.count("1 = 1") > 1
+    thread.join(20.0)
+    assert eyes.states() == {"<new@example.com>": "accepted"}

@@ -157,6 +157,7 @@ class Worker:
     def drain(self, seconds: float | None = None, leave: Callable[[], bool] = never) -> int:
         """Work until nothing is due, or for so long; give the number of messages that were tried.
 
+        After its last mail it forgets what ended long ago, and sends what comes meanwhile.
         ``leave`` is asked at least once a poll, and stops it. Raises OutboxUnavailable where the
         outbox cannot be used.
         """
@@ -168,9 +169,9 @@ class Worker:
 
     def _has_nothing_due(self) -> bool:
         leased = self._leased
-        return (
-            not (leased.held_up or leased.hungry(self._lanes) or self._has_more) and self._is_idle()
-        )
+        if leased.held_up or leased.hungry(self._lanes) or self._has_more:
+            return False
+        return self._is_idle() and self._upkeep.has_forgotten
 
     def _is_idle(self) -> bool:
         return self._is_done() and not any(True for _ in self._leased)

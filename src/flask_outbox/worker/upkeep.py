@@ -37,6 +37,11 @@ class Upkeep:
         """When there is something to do."""
         return min(self._beat_at, self._retention.at)
 
+    @property
+    def has_forgotten(self) -> bool:
+        """Whether nothing is left to be forgotten now."""
+        return self._retention.is_over
+
     def mind(self) -> list[Recorded | WorkerLost]:
         """Do it if it is time; give what became of the mail of workers that died, and who did."""
         if (now := time.monotonic()) < self._beat_at:
