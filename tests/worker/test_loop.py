@@ -18,7 +18,7 @@ from flask_outbox.outbox.claim import claim, start
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.schedule import Schedule
 from flask_outbox.transports.smtp import Smtp
-from flask_outbox.worker import journey, loop
+from flask_outbox.worker import journey, leased, loop
 from flask_outbox.worker.loop import Plan, Worker, drain
 from hostile import Hostile
 from worker_stage import Told, a_submission, at_work, put, wait_for
@@ -470,11 +470,18 @@ def test_a_log_that_raises_fails_no_send_when_a_route_pauses_and_works_again(
     assert eyes.one("attempts") == 1
 
 
-def test_what_got_too_old_behind_a_slow_relay_is_not_sent_and_told_at_once(outbox, plan, eyes):
+def test_what_got_too_old_behind_a_slow_relay_is_not_sent_and_told_at_once(file, plan, eyes):
     heard = []
+    outbox = Outbox(f"sqlite:///{file}", lease=600.0)  # whose end cannot be what ends it
     transport = Told(window=1)
     slow = transport.hold("slow")
-    plan = replace(plan, transports={"default": transport}, connections=1, observe=heard.append)
+    plan = replace(
+        plan,
+        outbox=outbox,
+        transports={"default": transport},
+        connections=1,
+        observe=heard.append,
+    )
     put(outbox, a_submission("slow"))
     with at_work(plan) as worker:
         wait_for(lambda: transport.begun)
@@ -486,6 +493,7 @@ def test_what_got_too_old_behind_a_slow_relay_is_not_sent_and_told_at_once(outbo
         wait_for(lambda: time.time() > too_late)
         slow.set()
         wait_for(lambda: len(heard) == 3)
+    outbox.close()
     assert transport.begun == ["<slow@example.com>", "<next@example.com>"]
     assert eyes.states() == {
         "<slow@example.com>": "accepted",
@@ -506,6 +514,46 @@ def test_what_came_too_late_is_told_like_any_other_that_ended(outbox, plan, tran
         ("<late@example.com>", State.EXPIRED)
     ]
     assert transport.sent == []
+
+
+@pytest.fixture
+def in_the_way(eyes, monkeypatch):
+    """How many wait to expire, at each claim."""
+    counts = []
+    claim = journey.claim
+
+    def counted(*given, **named):
+        counts.append(eyes.count("due_at > 0 AND expires_at = 1"))
+        return claim(*given, **named)
+
+    monkeypatch.setattr(journey, "claim", counted)
+    return counts
+
+
+def put_late(outbox, count):
+    late = [a_submission(f"late{number}") for number in range(count)]
+    put(outbox, *late, schedule=Schedule(expires=1.0))
+
+
+def test_what_expires_in_great_number_does_not_lie_in_the_way_of_each_claim(
+    outbox, plan, transport, in_the_way
+):
+    heard = []
+    put_late(outbox, 450)
+    put(outbox, a_submission("good"))
+    assert drain(replace(plan, observe=heard.append)) == 1
+    assert transport.sent == ["<good@example.com>"]
+    assert [each.state for each in heard].count(State.EXPIRED) == 450
+    assert in_the_way[:2] == [350, 0]  # the first goes at once: somebody may wait for it
+
+
+def test_however_much_expires_there_is_a_claim_every_few_seconds(
+    outbox, plan, in_the_way, monkeypatch
+):
+    monkeypatch.setattr(leased, "LATE", 0.0)
+    put_late(outbox, 450)
+    drain(plan)
+    assert in_the_way[:5] == [350, 250, 150, 50, 0]
 
 
 def test_what_may_have_left_before_it_got_too_old_is_told_as_such_and_not_as_tried(

@@ -10,7 +10,7 @@ from random import random
 
 from flask_outbox.outbox.claim import claim, leave, start
 from flask_outbox.outbox.database import Outbox
-from flask_outbox.outbox.expire import expire, expire_leased
+from flask_outbox.outbox.expire import EXPIRED_MOST, expire, expire_leased
 from flask_outbox.outbox.record import Recorded, record
 from flask_outbox.transports.base import Signing
 from flask_outbox.worker.lanes import Lanes
@@ -22,8 +22,11 @@ def turn(outbox: Outbox, leased: Leased, lanes: Lanes, sign: Signing) -> list[Re
     recorded: list[Recorded] = []
 
     # claim: what is due becomes ours until its lease ends. One commit, nothing is charged.
-    if hungry := leased.hungry(lanes):
-        recorded += expire(outbox)  # what is too old by now ends instead
+    hungry = leased.hungry(lanes)
+    too_old = expire(outbox) if hungry else []  # what is too old by now ends instead
+    recorded += too_old
+    # A claim walks over what is left of that, so it waits, though not for long.
+    if hungry and (len(too_old) < EXPIRED_MOST or leased.is_late):
         limit = leased.batch(lanes, hungry)
         claimed = claim(
             outbox,

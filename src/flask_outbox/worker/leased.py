@@ -16,6 +16,7 @@ QUICK = 0.5  # seconds: a claim that is used up sooner is followed by one of twi
 LOADED_AT_ONCE = 16  # transports that one claim asks for, of those that are made by a loader
 TOGETHER = 0.02  # seconds: what a rate lets go one by one begins with what follows within that
 TOO_LATE = 0.1  # seconds: who was held up for longer would go along with what comes after it
+LATE = 5.0  # seconds from one claim to the next, while much has to expire
 LULL = 5.0  # seconds that a row which may kill us waits for everything else to be off the line
 
 Window = list[Submission]
@@ -75,6 +76,11 @@ class Leased:
         configured = () if self.dry else self._ways.names
         loaded = islice(filter(is_hungry, self._round), LOADED_AT_ONCE)
         return [*filter(is_hungry, configured), *loaded]
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the latest claim is so long ago that nothing may keep the next one waiting."""
+        return time.monotonic() - self._claimed_at > LATE
 
     def batch(self, lanes: Lanes, transports: Iterable[str]) -> int:
         """Choose how many to claim: one round of the lanes, more while they are quick."""
