@@ -15,7 +15,7 @@ from sqlalchemy import update
 from flask_outbox import Mail, Message
 from flask_outbox.app.cli import outbox
 from flask_outbox.outbox.tables import REVISION, worker
-from flask_outbox.outbox.workers import heartbeat
+from flask_outbox.outbox.workers import end, heartbeat
 from flask_outbox.version import __version__
 from hostile import Hostile, say
 
@@ -307,6 +307,18 @@ def test_stats_name_workers_that_run_with_something_else(shop):
         "other": ["version", "schema", "settings"],
         "stranger": ["secret"],
     }
+
+
+def test_stats_name_drains_that_ran_with_something_else_and_no_other(shop):
+    for name, other in (("same", {}), ("other", {"settings": "another"})):
+        beat(shop, name, **other)
+        end(shop.app.extensions["outbox"].outbox, name)
+    kind, differs = shop("stats").splitlines()[1:]
+    assert re.match(r"^drain +other, ended \S+ \S+Z$", kind)
+    assert "has other settings than this app" in differs
+    told = json.loads(shop("stats", "--json"))
+    assert told["workers"] == []
+    assert [(each["name"], each["differs"]) for each in told["ended"]] == [("other", ["settings"])]
 
 
 def test_stats_say_that_a_worker_stopped_beating(shop):

@@ -92,6 +92,7 @@ def shown(desk: Flask) -> list[Badge]:
         return [
             Badge(version=w.version, schema=w.schema, settings=w.settings, secret=w.secret)
             for w in workers(connection)
+            if not w.has_ended
         ]
 
 

@@ -3,13 +3,14 @@
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from contract.outbox_ground import Ground
 from flask_outbox.mail.outcome import Deferred, Fault
 from flask_outbox.outbox.stats import stats
-from flask_outbox.outbox.workers import SILENT, Badge, goodbye, heartbeat
+from flask_outbox.outbox.workers import SILENT, Badge, end, goodbye, heartbeat
 from outbox_mail import EPOCH, begin, put_many, say, take
 
 MINE = Badge(version="1.1", schema="0002", settings="5e77", secret="5ec7")
@@ -48,6 +49,40 @@ class WorkerContract(Ground):
         goodbye(outbox, "ends")
         clock.now += HOUR
         assert beat(outbox, "lives") == []
+
+    def test_a_drain_that_ended_is_not_missed_and_what_it_ran_with_is_seen_for_a_day(
+        self, outbox, clock
+    ):
+        beat(outbox, "ends")
+        clock.now += 7
+        end(outbox, "ends")
+        (ended,) = stats(outbox).ended
+        assert (ended.name, ended.badge, ended.beat_at) == ("ends", MINE, EPOCH + 7)
+        assert seen(outbox) == {}
+        clock.now += HOUR
+        assert beat(outbox, "lives", replace(MINE, settings="other")) == []
+        assert [each.name for each in stats(outbox).ended] == ["ends"]
+        clock.now += 24 * HOUR
+        assert beat(outbox, "new", replace(MINE, settings="third")) == ["lives"]
+        assert stats(outbox).ended == ()
+
+    def test_of_drains_with_the_same_on_one_host_the_latest_is_seen(self, outbox):
+        for number in range(5):
+            beat(outbox, f"drain{number}")
+            end(outbox, f"drain{number}")
+        heartbeat(outbox, "elsewhere", host="h2", pid=7, badge=MINE)
+        end(outbox, "elsewhere")
+        assert [each.name for each in stats(outbox).ended] == ["drain4", "elsewhere"]
+
+    def test_drains_with_another_secret_are_told_once(self, outbox, caplog):
+        theirs = replace(MINE, secret="other")
+        for number in range(3):
+            for kind, badge in (("a", MINE), ("b", theirs)):
+                beat(outbox, f"{kind}{number}", badge)
+                end(outbox, f"{kind}{number}")
+        assert errors(caplog) == [
+            "Worker b0 has another SECRET_KEY than a0: give every host that sends the same."
+        ]
 
     def test_one_that_was_silent_itself_is_not_lost_to_itself(self, outbox, clock):
         beat(outbox, "sleeps")

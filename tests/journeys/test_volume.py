@@ -133,7 +133,7 @@ def test_two_thousand_mails_arrive_at_smtp_sink_once_each(tmp_path, sink):
 
 
 def workers(shop: Shop) -> int:
-    return int(shop.eyes.rows("SELECT count(*) FROM outbox_worker")[0][0])
+    return int(shop.eyes.rows("SELECT count(*) FROM outbox_worker WHERE lost_at IS NULL")[0][0])
 
 
 @pytest.mark.timeout(PATIENCE + 60)

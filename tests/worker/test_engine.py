@@ -6,11 +6,13 @@ import subprocess
 import sys
 import textwrap
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from flask_outbox.outbox.workers import heartbeat
+from flask_outbox.outbox.stats import stats
+from flask_outbox.outbox.workers import Badge, heartbeat
 from flask_outbox.worker import engine as module
 from flask_outbox.worker.engine import Wakes, drain
 from flask_outbox.worker.loop import Plan
@@ -326,12 +328,25 @@ def test_where_enough_workers_send_a_drain_leaves_it_to_them(outbox, plan, trans
     assert transport.sent == ["<one@example.com>"]
 
 
-def test_a_worker_that_died_is_not_counted_for_longer_than_a_lease(outbox, plan, eyes):
+def test_a_worker_that_died_is_not_counted_for_longer_than_half_a_lease(outbox, plan, eyes):
     heartbeat(outbox, "dead", host="elsewhere", pid=1)
     put(outbox, a_submission())
     assert drain(plan, at_once=1) == (0, False)
-    eyes.change("UPDATE outbox_worker SET beat_at = beat_at - 2.1")
+    eyes.change("UPDATE outbox_worker SET beat_at = beat_at - 1.1")
     assert drain(plan, at_once=1) == (1, False)
+
+
+def test_a_drain_that_ended_is_not_counted(outbox, plan):
+    for name in ("one", "two"):
+        put(outbox, a_submission(name))
+        assert drain(plan, at_once=1) == (1, False)
+
+
+def test_what_a_drain_ran_with_is_seen_after_it_and_what_a_worker_ran_with_is_not(outbox, plan):
+    with at_work(replace(plan, badge=Badge(settings="a worker's"))) as worker:
+        wait_for(lambda: worker._leased.dry)
+    drain(replace(plan, badge=Badge(settings="a drain's")))
+    assert [each.settings for each in stats(outbox).ended] == ["a drain's"]
 
 
 def test_what_comes_between_its_last_look_and_its_goodbye_is_sent_too(

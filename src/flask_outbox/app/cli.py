@@ -7,7 +7,7 @@ Loaded for every ``--help``, too, so what a command needs is imported when it ru
 
 import math
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -21,7 +21,7 @@ from flask_outbox.app.printing import moment
 if TYPE_CHECKING:
     from flask_outbox.app.runtime import Runtime
     from flask_outbox.outbox.stats import Stats
-    from flask_outbox.outbox.workers import Badge
+    from flask_outbox.outbox.workers import Badge, Worker
 
 
 class Finite(click.FloatRange):
@@ -129,24 +129,29 @@ def stats(as_json: bool) -> None:  # noqa: FBT001  click's
     """Count what is not accepted yet, by state; name paused routes, slowed domains and workers.
 
     Of a worker it says what it runs with another of than this app: version, schema, settings, key.
+    It says so of the latest drains, too, for a day after they ended.
     """
     from flask_outbox.outbox.stats import stats as count  # noqa: PLC0415  see above
 
     runtime = current()
     if not runtime.exists:
         if as_json:
-            nothing = dict.fromkeys(("routes", "slowed", "workers"), ())
+            nothing = dict.fromkeys(("routes", "slowed", "workers", "ended"), ())
             printing.as_json({"counts": {}, "oldest_due": None, **nothing})
         else:
             click.echo("Nothing is open.")
         return
     figures = count(runtime.outbox)
+    badge = runtime.badge()
+    figures = replace(figures, ended=tuple(each for each in figures.ended if each.differs(badge)))
     if as_json:
-        badge = runtime.badge()
-        workers = [{**asdict(each), "differs": each.differs(badge)} for each in figures.workers]
-        printing.as_json({**asdict(figures), "workers": workers})
+        seen = {
+            name: [{**asdict(each), "differs": each.differs(badge)} for each in several]
+            for name, several in (("workers", figures.workers), ("ended", figures.ended))
+        }
+        printing.as_json({**asdict(figures), **seen})
     else:
-        _print_stats(figures, runtime.badge())
+        _print_stats(figures, badge)
 
 
 def _print_stats(figures: "Stats", badge: "Badge") -> None:
@@ -165,5 +170,12 @@ def _print_stats(figures: "Stats", badge: "Badge") -> None:
     for each in figures.workers:
         lost = "" if each.lost_at is None else ": it stopped beating"
         click.echo(f"{'worker':<12}{each.name}, last heard of {moment(each.beat_at)}{lost}")
-        for words in printing.differences(each, badge):
-            click.echo(f"{'':<12}{words}")
+        _print_differences(each, badge)
+    for each in figures.ended:
+        click.echo(f"{'drain':<12}{each.name}, ended {moment(each.beat_at)}")
+        _print_differences(each, badge)
+
+
+def _print_differences(worker: "Worker", badge: "Badge") -> None:
+    for words in printing.differences(worker, badge):
+        click.echo(f"{'':<12}{words}")

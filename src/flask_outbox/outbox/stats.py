@@ -42,6 +42,7 @@ class Stats:
     routes: tuple[PausedRoute, ...]
     slowed: tuple[SlowedRate, ...]
     workers: tuple[Worker, ...]
+    ended: tuple[Worker, ...]  # drains, the latest of each kind
 
 
 def stats(outbox: Outbox) -> Stats:
@@ -57,6 +58,7 @@ def stats(outbox: Outbox) -> Stats:
             },
         }
         now = outbox.now(connection)
+        everybody = workers(connection)
         return Stats(
             counts={state: count for state, count in counts.items() if count},
             oldest_due=oldest,
@@ -71,5 +73,6 @@ def stats(outbox: Outbox) -> Stats:
                 for each in connection.execute(_PAUSED)
             ),
             slowed=tuple(slowed(connection, outbox.rates, now)),
-            workers=tuple(workers(connection)),
+            workers=tuple(each for each in everybody if not each.has_ended),
+            ended=tuple(each for each in everybody if each.has_ended),
         )

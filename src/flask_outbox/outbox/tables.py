@@ -248,7 +248,7 @@ worker = Table(
     Column("schema", String(32)),  # the revision that its code was written for
     Column("settings", String(64)),  # a keyed hash: tells others apart, says nothing
     Column("secret", String(64)),  # a keyed check of the app's SECRET_KEY
-    Column("lost_at", Double),  # when somebody found that it beats no more
+    Column("lost_at", Double),  # when it was found to beat no more; beat_at: it was a drain's
     **_TREE,
 )
 

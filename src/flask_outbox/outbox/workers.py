@@ -1,7 +1,8 @@
 """The workers' signs of life, and what each runs with; nothing is decided by them, people look.
 
 A worker that ends says goodbye, and its row is gone. One that is silent for two leases without
-that has stopped beating: whichever worker marks it first tells it.
+that has stopped beating: whichever worker marks it first tells it. A drain is seldom there when
+somebody looks, so it leaves its row for a day, marked as ended, until the next like it begins.
 """
 
 from collections.abc import Iterable
@@ -25,6 +26,11 @@ _BEAT = update(worker).where(_w.name == bindparam("b_name")).values(lost_at=None
 _SILENT = select(_w.name).where(_w.beat_at < bindparam("before"))
 _FORGET = delete(worker).where(_w.name.in_(bindparam("names", expanding=True)))
 _GONE = delete(worker).where(_w.name == bindparam("b_name"))
+_ENDED = (
+    update(worker)
+    .where(_w.name == bindparam("b_name"))
+    .values(beat_at=bindparam("now"), lost_at=bindparam("now"))
+)
 _IS_SILENT = (
     _w.lost_at.is_(None),
     # Further ahead than that: the clock was set back since.
@@ -65,7 +71,17 @@ class Worker:
     secret: str | None = None
     started_at: float
     beat_at: float
-    lost_at: float | None = None  # when it was found to beat no more
+    lost_at: float | None = None  # when it was found to beat no more; or beat_at: it has ended
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was a drain that ended by itself: nobody misses it."""
+        return self.lost_at == self.beat_at
+
+    @property
+    def badge(self) -> Badge:
+        """What it ran with."""
+        return Badge(**{each.name: getattr(self, each.name) for each in fields(Badge)})
 
     def differs(self, badge: Badge) -> tuple[str, ...]:
         """Name what it runs with another of; what either does not know is not compared.
@@ -102,9 +118,10 @@ def heartbeat(
 ) -> list[WorkerLost]:
     """Say that this worker lives; give those that it is the first to find silent.
 
-    With its first beat it forgets those that have been silent for a day, and says so where others
-    have another SECRET_KEY. If all others run with other settings, paused routes are probed at
-    once: perhaps it was the settings.
+    With its first beat it forgets those that have been silent for a day, and drains like itself
+    that have ended. It says so where others have another SECRET_KEY, unless one of those drains
+    did. If all others run with other settings, paused routes are probed at once: perhaps it was the
+    settings.
     """
     strangers: list[str] = []
     with outbox.begin() as connection:
@@ -117,11 +134,12 @@ def heartbeat(
             connection.execute(insert(worker), {**known, "started_at": now, "beat_at": now})
             # Looked for first: a DELETE that searches would wait for every row that others beat.
             silent = connection.execute(_SILENT, {"before": now - FORGOTTEN}).scalars().all()
-            if silent:
-                connection.execute(_FORGET, {"names": silent})
+            before = _like(others, host, badge)
+            if over := sorted({*silent, *before}):
+                connection.execute(_FORGET, {"names": over})
             if others and badge.settings not in {None, *(each.settings for each in others)}:
                 probe_now(connection, now)
-            strangers = _strangers(others, badge)
+            strangers = [] if before else _strangers(others, badge)
     for each in lost:
         log.error("%s", each)
     if strangers:
@@ -151,9 +169,18 @@ def _lost(connection: Connection, me: str, now: float, silence: float) -> list[W
     ]
 
 
+def _like(others: Iterable[Worker], host: str, badge: Badge) -> list[str]:
+    """Name the drains that have ended and ran with the same on the same host."""
+    return [
+        each.name for each in others if each.has_ended and (each.host, each.badge) == (host, badge)
+    ]
+
+
 def _strangers(others: Iterable[Worker], badge: Badge) -> list[str]:
     return [
-        each.name for each in others if each.lost_at is None and "secret" in each.differs(badge)
+        each.name
+        for each in others
+        if (each.lost_at is None or each.has_ended) and "secret" in each.differs(badge)
     ]
 
 
@@ -163,8 +190,14 @@ def goodbye(outbox: Outbox, name: str) -> None:
         connection.execute(_GONE, {"b_name": name})
 
 
+def end(outbox: Outbox, name: str) -> None:
+    """Say that this drain ends, and leave for a day what it ran with."""
+    with outbox.begin() as connection:
+        connection.execute(_ENDED, {"b_name": name, "now": outbox.now(connection)})
+
+
 def workers(connection: Connection) -> list[Worker]:
-    """List those that were heard of lately, whether they live or not."""
+    """List those that were heard of lately, whether they live, were lost or have ended."""
     names = [each.name for each in fields(Worker)]
     columns = [worker.c[name] for name in names]
     rows = connection.execute(select(*columns).order_by(worker.c.name)).mappings()

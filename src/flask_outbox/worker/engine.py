@@ -182,10 +182,10 @@ def drain(
 
 
 def _at_work(outbox: Outbox) -> int:
-    """Count the workers that were heard of within a lease."""
+    """Count the workers that were heard of within half a lease: they beat twice in that."""
     with outbox.read() as connection:
-        since = outbox.now(connection) - outbox.lease
-        return sum(each.beat_at > since for each in workers(connection))
+        since = outbox.now(connection) - outbox.lease / 2
+        return sum(each.beat_at > since and not each.has_ended for each in workers(connection))
 
 
 def _is_due(plan: Plan) -> bool:

@@ -19,7 +19,7 @@ from flask_outbox.outbox.claim import release
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.prune import Keep
 from flask_outbox.outbox.record import Recorded, record
-from flask_outbox.outbox.workers import UNKNOWN, Badge, WorkerLost
+from flask_outbox.outbox.workers import UNKNOWN, Badge, WorkerLost, end, goodbye
 from flask_outbox.transports.base import Signing, Transport, unsigned
 from flask_outbox.worker.bell import Bell
 from flask_outbox.worker.carriers import choose_carrier
@@ -108,6 +108,7 @@ class Worker:
         self._woken = False
         self._leave: Callable[[], bool] = never
         self._began: Callable[[], None] = _nothing
+        self._farewell = goodbye
         self._carrier = choose_carrier(plan.timeout)
         self._ways = plan.ways
         self._lanes = Lanes(self._carrier, self._ways, plan.connections, self._bell.ring)
@@ -162,6 +163,7 @@ class Worker:
         outbox cannot be used.
         """
         self._leave = leave
+        self._farewell = end
         if seconds is not None:
             self._stop_at = time.monotonic() + seconds
         self._work(self._has_nothing_due, raises=True)
@@ -198,7 +200,7 @@ class Worker:
                 self._record(self._lanes.heard())
             self._carrier.close()
             self._news.end(LAST_NEWS)
-            self._upkeep.end()
+            self._upkeep.end(self._farewell)
             say.info("worker %s ends", self.name)
 
     def _has_left(self) -> bool:

@@ -3,13 +3,14 @@
 import os
 import platform
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.outbox.claim import extend, reclaim
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.record import Recorded
-from flask_outbox.outbox.workers import Badge, WorkerLost, goodbye, heartbeat
+from flask_outbox.outbox.workers import Badge, WorkerLost, heartbeat
 from flask_outbox.worker.lanes import Lanes
 from flask_outbox.worker.leased import Leased
 from flask_outbox.worker.retention import Retention
@@ -58,7 +59,7 @@ class Upkeep:
         news, self._news = self._news, []
         return news
 
-    def end(self) -> None:
-        """Say goodbye, where there is somebody to say it to."""
+    def end(self, farewell: Callable[[Outbox, str], None]) -> None:
+        """Say so, where there is somebody to say it to."""
         with suppress(OutboxUnavailable):
-            goodbye(self._outbox, self._leased.worker)
+            farewell(self._outbox, self._leased.worker)
