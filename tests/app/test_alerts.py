@@ -15,7 +15,7 @@ from flask_outbox import (
     route_resumed,
     worker_lost,
 )
-from flask_outbox.outbox.tables import worker
+from flask_outbox.outbox.tables import message, worker
 from flask_outbox.outbox.workers import heartbeat
 from hostile import Hostile, say
 
@@ -69,6 +69,22 @@ def later(app, mail, count=1):
         return [
             mail.send_later(Message("hi", ["ada@example.org"], "canary-body")) for _ in range(count)
         ]
+
+
+def test_a_row_that_cannot_be_read_is_told_with_what_is_known_of_it(make_app, caplog):
+    with Hostile() as server, Heard(message_failed) as failed:
+        app, mail = make_app(server)
+        (row,) = later(app, mail)
+        with app.app_context():
+            with app.extensions["outbox"].outbox.begin() as connection:
+                connection.execute(update(message).values(extra="{"))
+            assert mail.drain() == 0
+        (told,) = failed.wait()
+    assert (told["id"], told["state"]) == (row, State.FAILED)
+    assert told["reason"].startswith("poison: its row cannot be read")
+    assert told["receipt"].refused == ["ada@example.org"]
+    assert (told["message"].subject, told["message"].bcc) == ("", ["ada@example.org"])
+    assert errors(caplog) == [f"message {row} is failed after attempt 0"]
 
 
 def test_a_refused_login_is_told_once_and_so_is_that_the_route_works_again(make_app, caplog):

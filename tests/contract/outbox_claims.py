@@ -47,6 +47,21 @@ def ids(submissions):
     return [each.id for each in submissions]
 
 
+def spoil(outbox, id_):
+    """Let nobody read what stands in the row."""
+    with outbox.begin() as connection:
+        connection.execute(update(message).where(message.c.id == id_).values(extra="{"))
+
+
+def assert_told(news, id_, state):
+    """See that it is told by what can still be read of it."""
+    (told,) = news
+    assert (told.submission.id, told.submission.content, told.state) == (id_, b"", state)
+    assert told.submission.recipients == tuple(told.receipt)
+    assert told.receipt.refused == list(told.receipt) != []
+    assert told.reason
+
+
 class ClaimContract(Ground):
     def test_the_most_urgent_come_first_and_of_those_the_oldest(self, outbox, clock):
         bulk = put(outbox, priority=Priority.BULK)
@@ -423,3 +438,24 @@ class ClaimContract(Ground):
             assert look(outbox, id_).reason.startswith("poison")
             assert f"Message {id_} is failed: its row cannot be read" in caplog.text
         assert {each.state for each in list_messages(outbox)} == {State.SENDING, State.FAILED}
+
+    def test_what_became_of_a_row_that_cannot_be_read_is_told(self, outbox):
+        (bad,) = put_many(outbox, 1)
+        spoil(outbox, bad)
+        failed = []
+        assert claim(outbox, transports=["default"], limit=9, worker="w1", failed=failed) == []
+        assert_told(failed, bad, State.FAILED)
+
+    def test_so_it_is_of_one_that_cannot_be_read_when_its_worker_died(self, outbox, clock):
+        (bad,) = put_many(outbox, 1)
+        begin(outbox)
+        spoil(outbox, bad)
+        clock.now += outbox.lease * 1.1
+        assert_told(reclaim(outbox), bad, State.FAILED)
+        assert look(outbox, bad).state is State.FAILED
+
+    def test_so_it_is_of_one_that_cannot_be_read_when_it_is_too_old(self, outbox, clock):
+        bad = put(outbox, expires=EPOCH + 60)
+        spoil(outbox, bad)
+        clock.now += 60
+        assert_told(expire(outbox), bad, State.EXPIRED)

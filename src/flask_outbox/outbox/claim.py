@@ -23,10 +23,11 @@ from flask_outbox.mail.errors import Contended, InDoubt
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.route import Routing
 from flask_outbox.mail.submission import Submission
-from flask_outbox.outbox.claimed import Claimed, addressed, opened, paced, read
+from flask_outbox.outbox.claimed import Read, addressed, opened, paced, read
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.gate import Gate
 from flask_outbox.outbox.reclaim import reclaim
+from flask_outbox.outbox.record import Recorded
 from flask_outbox.outbox.routes import Open, allot, open_routes
 from flask_outbox.outbox.schedule import Priority
 from flask_outbox.outbox.settle import ROWS, hold, settle
@@ -127,13 +128,14 @@ _LEAVE = (
 )
 
 
-def claim(
+def claim(  # noqa: PLR0913  each is named
     outbox: Outbox,
     *,
     transports: Sequence[str],
     limit: int,
     worker: str,
     routing: Callable[[str], Routing] = Routing.single,
+    failed: list[Recorded] | None = None,
 ) -> list[Submission]:
     """Take what is due, most urgent first, and of equal urgency by turns of the transports.
 
@@ -141,16 +143,19 @@ def claim(
     transport whose routes are all paused is not looked at; a route that comes back gives one
     message to try it with, and none more while that is under way. A row that was on the line when a
     worker died comes alone in its list. What cannot be decrypted, and what is over a limit, is held
-    back, and does not stand in the way. ``routing`` tells the routes of a transport.
+    back, and does not stand in the way. ``routing`` tells the routes of a transport; ``failed``
+    gets what became of rows that cannot be read.
     """
     routings = [routing(name) for name in transports]
     width = 0
     for _ in range(ROUNDS_MOST):
         try:
-            leased, is_over = _claim(outbox, routings, limit, worker, width)
+            found, is_over = _claim(outbox, routings, limit, worker, width)
         except Contended:  # several claims at once, on MariaDB
             continue
-        readable = opened(outbox, leased)
+        if failed is not None:
+            failed += found.failed
+        readable = opened(outbox, found.claimed)
         if readable or is_over:
             return readable
         width = WIDE
@@ -159,7 +164,7 @@ def claim(
 
 def _claim(
     outbox: Outbox, routings: Sequence[Routing], limit: int, worker: str, width: int
-) -> tuple[list[Claimed], bool]:
+) -> tuple[Read, bool]:
     """Claim once, looking at so many rows at least; tell also whether there are no more."""
     ids: list[str] = []
     fence = outbox.random(16).hex()
@@ -178,14 +183,15 @@ def _claim(
             rows = _choose(gate.sift(rows, people, now), limit, now - outbox.lease)
             waits = gate.close(rows, now)
             if not rows:
-                return [], not gate.moved
+                return Read([], []), not gate.moved
             by_route = _allotted(connection, open_, rows, now, outbox.random(1)[0] / 256)
             ours = {each for its in by_route.values() for each in its}
             ids += [row["id"] for row in rows if row["id"] in ours]
             terms = {"b_fence": fence, "b_worker": worker, "now": now, "until": now + outbox.lease}
             for name, its in by_route.items():
                 _LEASE.run(connection, ids=its, b_route=name, **terms)
-            return paced(read(connection, ids, fence, now, people), waits), False
+            taken = read(connection, ids, fence, now, people)
+            return taken._replace(claimed=paced(taken.claimed, waits)), False
     except InDoubt:  # what has our fence is ours
         with outbox.begin() as connection:
             return read(connection, ids, fence, outbox.now(connection)), True

@@ -16,6 +16,7 @@ from flask_outbox.mail.say import Say
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.reclaim import poisoned
+from flask_outbox.outbox.record import Recorded
 from flask_outbox.outbox.settle import KNOWN, QUEUED, ROWS, hold, is_in_it, settle
 from flask_outbox.outbox.statements import Statement
 from flask_outbox.outbox.stored import Unreadable, unpack
@@ -52,13 +53,20 @@ class Claimed(NamedTuple):
     cipher: str | None
 
 
+class Read(NamedTuple):
+    """What can be sent of a claim, and what became of the rest."""
+
+    claimed: list[Claimed]
+    failed: list[Recorded]
+
+
 def read(
     connection: Connection,
     ids: Sequence[str],
     fence: str,
     now: float,
     people: People | None = None,
-) -> list[Claimed]:
+) -> Read:
     """Read what was just leased; a row that cannot be read fails, and its neighbours go on.
 
     ``people``: the recipients of each, where they are known.
@@ -75,12 +83,15 @@ def read(
                 leased.append(Claimed(unpack(row, people[each]), row["cipher"]))
             except Unreadable as error:
                 broken[each] = error
-    if broken:
-        ours = connection.execute(ROWS, {"ids": list(broken)}).mappings()
-        held = hold(connection, ours, now)
-        why = {each: f"its row cannot be read ({error})" for each, error in broken.items()}
-        settle(connection, [poisoned(each, why[each.row["id"]]) for each in held])
-    return leased
+    return Read(leased, _failed(connection, broken, now) if broken else [])
+
+
+def _failed(connection: Connection, broken: Mapping[str, Unreadable], now: float) -> list[Recorded]:
+    ours = connection.execute(ROWS, {"ids": list(broken)}).mappings()
+    held = hold(connection, ours, now)
+    failed = [poisoned(each, broken[each.row["id"]]) for each in held]
+    settle(connection, held)
+    return failed
 
 
 def paced(leased: Sequence[Claimed], waits: Mapping[str, float]) -> list[Claimed]:

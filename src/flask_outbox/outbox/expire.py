@@ -11,7 +11,7 @@ from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.held import Held
-from flask_outbox.outbox.reclaim import read_back
+from flask_outbox.outbox.reclaim import read_back, remains
 from flask_outbox.outbox.record import Recorded
 from flask_outbox.outbox.settle import hold, settle
 from flask_outbox.outbox.stored import Unreadable
@@ -75,15 +75,15 @@ def _end_all(
     outbox: Outbox, connection: Connection, rows: Iterable[RowMapping], now: float
 ) -> list[Recorded]:
     held = hold(connection, rows, now)
-    recorded = [one for each in held if (one := _end(outbox, each)) is not None]
+    recorded = [_end(outbox, each) for each in held]
     settle(connection, held)
     return recorded
 
 
-def _end(outbox: Outbox, held: Held) -> Recorded | None:
+def _end(outbox: Outbox, held: Held) -> Recorded:
     receipt = Receipt(held.expire(TOO_LATE))
     try:
         submission = read_back(outbox, held, [*receipt])
     except Unreadable:
-        return None
+        submission = remains(held, [*receipt])
     return Recorded(submission=submission, receipt=receipt, state=held.state, reason=held.reason)

@@ -113,8 +113,7 @@ def _take_back(outbox: Outbox, held: Held) -> Recorded | None:
         addresses = [place.address for place in held.sending()]
         submission = read_back(outbox, held, addresses)
     except Unreadable as error:
-        poisoned(held, f"its row cannot be read ({error})")
-        return None
+        return poisoned(held, error)
     outcome = _outcome(held)
     held.alone = True
     jitter = int.from_bytes(outbox.random(4)) / 2**32
@@ -141,11 +140,32 @@ def _outcome(held: Held) -> Outcome:
     return Deferred("its worker died before the first byte")
 
 
-def poisoned(held: Held, why: str) -> Held:
-    """Fail a row that nobody can send; there is no mail to tell listeners of, so the log does."""
-    log.error("Message %s is failed: %s", held.row["id"], why)
+def poisoned(held: Held, error: Unreadable) -> Recorded:
+    """Fail a row that nobody can send; listeners hear of it with what can still be read."""
+    why = f"its row cannot be read ({error})"
+    log.warning("Message %s is failed: %s", held.row["id"], why)  # the worker's line is the alert
+    addresses = [place.address for place in held.sending()]
     held.move(State.SENDING, State.FAILED, Kind.FAILED, f"{POISON}: {why}")
-    return held
+    submission = remains(held, addresses)
+    receipt = Receipt.same(submission, Refused(held.reason))
+    return Recorded(submission=submission, receipt=receipt, state=held.state, reason=held.reason)
+
+
+def remains(held: Held, addresses: Sequence[str]) -> Submission:
+    """Make a submission of a row that cannot be read: who and when, and nothing else."""
+    row = held.row
+    return Submission(
+        sender=row["sender"],
+        recipients=tuple(addresses),
+        content=b"",
+        message_id=row["message_id"],
+        date=row["created_at"],
+        id=row["id"],
+        transport=row["transport"],
+        route=row["route"],
+        fence=row["fence"] or "",
+        attempt=row["attempts"],
+    )
 
 
 def _mend(connection: Connection, now: float, lease: float) -> None:
