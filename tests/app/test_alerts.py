@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from datetime import timedelta
 
 import pytest
 from flask import current_app
@@ -85,6 +86,17 @@ def test_a_row_that_cannot_be_read_is_told_with_what_is_known_of_it(make_app, ca
     assert told["receipt"].refused == ["ada@example.org"]
     assert (told["message"].subject, told["message"].bcc) == ("", ["ada@example.org"])
     assert errors(caplog) == [f"message {row} is failed after attempt 0"]
+
+
+def test_a_mail_that_got_too_old_is_heard_of_and_is_no_alert(make_app, caplog):
+    with Hostile() as server, Heard(message_failed) as failed:
+        app, mail = make_app(server)
+        with app.app_context():
+            mail.send_later(Message("hi", ["ada@example.org"], "hi"), expires=timedelta(seconds=-1))
+            mail.drain()
+        (told,) = failed.wait()
+    assert told["state"] is State.EXPIRED
+    assert errors(caplog) == []
 
 
 def test_a_refused_login_is_told_once_and_so_is_that_the_route_works_again(make_app, caplog):

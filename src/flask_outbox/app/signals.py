@@ -9,8 +9,9 @@ message_queued      send_later wrote it down    ``message``, ``id``
 message_sent        a recipient was accepted    ``message``, ``id``, ``receipt``, ``state``,
                                                 ``reason``
 message_deferred    it will be tried again      the same
-message_failed      it is given up, or nobody   the same
-                    knows what became of it
+message_failed      it is given up, nobody      the same
+                    knows what became of it, or
+                    it got too old
 route_paused        a transport failed by our   ``route``, ``reason``, ``seconds``
                     own fault: nothing goes
                     that way for now
@@ -21,8 +22,8 @@ worker_lost         a worker stopped beating    ``worker``, ``host``, ``pid``, `
 ``id`` is empty where the message was sent without the outbox. In a worker ``message`` is made
 anew from the submission, and each signal runs in an app context of its own.
 
-message_failed and the last three are alerts: each comes with a line in the log at ERROR, and each
-event is told by one worker, however many there are.
+message_failed, but for what got too old, and the last three are alerts: each comes with a line in
+the log at ERROR, and each event is told by one worker, however many there are.
 """
 
 from blinker import NamedSignal, Namespace

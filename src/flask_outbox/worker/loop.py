@@ -323,7 +323,7 @@ class Worker:
         self._news.tell(tellings)
 
 
-_WANT_A_PERSON = (State.FAILED, State.UNKNOWN)
+_WANT_A_PERSON = (State.FAILED, State.UNKNOWN)  # what got too old was meant to
 
 
 def was_our_fault(recorded: Recorded) -> bool:
