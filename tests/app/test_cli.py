@@ -14,7 +14,7 @@ from sqlalchemy import update
 
 from flask_outbox import Mail, Message
 from flask_outbox.app.cli import outbox
-from flask_outbox.outbox.tables import REVISION, worker
+from flask_outbox.outbox.tables import REVISION, event, message, worker
 from flask_outbox.outbox.workers import end, heartbeat
 from flask_outbox.version import __version__
 from hostile import Hostile, say
@@ -166,6 +166,20 @@ def test_show_has_envelope_headers_outcomes_and_history_but_no_body(shop):
     assert any(line.startswith("To: ada@") for line in told["header"])
     assert told["history"][0]["kind"] == "started"
     assert "no such message" in shop("show", "0" * 32, status=1)
+
+
+def test_words_of_a_newer_version_are_shown_as_they_are(shop):
+    row = shop.later()
+    shop("drain")
+    with shop.app.extensions["outbox"].outbox.begin() as connection:
+        connection.execute(update(event).values(kind="opened"))
+        connection.execute(update(message).values(priority="lazy"))
+    assert row in shop("list")
+    shown = shop("show", row)
+    assert re.search(r"^transport: +default, lazy$", shown, re.MULTILINE)
+    assert "Z  opened ada@example.org: " in shown
+    told = json.loads(shop("show", row, "--json"))
+    assert (told["priority"], told["history"][-1]["kind"]) == ("lazy", "opened")
 
 
 def test_show_content_writes_the_mail(shop):

@@ -107,7 +107,7 @@ def _show(status: "Status", header: str, history: Iterable["Entry"]) -> None:
     lines = (
         ("id", status.id),
         ("state", f"{status.state.value} {f'({status.reason})' if status.reason else ''}".strip()),
-        ("transport", f"{status.transport}, {status.priority.value}"),
+        ("transport", f"{status.transport}, {printing.plain(status.priority)}"),
         ("created", moment(status.created_at)),
         ("due", moment(status.due_at)),
         ("expires", moment(status.expires_at)),
@@ -133,7 +133,8 @@ def _show(status: "Status", header: str, history: Iterable["Entry"]) -> None:
     click.echo()
     for entry in history:
         who = f" {entry.recipient}" if entry.recipient else ""
-        click.echo(f"{moment(entry.at)}  {entry.kind.value}{who}: {entry.text}".rstrip(": "))
+        kind = printing.plain(entry.kind)
+        click.echo(f"{moment(entry.at)}  {kind}{who}: {entry.text}".rstrip(": "))
     if header:
         click.echo(f"\n{header}".replace("\r\n", "\n"))
 

@@ -48,7 +48,7 @@ class Status:
     recipients: tuple[Recipient, ...]
     transport: str
     route: str
-    priority: Priority
+    priority: Priority | str  # the word itself, where only a newer version knows it
     sender: str
     size: int
     key: str | None
@@ -67,7 +67,7 @@ class Entry:
     """One line of a message's history."""
 
     at: float
-    kind: Kind
+    kind: Kind | str  # the word itself, where only a newer version knows it
     recipient: str | None  # None: all of them
     attempt: int
     text: str
@@ -93,6 +93,8 @@ _WHOLE = (
 )
 _HAS_CONTENT = select(content.c.message).where(content.c.message == bindparam("id"))
 _AFRESH = update(message).where(_m.id == bindparam("b_id"))
+_KINDS = {each.value: each for each in Kind}
+_PRIORITIES = {each.value: each for each in Priority}
 _LAST = "g"  # after every hex digit
 
 
@@ -135,7 +137,7 @@ def history(outbox: Outbox, id: str) -> list[Entry]:  # noqa: A002  the word tha
         told.append(
             Entry(
                 at=each.at,
-                kind=Kind(each.kind),
+                kind=_kind(each.kind),
                 recipient=each.recipient,
                 attempt=each.attempt,
                 text=each.text,
@@ -144,6 +146,14 @@ def history(outbox: Outbox, id: str) -> list[Entry]:  # noqa: A002  the word tha
     if under_way is not None and under_way.started_at is not None:
         told.append(_started(under_way.started_at, under_way.attempts))
     return told
+
+
+def _kind(stored: str) -> Kind | str:
+    return _KINDS.get(stored, stored)
+
+
+def _priority(stored: str) -> Priority | str:
+    return _PRIORITIES.get(stored, stored)
 
 
 def _started(at: float, attempt: int) -> Entry:
@@ -240,7 +250,7 @@ def _status(held: Held) -> Status:
         ),
         transport=row["transport"],
         route=row["route"],
-        priority=Priority(row["priority"]),
+        priority=_priority(row["priority"]),
         sender=row["sender"],
         size=row["size"],
         key=row["key"],
