@@ -226,6 +226,27 @@ def test_a_task_drains_for_half_a_minute_and_leaves_the_rest_to_two(monkeypatch)
     assert asked == [(30.0, 2, module.leaving)]
 
 
+def test_what_fails_in_one_app_keeps_no_other_apps_mail_and_fails_the_task(monkeypatch, caplog):
+    class Asked:
+        def is_served_by(self, _celery_app):
+            return True
+
+        def drain(self, *_):
+            asked.append(self)
+            raise ConfigurationError("secret words")
+
+    asked, apps = [], {Asked(), Asked()}
+    monkeypatch.setattr(module, "served", apps)
+    app = Celery("shop", set_as_current=False)
+    app.config_from_object(NOWHERE)
+    register(app)
+    with pytest.raises(ConfigurationError):
+        app.tasks[TASK]()
+    assert set(asked) == apps
+    assert caplog.text.count("mail waits for the next sweep: ConfigurationError at") == 2
+    assert "secret words" not in caplog.text
+
+
 def test_no_sweep_where_none_is_wanted():
     app = Celery("shop", set_as_current=False)
     app.config_from_object(NOWHERE)

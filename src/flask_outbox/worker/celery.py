@@ -18,6 +18,7 @@ from weakref import WeakSet
 
 from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.worker.say import say
+from flask_outbox.worker.unexpected import place
 
 TASK = "flask_outbox.drain"
 SWEEP = 60.0  # seconds from one look at what fell due by itself to the next
@@ -85,11 +86,17 @@ def _drain(celery_app: Any, at_once: int) -> int:
             TASK,
         )
     tried = 0
+    failed: list[Exception] = []
     for each in ours:
         try:
             tried += each.drain(SECONDS, at_once, leaving)
         except OutboxUnavailable as error:
             say.warning("mail waits for the next sweep: %s", error)
+        except Exception as error:  # noqa: BLE001  one app's trouble is not the others'
+            say.error("an app's mail waits for the next sweep: %s", place(error))
+            failed.append(error)
+    if failed:  # Celery shows it as a task that failed
+        raise failed[0]
     return tried
 
 
