@@ -6,7 +6,8 @@ import pytest
 
 import databases
 from flask_outbox.outbox.database import Outbox
-from flask_outbox.outbox.notify import Notifier
+from flask_outbox.outbox.notify import Deaf, Notifier
+from flask_outbox.worker import listening as module
 from flask_outbox.worker.listening import Listening
 from flask_outbox.worker.loop import Plan
 from worker_stage import Told, a_submission, at_work, put, wait_for
@@ -89,3 +90,20 @@ def test_behind_a_pooler_that_hears_nothing_it_says_so_and_polling_goes_on(serve
             wait_for(lambda: transport.sent)
             wait_for(lambda: "hears nothing" in caplog.text)
         pooled.close()
+
+
+def test_that_it_hears_nothing_is_said_once_however_often_it_tries(outbox, caplog, monkeypatch):
+    tries = []
+
+    def deaf(*_):
+        tries.append(1)
+        raise Deaf("LISTEN hears nothing")
+
+    caplog.set_level(logging.INFO, "flask_outbox.worker")
+    monkeypatch.setattr(module, "listen", deaf)
+    monkeypatch.setattr(module, "AGAIN", 0.01)
+    listening = Listening(outbox, lambda: None)
+    listening.begin()
+    wait_for(lambda: len(tries) > 3)
+    listening.end()
+    assert caplog.text.count("hears nothing") == 1

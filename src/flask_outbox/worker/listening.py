@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.outbox.database import Outbox
-from flask_outbox.outbox.notify import LOOK_UP, listen
+from flask_outbox.outbox.notify import LOOK_UP, Deaf, listen
 from flask_outbox.worker.say import say
 from flask_outbox.worker.unexpected import place
 
@@ -42,9 +42,14 @@ class Listening:
 
     def _run(self) -> None:
         token = os.urandom(8).hex()
+        is_told = False
         while not self._over.is_set():
             try:
                 listen(self._outbox, self._heard, self._over.is_set, token)
+            except Deaf as error:
+                if not is_told:  # a pooler does not go away
+                    say.info("%s", error)
+                is_told = True
             except OutboxUnavailable as error:
                 say.info("%s", error)
             except Exception as error:  # noqa: BLE001  a worker works without it
