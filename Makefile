@@ -14,7 +14,8 @@ help:
 	@echo "make bench     every figure in the docs, beside its peers"
 	@echo "make mutants   break each provider in one place after another, and see its tests notice"
 	@echo "make faults    seeded random kills of workers, of web processes, of Celery's workers"
-	@echo "               (SEED=n KILLS=500 MESSAGES=20000 WEB=300 DATABASE=sqlite BROKER=redis)"
+	@echo "               (SEED=n KILLS=500 MESSAGES=20000 WEB=300 DATABASE=sqlite BROKER=redis;"
+	@echo "               Celery's on PostgreSQL alone, with DATABASE=all on each, too)"
 
 $(STAMP): pyproject.toml
 	$(PYTHON) tools/python_is_new_enough.py
