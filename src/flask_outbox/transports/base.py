@@ -56,7 +56,11 @@ _PORTS = {"https": 443, "http": 80}
 
 
 class Transport(Protocol):
-    """A way out. Third parties need not import us."""
+    """A way out. Third parties need not import us.
+
+    Where several of one name are ways of one transport, each has its route by ``host``, where it
+    is, and by ``identity``, who we are there, if it has these. Of the second only a hash is kept.
+    """
 
     @property
     def name(self) -> str:
