@@ -83,6 +83,7 @@ class Stage:
                 [sys.executable, "-m", *command],
                 env={
                     **os.environ,
+                    "PYTHONFAULTHANDLER": "1",
                     "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
                     "ENGINE_APP": json.dumps(self.config(**mail)),
                 },
@@ -94,6 +95,10 @@ class Stage:
             yield running
             if self.politely and running.poll() is None:
                 running.send_signal(signal.SIGTERM)
+                try:
+                    running.wait(BOUND)
+                except subprocess.TimeoutExpired:
+                    os.killpg(running.pid, signal.SIGABRT)  # each says where it is
                 assert running.wait(BOUND) == 0, self.log()
         finally:
             with suppress(ProcessLookupError):
