@@ -319,6 +319,16 @@ class RateContract(Ground):
         assert len(take(outbox)) == 1
         assert next_at(outbox) == pytest.approx({"gmail.com": 0.07, "example.org": -0.03}, abs=1e-5)
 
+    def test_what_waits_for_a_probe_is_given_back_to_its_domain(self, limited, clock):
+        outbox = limited(domains={"*": 10.0})
+        put(outbox, a_submission(ADA))
+        say(outbox, begin(outbox)[0], Deferred("away", Fault.OURS))
+        clock.now += 2.0
+        flood(outbox, 1)
+        assert len(take(outbox)) == 1  # to see whether the route works again
+        after = sorted(at - (clock.now - EPOCH) for at in next_at(outbox).values())
+        assert after == pytest.approx([-0.03, 0.07], abs=1e-5)
+
     def test_what_was_looked_at_and_left_costs_nothing(self, limited, clock):
         outbox = limited(domains={"*": 10.0})
         put_in = flood(outbox, 2)
@@ -363,6 +373,33 @@ class RateContract(Ground):
         assert waits[2] == pytest.approx(EPOCH + 3 * DAY / 50)
         clock.now = waits[0]
         assert ids(take(outbox)) == put_in[:1]
+
+    def test_urgent_mail_of_a_new_domain_goes_at_once_whatever_went_before(self, limited):
+        outbox = limited(warm_up={"example.com": EPOCH})
+        assert len(take(outbox, 100)) == 0
+        put_many(outbox, 1)
+        assert len(take(outbox)) == 1
+        urgent = [put(outbox, priority=Priority.URGENT) for _ in range(4)]
+        claimed = take(outbox)
+        assert sorted(ids(claimed)) == sorted(urgent)
+        assert [each.wait for each in claimed] == [0.0] * 4
+
+    # --- who comes again ---
+
+    @pytest.mark.parametrize("fault", [Fault.OURS, Fault.TRANSIENT])
+    def test_who_is_tried_again_does_not_stand_behind_all_who_came_since(
+        self, limited, clock, fault
+    ):
+        outbox = limited(domains={"gmail.com": 1.0})
+        flood(outbox, 200)
+        [first] = begin(outbox)
+        say(outbox, first, Deferred("away", fault))
+        clock.now = max(clock.now + 1.5, look(outbox, first.id).due_at)
+        flood(outbox, 200)
+        seconds = 0
+        while first.id not in ids(take(outbox)):
+            clock.now, seconds = clock.now + 1.0, seconds + 1
+            assert seconds < 60
 
     def test_a_new_domain_is_warmed_up_over_all_transports_together(self, limited):
         outbox = limited(warm_up={"example.com": EPOCH})

@@ -79,15 +79,15 @@ _LEASE = Statement(
         )
     )
 )
+_NOW: BindParameter[float] = bindparam("now")
+_UNTIL: BindParameter[float] = bindparam("until")
 _WAIT = Statement(
     lambda among: (
         update(message)
         .where(among(_m.id), _m.due_at.is_not(None))
-        .values(due_at=bindparam("until"), due_from=bindparam("now"))
+        .values(due_at=_UNTIL, slot_at=_UNTIL, due_from=_NOW)
     )
 )
-_NOW: BindParameter[float] = bindparam("now")
-_UNTIL: BindParameter[float] = bindparam("until")
 _START = Statement(
     lambda among: (
         update(message)
@@ -181,11 +181,11 @@ def _claim(
             rows = list(islice(found, max(limit, width)))
             people = addressed(connection, {row["id"]: now for row in rows})
             rows = _choose(gate.sift(rows, people, now), limit, now - outbox.lease)
-            waits = gate.close(rows, now)
-            if not rows:
-                return Read([], []), not gate.moved
             by_route = _allotted(connection, open_, rows, now, outbox.random(1)[0] / 256)
             ours = {each for its in by_route.values() for each in its}
+            waits = gate.close([row for row in rows if row["id"] in ours], now)
+            if not rows:
+                return Read([], []), not gate.moved
             ids += [row["id"] for row in rows if row["id"] in ours]
             terms = {"b_fence": fence, "b_worker": worker, "now": now, "until": now + outbox.lease}
             for name, its in by_route.items():

@@ -139,16 +139,17 @@ class Gate:
             return True
         queue = _QUEUES.get(row["priority"], Queue.NORMAL)
         had_slot = row["slot_at"] == row["due_at"] and now - row["due_at"] < LATE
+        # Urgent mail does not wait for a domain to be warm; it is counted.
         urgent = row["priority"] == Priority.URGENT.value
+        free = {each.name for each in concerned if urgent and each.limit.warm_since is not None}
         waits_for = [
             each
             for each in concerned
-            # Urgent mail does not wait for a domain to be warm; it is counted.
-            if not (urgent and each.limit.warm_since is not None)
-            and not each.passes(now, queue, had_slot=had_slot)
+            if each.name not in free and not each.passes(now, queue, had_slot=had_slot)
         ]
         if not waits_for:
-            self._at[row["id"]] = max(each.take(now) for each in concerned)
+            times = {each.name: each.take(now) for each in concerned}
+            self._at[row["id"]] = max((times[name] for name in times.keys() - free), default=now)
             return True
         slots = {each.name: each.slot(now, queue, had_slot=had_slot) for each in waits_for}
         last = max(slots, key=slots.__getitem__)

@@ -114,12 +114,15 @@ def settle(connection: Connection, held: Sequence[Held]) -> None:
 def _message(held: Held) -> dict[str, Any]:
     waiting = [place for place in held.places if place.state is State.QUEUED]
     queued = held.state is State.QUEUED
+    due = min(place.due_at or held.now for place in waiting) if queued else None
     return {
         "b_id": held.row["id"],
         "b_state": held.row["state"],
         "b_fence": held.row["fence"],
         "state": held.state.value,
-        "due_at": min(place.due_at or held.now for place in waiting) if queued else None,
+        "due_at": due,
+        # Whoever comes again does not stand behind all that came since.
+        "slot_at": due if queued else held.row["slot_at"],
         "due_from": held.now if queued else None,
         "attempts": held.attempts,
         "crashes": held.crashes,
