@@ -294,6 +294,23 @@ def test_what_is_no_way_out_is_named_and_not_quoted(where, value):
     assert "canary" not in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["smtps://u:canary@relay.example.com", "sendgrid://canary@"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MAIL_TRANSPORTS", 3),
+        ("MAIL_TRANSPORTS", "memory:"),
+        *(("MAIL_RATE", "5/s"), ("MAIL_CONCURRENCY", 5), ("MAIL_DOMAIN_RATES", "5/s")),
+        *(("MAIL_DOMAIN_CONCURRENCY", 5), ("MAIL_WARM_UP", "2026-12-01")),
+    ],
+)
+@pytest.mark.parametrize("written", [dict, json.dumps], ids=["a mapping", "JSON"])
+def test_a_url_where_a_name_belongs_is_refused_and_not_quoted(key, value, url, written):
+    with pytest.raises(ConfigurationError, match=key) as caught:
+        Mail(app_with(**{key: written({url: value})}))
+    assert "canary" not in str(caught.value)
+
+
 def test_a_wrong_url_in_a_list_names_the_key():
     with pytest.raises(ConfigurationError, match=r"MAIL_TRANSPORTS\['bulk'\]: unknown scheme"):
         Mail(app_with(MAIL_TRANSPORTS={"bulk": ["null:", "pigeon://x"]}))

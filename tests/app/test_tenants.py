@@ -240,3 +240,11 @@ def test_mail_is_sent_now_by_a_tenants_transport(mail):
     mail.choose_transport(lambda _message: "zeta")
     mail.send(note())
     assert taken == ["acme", "zeta"]
+
+
+def test_a_url_in_place_of_a_name_is_refused_and_not_quoted(make_sender):
+    app, mail = make_sender(MAIL_WORKER="process")
+    mail.load_transport(lambda _name: "null:")
+    with app.app_context(), pytest.raises(MessageError, match="transport must be a name") as caught:
+        mail.send_later(Message("hi", ["ada@example.org"], "x"), transport="smtps://u:canary@h")
+    assert "canary" not in str(caught.value)

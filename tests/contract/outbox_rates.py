@@ -319,16 +319,6 @@ class RateContract(Ground):
         assert len(take(outbox)) == 1
         assert next_at(outbox) == pytest.approx({"gmail.com": 0.07, "example.org": -0.03}, abs=1e-5)
 
-    def test_what_waits_for_a_probe_is_given_back_to_its_domain(self, limited, clock):
-        outbox = limited(domains={"*": 10.0})
-        put(outbox, a_submission(ADA))
-        say(outbox, begin(outbox)[0], Deferred("away", Fault.OURS))
-        clock.now += 2.0
-        flood(outbox, 1)
-        assert len(take(outbox)) == 1  # to see whether the route works again
-        after = sorted(at - (clock.now - EPOCH) for at in next_at(outbox).values())
-        assert after == pytest.approx([-0.03, 0.07], abs=1e-5)
-
     def test_what_was_looked_at_and_left_costs_nothing(self, limited, clock):
         outbox = limited(domains={"*": 10.0})
         put_in = flood(outbox, 2)

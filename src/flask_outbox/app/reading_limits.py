@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from flask_outbox.app.reading import whole, wrong
-from flask_outbox.app.reading_ways import must_be_a_name
+from flask_outbox.app.reading_ways import must_be_a_name, quoted
 from flask_outbox.mail.address import parse_address
 from flask_outbox.mail.errors import ConfigurationError, MessageError
 from flask_outbox.mail.rates import EVERY, Rates, per_second
@@ -67,7 +67,7 @@ def _read(
             raise ConfigurationError(f"{text}, {more}.") from None
     found: dict[str, Any] = {}
     for given, each in cast("Mapping[object, object]", value).items():
-        where = f"{key}[{given!r}]"
+        where = f"{key}[{quoted(given)}]"
         name = EVERY if given == EVERY else name_of(where, str(given))
         if name in found:
             raise ConfigurationError(f"{where} is there twice: keep one of them.")
@@ -109,7 +109,7 @@ def must_be_known(settings: "Settings", names: Collection[str]) -> None:
         for name in limits:
             if name not in {EVERY, *names}:
                 raise ConfigurationError(
-                    f"{key}[{name!r}] is about no transport: name one of"
+                    f"{key}[{quoted(name)}] is about no transport: name one of"
                     f" {', '.join(map(repr, names))}, or '*' for every other. (One that"
                     " load_transport knows may be named where that comes before init_app.)"
                 )

@@ -88,13 +88,21 @@ def ways_out(key: str, value: object) -> Mapping[str, object]:
         raise wrong(key, "a mapping of names to URLs, like {'bulk': 'smtp://mail.example.com'}")
     named = cast("Mapping[str, object]", value)
     for name in map(str, named):
-        must_be_a_name(f"{key}: the name {name[:LONGEST_NAME]!r}", name, ConfigurationError)
+        must_be_a_name(f"{key}: the name {quoted(name)}", name, ConfigurationError)
     return MappingProxyType(
         {str(name): way_out(f"{key}[{name!r}]", v) for name, v in named.items()}
     )
 
 
+def quoted(name: object) -> str:
+    """Quote a name for an error; what may be a URL has a password in it, and is not told."""
+    text = str(name)
+    return "(a URL)" if "://" in text or "@" in text else repr(text[:LONGEST_NAME])
+
+
 def must_be_a_name(what: str, name: str, error: type[Exception]) -> None:
     """Raise an error for what no transport can be called."""
+    if "://" in name:
+        raise error(f"{what} must be a name of your own, like 'bulk'; a URL is what it is for.")
     if not (0 < len(name) <= LONGEST_NAME and name.isprintable()):
         raise error(f"{what} must be 1 to {LONGEST_NAME} printable characters.")

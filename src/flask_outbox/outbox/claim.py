@@ -181,11 +181,11 @@ def _claim(
             rows = list(islice(found, max(limit, width)))
             people = addressed(connection, {row["id"]: now for row in rows})
             rows = _choose(gate.sift(rows, people, now), limit, now - outbox.lease)
-            by_route = _allotted(connection, open_, rows, now, outbox.random(1)[0] / 256)
-            ours = {each for its in by_route.values() for each in its}
-            waits = gate.close([row for row in rows if row["id"] in ours], now)
+            waits = gate.close(rows, now)
             if not rows:
                 return Read([], []), not gate.moved
+            by_route = _allotted(connection, open_, rows, now, outbox.random(1)[0] / 256)
+            ours = {each for its in by_route.values() for each in its}
             ids += [row["id"] for row in rows if row["id"] in ours]
             terms = {"b_fence": fence, "b_worker": worker, "now": now, "until": now + outbox.lease}
             for name, its in by_route.items():
