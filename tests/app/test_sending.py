@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 from flask import Flask
 
+import certificates
 from flask_outbox import (
     Accepted,
     Attachment,
@@ -405,3 +407,23 @@ def test_a_message_of_flask_mails_own_is_refused_with_what_to_do(app, mail):
     theirs = type("Message", (), {"__module__": "flask_mail"})()
     with pytest.raises(MessageError, match="install_as_flask_mail"):
         mail.send(theirs)
+
+
+@pytest.mark.parametrize(
+    ("query", "config", "is_trusted"),
+    [
+        ("", {}, False),
+        ("", {"MAIL_TLS_CA_FILE": certificates.ca_file()}, True),
+        ("", {"MAIL_TLS_FINGERPRINT": certificates.fingerprint()}, True),
+        ("", {"MAIL_TLS_FINGERPRINT": "00" * 32}, False),
+        (f"?ca_file={certificates.ca_file()}", {"MAIL_TLS_FINGERPRINT": "00" * 32}, True),
+    ],
+    ids=["nobody said", "an authority", "a pin", "another pin", "the URL's own"],
+)
+def test_whom_an_app_trusts_is_for_urls_too(query, config, is_trusted):
+    with Hostile({}, tls=certificates.server_context(), implicit=True) as server:
+        url = f"smtps://localhost:{server.port}{query}"
+        app = app_for(server, MAIL_TRANSPORT=url, MAIL_EHLO_NAME="shop.example.com", **config)
+        with app.app_context(), nullcontext() if is_trusted else pytest.raises(SendError):
+            assert Mail(app).send(note()).accepted
+    assert len(server.accepted) == is_trusted

@@ -1,5 +1,7 @@
 """A transport as a URL."""
 
+from dataclasses import replace
+
 import pytest
 
 from flask_outbox.mail.errors import ConfigurationError
@@ -185,3 +187,41 @@ def test_neither_the_url_nor_the_relay_shows_its_password():
     assert "hunter2" not in repr(url)
     assert str(url) == "smtp://shop:***@h:587"
     assert "hunter2" not in repr(transport_from_url("smtp://shop:hunter2@h:587"))
+
+
+RELAYS = {
+    "ca_file": "/ours",
+    "fingerprint": "0a" * 32,
+    "cert_file": "/me",
+    "key_file": "/mine",
+    "ehlo_name": "shop.example.com",
+}
+AS_RELAYS = Tls(ca_file="/ours", fingerprint="0a" * 32, cert_file="/me", key_file="/mine")
+
+
+@pytest.mark.parametrize(
+    ("query", "tls", "ehlo_name"),
+    [
+        ("", AS_RELAYS, "shop.example.com"),
+        ("?tls=required&window=1", AS_RELAYS, "shop.example.com"),
+        ("?ca_file=/own", replace(AS_RELAYS, ca_file="/own", fingerprint=None), "shop.example.com"),
+        (
+            f"?fingerprint={'0b' * 32}",
+            replace(AS_RELAYS, ca_file=None, fingerprint="0b" * 32),
+            "shop.example.com",
+        ),
+        (
+            "?cert_file=/own",
+            replace(AS_RELAYS, cert_file="/own", key_file=None),
+            "shop.example.com",
+        ),
+        ("?ehlo_name=own.example.com", AS_RELAYS, "own.example.com"),
+    ],
+)
+def test_what_is_said_of_every_relay_gives_way_to_what_a_url_says(query, tls, ehlo_name):
+    transport = transport_from_url(f"smtp://relay.example.com{query}", None, RELAYS)
+    assert (transport._door.tls, transport._door.ehlo_name) == (tls, ehlo_name)
+
+
+def test_what_is_said_of_relays_is_said_of_no_api():
+    assert transport_from_url("resend://key@", None, RELAYS).tls == Tls()

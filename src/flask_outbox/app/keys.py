@@ -74,7 +74,9 @@ WAYS_OUT: Mapping[str, Key] = MappingProxyType(
             reading.optional(reading.token_source),
         ),
         "MAIL_TLS_CA_FILE": Key(
-            "Trust these authorities (PEM) instead of the system's.", reading.readable
+            "Trust these authorities (PEM) instead of the system's. This key, the three below it"
+            " and `MAIL_EHLO_NAME` are for SMTP URLs, too, that do not say it themselves.",
+            reading.readable,
         ),
         "MAIL_TLS_FINGERPRINT": Key(
             "Trust exactly the certificate with this SHA-256 fingerprint.", reading.fingerprint

@@ -1,7 +1,7 @@
 """From settings and live fields to transports."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import cast
 
@@ -32,10 +32,9 @@ def configured(settings: Settings, name: str) -> Way | None:
         value, key = settings.transport, "MAIL_TRANSPORT"
     if value is None:
         return None
-    token = settings.oauth2_token
     if not isinstance(value, Several):
-        return single(name, _made(key, value, token))
-    ways = [[(_made(key, way, token), weight) for way, weight in tier] for tier in value.tiers]
+        return single(name, _made(key, value, settings))
+    ways = [[(_made(key, way, settings), weight) for way, weight in tier] for tier in value.tiers]
     names = iter(_named(name, [transport for tier in ways for transport, _ in tier]))
     routes: dict[str, Transport] = {}
     tiers: list[dict[str, float]] = []
@@ -52,13 +51,13 @@ def single(name: str, transport: Transport) -> Way:
     return Way(Routing.single(name), {name: transport})
 
 
-def _made(key: str, value: object, token: Callable[[], str] | None) -> Transport:
+def _made(key: str, value: object, settings: Settings) -> Transport:
     if not isinstance(value, str):
         return cast("Transport", value)
     from flask_outbox.transports.url import transport_from_url  # noqa: PLC0415  only for URLs
 
     try:
-        return transport_from_url(value, token)
+        return transport_from_url(value, settings.oauth2_token, _of_relays(settings))
     except ConfigurationError as error:
         text = str(error).replace("MAIL_TRANSPORT", key)
         for part, word in PARTS.items():
@@ -121,6 +120,19 @@ def from_fields(state: _Mail, settings: Settings) -> Transport:
         ehlo_name=settings.ehlo_name,
         max_per_line=state.max_emails or None,
     )
+
+
+def _of_relays(settings: Settings) -> Mapping[str, str]:
+    """Give what the settings say of every relay, in the words of its URL."""
+    tls = _tls(settings)
+    said = {
+        "ca_file": tls.ca_file,
+        "cert_file": tls.cert_file,
+        "key_file": tls.key_file,
+        "fingerprint": tls.fingerprint,
+        "ehlo_name": settings.ehlo_name,
+    }
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _tls(settings: Settings) -> Tls:

@@ -27,6 +27,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from types import MappingProxyType
 from urllib.parse import unquote
 
 from flask_outbox.mail.errors import ConfigurationError
@@ -127,10 +128,15 @@ def _parameters(query: str) -> dict[str, str]:
     return found
 
 
-def transport_from_url(url: str, token: Callable[[], str] | None = None) -> Transport:
+def transport_from_url(
+    url: str,
+    token: Callable[[], str] | None = None,
+    defaults: Mapping[str, str] = MappingProxyType({}),
+) -> Transport:
     """Make the transport that a URL names, or say what is wrong with it and what is known.
 
     ``token``: by what a relay is logged in to where the URL has a user and no password.
+    ``defaults``: parameters of a relay whose URL says nothing of what they are about.
     """
     parts = replace(Url.parsed(url), token=token)
     if parts.scheme not in _SCHEMES:
@@ -139,7 +145,15 @@ def transport_from_url(url: str, token: Callable[[], str] | None = None) -> Tran
     for name in parts.parameters:
         if name not in parameters:
             raise ConfigurationError(_unknown("parameter", name, parameters))
+    if parameters is _RELAY:
+        parts = replace(parts, parameters=_completed(parts.parameters, defaults))
     return make(parts)
+
+
+def _completed(given: Mapping[str, str], defaults: Mapping[str, str]) -> Mapping[str, str]:
+    """Add the defaults, but none of a kind of which the URL says anything itself."""
+    said = {name for kind in _KINDS if not kind.isdisjoint(given) for name in kind}
+    return {**{name: each for name, each in defaults.items() if name not in said}, **given}
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
@@ -264,6 +278,8 @@ _RELAY = (
     *("tls", "ca_file", "cert_file", "key_file", "fingerprint"),
     *("ehlo_name", "window", "max_per_line"),
 )
+# Whom a relay is to be, who we are, and what we are called: each is said as a whole.
+_KINDS = ({"ca_file", "fingerprint"}, {"cert_file", "key_file"}, {"ehlo_name"})
 _API = ("home", "ca_file")
 _SCHEMES: Mapping[str, tuple[Callable[[Url], Transport], tuple[str, ...]]] = {
     "smtp": (_relay, _RELAY),
