@@ -1,6 +1,6 @@
 """What a doctor examines: an app, and what only a person can say of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 class Patient:
     """An app under examination.
 
-    ``now``: the time here, in seconds since 1970; ``seconds``: for each thing that is waited for;
-    ``domains``: of From, besides MAIL_DEFAULT_SENDER's; ``addresses``: that mail leaves from;
+    ``now`` tells the time here, in seconds since 1970; ``seconds``: for each thing that is waited
+    for; ``domains``: of From, besides MAIL_DEFAULT_SENDER's; ``addresses``: that mail leaves from;
     ``nameservers``: their addresses, in place of this machine's, and their ``port``.
     """
 
     runtime: "Runtime"
-    now: float
+    now: Callable[[], float]
     seconds: float = 5.0
     dns: bool = True  # whether anything is looked up
     domains: tuple[str, ...] = ()
