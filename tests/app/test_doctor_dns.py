@@ -499,6 +499,16 @@ def test_ptr(address, severity, words):
     assert (told, words in text) == (severity, True), text
 
 
+@pytest.mark.parametrize("domain", ["bad domain", "", "a@example.com", "x\ny"])
+def test_what_is_no_domain_is_not_taken_for_one(domain):
+    app = Flask("shop")
+    app.config.update(MAIL_TRANSPORT="null:")
+    Mail(app)
+    wrong = app.test_cli_runner().invoke(args=["outbox", "doctor", "--domain", domain])
+    assert wrong.exit_code == 2
+    assert "'--domain': this is no domain, such as example.com" in wrong.output
+
+
 def test_what_is_not_named_is_not_looked_up():
     assert one("ptr")[0] == "skipped"
     app = Flask("shop")

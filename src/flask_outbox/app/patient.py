@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from flask_outbox.mail.address import parse_address
+from flask_outbox.mail.errors import MessageError
 
 if TYPE_CHECKING:
     from flask_outbox.app.runtime import Runtime
@@ -51,7 +52,10 @@ class Patient:
 
 def a_domain(text: str) -> str:
     """Read a domain as an address has it; raise MessageError."""
-    return parse_address(f"postmaster@{text}", "--domain").domain
+    try:
+        return parse_address(f"postmaster@{text}", "--domain").domain
+    except MessageError:
+        raise MessageError("this is no domain, such as example.com") from None
 
 
 def an_address(text: str) -> str:
