@@ -6,6 +6,7 @@ import socket
 import sqlite3
 import sys
 import threading
+from time import time
 
 import pytest
 from click.testing import CliRunner
@@ -14,7 +15,7 @@ from flask import Flask
 from flask.cli import FlaskGroup
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, create_engine, event, text
 
 import certificates
 import relay
@@ -63,7 +64,11 @@ def postfix():
         yield running
 
 
-def found(app, *checks, now=NOW):
+def now():
+    return NOW
+
+
+def found(app, *checks, now=now):
     """What is found, by check, less what is well."""
     patient = Patient(runtime=app.extensions["outbox"], now=now, seconds=20, dns=False)
     with app.app_context():
@@ -79,7 +84,7 @@ def one(app, check, **more):
 
 def settings(app):
     """What is found of the settings alone, where no transport is to be asked for."""
-    patient = Patient(runtime=app.extensions["outbox"], now=NOW, dns=False)
+    patient = Patient(runtime=app.extensions["outbox"], now=now, dns=False)
     (finding,) = doctor_app.settings(patient)
     return finding.severity.value, finding.text, finding.fix
 
@@ -216,15 +221,30 @@ class TestOutbox:
         runtime.outbox.upgrade()
         with runtime.outbox.read() as connection:
             now = runtime.outbox.now(connection)
-        findings = found(app, "schema", "durability", "clock", now=now)
+        findings = found(app, "schema", "durability", "clock", now=lambda: now)
         assert [(each.check, each.severity.value) for each in findings] == [
             ("schema", "ok"),
             ("durability", "ok"),
             ("clock", "ok"),
         ]
-        assert one(app, "clock", now=now - 3600)[0] == "warning"
-        assert " s ahead of this machine's" in one(app, "clock", now=now - 3600)[1]
-        assert " s behind this machine's" in one(app, "clock", now=now + 3600)[1]
+        assert one(app, "clock", now=lambda: now - 3600)[0] == "warning"
+        assert " s ahead of this machine's" in one(app, "clock", now=lambda: now - 3600)[1]
+        assert " s behind this machine's" in one(app, "clock", now=lambda: now + 3600)[1]
+
+    def test_that_took_its_time_to_answer_has_no_wrong_clock(self, shop, tmp_path):
+        app = shop(MAIL_OUTBOX_URL=f"sqlite:///{tmp_path / 'shop.sqlite3'}")
+        app.extensions["outbox"].outbox.upgrade()
+        waited = []
+
+        def wait(*_):
+            waited.append(3600)
+
+        event.listen(Engine, "connect", wait)
+        try:
+            severity, what, _ = one(app, "clock", now=lambda: time() - 3600 + sum(waited))
+        finally:
+            event.remove(Engine, "connect", wait)
+        assert (severity, waited) == ("ok", [3600]), what
 
     def test_on_a_server_that_has_no_tables_yet_is_an_error_that_names_the_command(
         self, shop, postgresql
@@ -273,7 +293,7 @@ class TestAnOutboxThatDoesNotAnswer:
                 assert not thread.is_alive()
 
     def told(self, app):
-        patient = Patient(runtime=app.extensions["outbox"], now=NOW, seconds=0.1, dns=False)
+        patient = Patient(runtime=app.extensions["outbox"], now=now, seconds=0.1, dns=False)
         with app.app_context():
             (finding,) = doctor_outbox.outbox(patient)
         assert (finding.check, finding.severity) == ("outbox", Grade.ERROR)

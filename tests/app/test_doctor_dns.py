@@ -1,5 +1,6 @@
 """flask outbox doctor on what domains publish, asked of a name server of the tests' own."""
 
+import contextlib
 import json
 
 import pytest
@@ -7,6 +8,7 @@ from flask import Flask
 
 from dkim_judges import RSA, pem_of
 from flask_outbox import Mail
+from flask_outbox.mail import dmarc
 from flask_outbox.mail.lookup import Found, How
 from flask_outbox.mail.spf import check
 from name_server import serving
@@ -249,6 +251,65 @@ def test_of_two_dmarc_records_none_holds():
     assert (told, "has 2 records" in text) == ("error", True)
 
 
+def test_what_is_above_a_domain_with_a_record_of_its_own_does_not_void_it():
+    zone = {
+        "_dmarc.news.example.com": txt("v=DMARC1; p=reject"),
+        "_dmarc.example.com": {"TXT": ['"v=DMARC1; p=none"', '"v=DMARC1; p=quarantine"']},
+    }
+    sender = {"MAIL_DEFAULT_SENDER": "a@news.example.com"}
+    for above in ({}, {"_dmarc.example.com": "SERVFAIL"}):
+        told, text = one("dmarc", zone | above, **sender)
+        assert (told, "policy reject" in text) == ("ok", True)
+        assert one("alignment", zone | above, **sender)[0] == "ok"
+
+
+def test_of_several_records_above_a_domain_the_walk_takes_none():
+    zone = {
+        "_dmarc.news.example.com": txt("v=DMARC1; p=quarantine"),
+        "_dmarc.example.com": {"TXT": ['"v=DMARC1; p=none"', '"v=DMARC1; p=reject"']},
+    }
+    told, text = one("dmarc", zone, MAIL_DEFAULT_SENDER="a@x.news.example.com")
+    assert (told, "policy quarantine" in text) == ("ok", True)
+
+
+def test_a_policy_is_not_known_where_a_domain_has_none_and_nobody_can_say_what_is_above():
+    zone = {"_dmarc.news.example.com": txt("v=DMARC1; p=reject"), "_dmarc.example.com": "SERVFAIL"}
+    told, text = one("dmarc", zone, MAIL_DEFAULT_SENDER="a@x.news.example.com")
+    assert (told, "_dmarc.example.com: its name servers fail" in text) == ("warning", True)
+
+
+@pytest.mark.parametrize(
+    ("bounces", "policy", "severity"),
+    [
+        ("x.example.com", "p=reject", "ok"),
+        ("other.com", "p=reject", "warning"),
+        ("own.com", "p=reject", "warning"),
+        ("other.com", "p=reject; aspf=s", "error"),
+    ],
+)
+def test_of_an_organisation_whose_end_nobody_can_tell_only_what_is_below_is_known(
+    bounces, policy, severity
+):
+    zone = {
+        "_dmarc.example.com": txt(f"v=DMARC1; {policy}"),
+        "_dmarc.own.com": txt("v=DMARC1; p=none; psd=n"),
+        "_dmarc.com": "SERVFAIL",
+    }
+    told, _ = one("alignment", zone, MAIL_RETURN_PATH=f"b@{bounces}")
+    assert told == severity
+
+
+def test_no_walk_asks_for_more_than_eight_names():
+    walk, asked = dmarc.check("a.b.c.d.e.f.g.h.example.com"), []
+    with contextlib.suppress(StopIteration):
+        ask = next(walk)
+        while True:
+            asked.append(ask.name)
+            ask = walk.send(Found(How.NO_NAME))
+    assert asked[:2] == ["_dmarc.a.b.c.d.e.f.g.h.example.com", "_dmarc.d.e.f.g.h.example.com"]
+    assert (len(asked), asked[-1]) == (8, "_dmarc.com")
+
+
 def test_a_dmarc_record_that_nobody_can_look_up_is_not_missing():
     told, text = one("dmarc", {"_dmarc.example.com": "SERVFAIL"})
     assert (told, "name servers fail" in text) == ("warning", True)
@@ -436,6 +497,16 @@ def test_ptr(address, severity, words):
     }
     told, text = one("ptr", zone, "--address", address)
     assert (told, words in text) == (severity, True), text
+
+
+@pytest.mark.parametrize("domain", ["bad domain", "", "a@example.com", "x\ny"])
+def test_what_is_no_domain_is_not_taken_for_one(domain):
+    app = Flask("shop")
+    app.config.update(MAIL_TRANSPORT="null:")
+    Mail(app)
+    wrong = app.test_cli_runner().invoke(args=["outbox", "doctor", "--domain", domain])
+    assert wrong.exit_code == 2
+    assert "'--domain': this is no domain, such as example.com" in wrong.output
 
 
 def test_what_is_not_named_is_not_looked_up():

@@ -217,6 +217,12 @@ class TestCommand:
         assert row.split()[:2] == ["error", "password"]
         assert "canary" not in row
 
+    def test_of_a_file_that_an_editor_began_with_a_mark_is_of_the_mail(self, lint, files):
+        content = b"\xef\xbb\xbf" + Path(files["good.eml"]).read_bytes()
+        assert lint("--no-spam", "-", stdin=content).output == "-: nothing found\n"
+        Path(files["good.eml"]).write_bytes(content)
+        assert "nothing found" in lint("--no-spam", files["good.eml"]).output
+
     def test_of_spam_has_status_1(self, lint, files):
         assert "GTUBE" in lint(files["spam.eml"], status=1).output
         lint(files["spam.eml"], "--no-spam")

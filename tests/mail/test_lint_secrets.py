@@ -52,6 +52,20 @@ KEYS = {
     "an API key, quoted": joined('"api_key": "', "4F9A8B7C6D5E4F3A" * 3, '"'),
     "an API key, German": joined("API-Schlüssel = ", "4f9a8b7c6d5e4f3a", "2b1c0d9e8f7a6b5c"),
     "an API key, of a table": joined("Your API token\n", "4f9a8b7c6d5e4f3a2b1c0d9e8f7a6b5c"),
+    "an API key, stated": joined("Your API key is ", "4f9a8b7c6d5e4f3a", "2b1c0d9e8f7a6b5c"),
+    "an API key, announced": joined("Your API key is: ", "4f9a8b7c6d5e4f3a", "2b1c0d9e8f7a6b5c"),
+    "an API key, stated in German": joined(
+        "Ihr API-Schlüssel lautet\n", "4f9a8b7c6d5e4f3a", "2b1c0d9e8f7a6b5c"
+    ),
+    "an API key, remarked": joined(
+        "API token (keep it secret): ", "4f9a8b7c6d5e4f3a", "2b1c0d9e8f7a6b5c"
+    ),
+    "an API key, remarked and stated": joined(
+        "API key (new) is '", "4f9a8b7c6d5e4f3a", "2b1c0d9e8f7a6b5c", "'"
+    ),
+    "secret access key, stated": joined(
+        "Secret Access Key is ", "wJalrXUtnFEMI/K7MDENG/", "bPxRfiCYEXAMPLEKEY"
+    ),
     "npm": joined("npm_", "abcdefghijklmnopqrstuvwxyz0123456789"),
     "PyPI's": joined("pypi-AgE", "IcHlwaS5vcmc" * 6),
     "AI service": joined("sk-ant-", "api03-" + "a1" * 20),
@@ -74,6 +88,16 @@ def test_a_key_is_told_and_not_quoted(kind):
         assert "…)" in finding.text
         assert key[8:] not in finding.text
         assert key[4:16] not in finding.text
+
+
+@pytest.mark.parametrize("verb", ["is", "IS", "ist", "lautet", "est", "es"])
+def test_a_verb_states_a_key(verb):
+    assert found(f"API key {verb} {'4f9a8b7c' * 4}") == ["access-key"]
+
+
+def test_a_key_is_told_where_it_stands_in_a_tag_of_its_own():
+    page = f"<p>Your API key is <code>{'4f9a8b7c' * 4}</code></p>"
+    assert [each.rule for each in findings(html=page)] == ["access-key"]
 
 
 def test_each_place_is_looked_at():
@@ -107,6 +131,12 @@ def test_a_key_in_a_link_is_told_unless_it_is_at_its_place_there():
         "API key: 4f9a8b7c6d5e4f3a2b1c0d9e8f7a6b5", "4f9a8b7c6d5e4f3a2b1c0d9e8f7a6b5c",
         "API key: 4f9a8b7c6d5e4f3a2b1c0d9e8f7a6b5c-order", "Your API key ends in 6b5c",
         "SHA-256: 4f9a8b7c6d5e4f3a2b1c0d9e8f7a6b5c", "API key id: abcdefabcdefabcdefabcdefabcdef12",
+        "API key (SHA-256): " + "4f9a8b7c" * 8, "API key (its ID): " + "4f9a8b7c" * 4,
+        "Your API key is safe: " + "4f9a8b7c" * 4, "API key isolation " + "4f9a8b7c" * 4,
+        "API key (see order 7)\n\nYour order is " + "4f9a8b7c" * 4, "Your API key is not shown",
+        "Your API key has the fingerprint " + "4f9a8b7c" * 4, "API keyis " + "4f9a8b7c" * 4,
+        "API key is" + "4f9a8b7c" * 4, "API key (" + "x" * 61 + "): " + "4f9a8b7c" * 4,
+        "Your secret access key is " + "x" * 41, "Your secret access key is kept by AWS alone",
         "SG.short.short", "a task-oriented-and-rather-long-but-hyphenated-word-it-is", "eyJ.eyJ.x",
     ],
 )  # fmt: skip

@@ -110,5 +110,5 @@ def _examined(timeout: float, asked: dict[str, Any]) -> "list[Diagnosis]":
         if name in WAITS:
             click.echo(f"Looking at {name} …", err=True)
 
-    patient = Patient(runtime=current(), now=time(), seconds=timeout, **asked)
+    patient = Patient(runtime=current(), now=time, seconds=timeout, **asked)
     return list(examine(patient, before))

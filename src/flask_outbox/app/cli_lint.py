@@ -1,6 +1,7 @@
 """``flask outbox lint``: what mails would be blamed for. It needs no outbox. See cli.py."""
 
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,7 +68,7 @@ def _look(file: str, *, spam: bool) -> "list[Finding]":
             content = opened.read(LARGEST + 1)
     if len(content) > LARGEST:
         raise MessageError(f"this is no mail: it has more than {LARGEST // 1024**2} MB")
-    return lint_content(content, spam=spam)
+    return lint_content(content.removeprefix(BOM_UTF8), spam=spam)  # which some editors add
 
 
 def _show(name: str, found: "Sequence[Finding]") -> None:

@@ -98,7 +98,7 @@ def _plain(patient: Patient) -> Submission | None:
         (),
         default_sender=None,
         ascii_attachments=False,
-        at=patient.now,
+        at=patient.now(),
     ).submission
 
 
@@ -115,7 +115,7 @@ def keys(patient: Patient) -> Iterator[Diagnosis]:
             "Set SECRET_KEY, the same on every host.",
         )
     try:
-        ring.decrypt(ring.encrypt(b"word", patient.now), "fernet")
+        ring.decrypt(ring.encrypt(b"word", patient.now()), "fernet")
     except ConfigurationError as error:
         yield Diagnosis("keys", Grade.WARNING, "Sensitive mail cannot be kept.", str(error))
     else:

@@ -113,12 +113,12 @@ def _dmarc(
     patient: Patient, domain: str, bounces: str, resolver: "Resolver"
 ) -> Iterator[Diagnosis]:
     found = resolver.carry(dmarc.check(domain))
-    if found.unknown:
-        yield Diagnosis("dmarc", Grade.WARNING, f"DMARC of {domain}: {found.unknown}.", LATER)
-        return
     if found.problem:
         text = f"DMARC of {domain} is void to receivers: {found.problem}."
         yield Diagnosis("dmarc", Grade.ERROR, text, "Publish one record: v=DMARC1; p=none")
+        return
+    if found.unknown and not found.policy:
+        yield Diagnosis("dmarc", Grade.WARNING, f"DMARC of {domain}: {found.unknown}.", LATER)
         return
     if not found.policy:
         yield Diagnosis(
@@ -199,7 +199,7 @@ def _standing(
         pair = found.organisation, theirs.organisation
         if dmarc.aligned(domain, other, strict=strict, organisations=pair):
             return _Standing(stands=True)
-        unknown = unknown or theirs.unknown
+        unknown = unknown or theirs.unknown or found.unknown
     return _Standing(stands=False, unknown="" if strict else unknown)
 
 

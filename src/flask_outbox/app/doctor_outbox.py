@@ -39,7 +39,7 @@ def outbox(patient: Patient) -> Iterator[Diagnosis]:
         )
         return
     try:
-        found = within(monotonic() + patient.seconds, partial(examine, runtime.outbox))
+        found = within(monotonic() + patient.seconds, partial(examine, runtime.outbox, patient.now))
     except TimeoutError:
         text = f"{runtime.place} did not answer within {patient.seconds:g} s."
         yield Diagnosis("outbox", Grade.ERROR, text, SILENT)
@@ -63,7 +63,7 @@ def outbox(patient: Patient) -> Iterator[Diagnosis]:
         yield Diagnosis("durability", Grade.WARNING, f"{what}.", f"{fix}.")
     if not found.weaknesses:
         yield Diagnosis("durability", Grade.OK, "What is acknowledged is on the disk.")
-    yield _clock(found.now - patient.now)
+    yield _clock(found.ahead)
 
 
 def _clock(ahead: float) -> Diagnosis:

@@ -1,11 +1,12 @@
 """What a doctor examines: an app, and what only a person can say of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from flask_outbox.mail.address import parse_address
+from flask_outbox.mail.errors import MessageError
 
 if TYPE_CHECKING:
     from flask_outbox.app.runtime import Runtime
@@ -16,13 +17,13 @@ if TYPE_CHECKING:
 class Patient:
     """An app under examination.
 
-    ``now``: the time here, in seconds since 1970; ``seconds``: for each thing that is waited for;
-    ``domains``: of From, besides MAIL_DEFAULT_SENDER's; ``addresses``: that mail leaves from;
+    ``now`` tells the time here, in seconds since 1970; ``seconds``: for each thing that is waited
+    for; ``domains``: of From, besides MAIL_DEFAULT_SENDER's; ``addresses``: that mail leaves from;
     ``nameservers``: their addresses, in place of this machine's, and their ``port``.
     """
 
     runtime: "Runtime"
-    now: float
+    now: Callable[[], float]
     seconds: float = 5.0
     dns: bool = True  # whether anything is looked up
     domains: tuple[str, ...] = ()
@@ -51,7 +52,10 @@ class Patient:
 
 def a_domain(text: str) -> str:
     """Read a domain as an address has it; raise MessageError."""
-    return parse_address(f"postmaster@{text}", "--domain").domain
+    try:
+        return parse_address(f"postmaster@{text}", "--domain").domain
+    except MessageError:
+        raise MessageError("this is no domain, such as example.com") from None
 
 
 def an_address(text: str) -> str:

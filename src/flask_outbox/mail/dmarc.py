@@ -8,7 +8,7 @@ makes both agree.
 
 import re
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flask_outbox.mail.lookup import Ask, Found
 
@@ -23,7 +23,7 @@ class Dmarc:
     """``policy``: none, quarantine or reject; "" where there is no record. ``strict``: see below.
 
     ``organisation``: the organisational domain; the domain itself where there is no record.
-    ``unknown``: what nobody could tell.
+    ``unknown``: what nobody could tell; with a policy, only where the organisation ends.
     """
 
     policy: str
@@ -35,19 +35,22 @@ class Dmarc:
 
 
 def check(domain: str) -> Generator[Ask, Found, Dmarc]:
-    """Find the record that holds for a From domain."""
+    """Find the record that holds for a From domain.
+
+    One of its own holds whatever is above it: several there are as none (RFC 9989 section 4.10).
+    """
     held: dict[str, dict[str, str]] = {}  # the tags of each record, from the domain upwards
     organisation = domain
     for name in _walk(domain):
         found = yield Ask(f"_dmarc.{name}", "TXT")
         if found.unknown:
-            return Dmarc("", organisation, unknown=f"_dmarc.{name}: {found.how.value}")
+            own = domain in held
+            known = _policy(domain, organisation, held) if own else Dmarc("", organisation)
+            return replace(known, unknown=f"_dmarc.{name}: {found.how.value}")
         records = [text for text in found.records if _VERSION.match(text)]
-        if not records and name == domain and any("DMARC1" in each for each in found.records):
-            return Dmarc("", name, problem=f"_dmarc.{name} does not begin with v=DMARC1;")
-        if len(records) > 1:
-            return Dmarc("", name, problem=f"_dmarc.{name} has {len(records)} records")
-        if not records:
+        if name == domain and (problem := _problem(found.records, len(records))):
+            return Dmarc("", name, problem=f"_dmarc.{name} {problem}")
+        if len(records) != 1:
             continue
         held[name] = _tags(records[0])
         public = held[name].get("psd")
@@ -63,6 +66,14 @@ def _walk(domain: str) -> list[str]:
     labels = domain.split(".")
     above = range(max(1, len(labels) - MOST + 1), len(labels))
     return [domain, *(".".join(labels[at:]) for at in above)]
+
+
+def _problem(texts: tuple[str, ...], records: int) -> str:
+    """Say what keeps a domain's own texts, of which so many are records, from being one."""
+    if records > 1:
+        return f"has {records} records"
+    damaged = not records and any("DMARC1" in each for each in texts)
+    return "does not begin with v=DMARC1;" if damaged else ""
 
 
 def _one_below(name: str, domain: str) -> str:

@@ -10,6 +10,13 @@ from types import MappingProxyType
 from flask_outbox.mail.lint_letter import Letter, without_links
 
 _EDGE = r"(?<![A-Za-z0-9_-])"
+# What may stand between the name of a key and the key: a remark in parentheses, a verb, a sign.
+# After a remark that it is an id or a digest, no key comes.
+_NO_KEY = r"[^()\n]{0,60}(?i:\bid\b|sha-?\d|md5|hash|fingerprint)"
+_SAID = (
+    rf"[\"']?(?:\s{{1,2}}\((?!{_NO_KEY})[^()\n]{{1,60}}\))?"
+    r"(?:\s{1,2}(?i:is|ist|lautet|est|es))?[:=\s]{1,4}[\"']?"
+)
 
 # What each begins with is documented by who gives it out.
 KEYS: Mapping[str, re.Pattern[str]] = MappingProxyType(
@@ -30,13 +37,13 @@ KEYS: Mapping[str, re.Pattern[str]] = MappingProxyType(
         "a key of Google's": re.compile(_EDGE + r"AIza[\w-]{35}"),
         "an access token of Google's": re.compile(_EDGE + r"ya29\.[\w-]{20}"),
         "a secret access key of AWS": re.compile(
-            r"(?i:secret[ _-]?access[ _-]?key)[\"']?[:=\s]{1,4}[\"']?"
-            r"[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])"
+            r"(?i:secret[ _-]?access[ _-]?key)" + _SAID + r"[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])"
         ),
         # Of any service, by what stands before it.
         "an API key": re.compile(
-            r"(?i:\bapi[ _-]?(?:key|token|secret|schlüssel))[\"']?[:=\s]{1,4}[\"']?"
-            r"(?:[0-9a-f]{32,}|[0-9A-F]{32,})(?![\w-])"
+            r"(?i:\bapi[ _-]?(?:key|token|secret|schlüssel))"
+            + _SAID
+            + r"(?:[0-9a-f]{32,}|[0-9A-F]{32,})(?![\w-])"
         ),
         "a key of npm's": re.compile(_EDGE + r"npm_[A-Za-z0-9]{36}"),
         "a key of PyPI's": re.compile(_EDGE + r"pypi-AgE[\w-]{50}"),

@@ -21,14 +21,14 @@ class Examined:
 
     ``revision``: its schema; None where it has none yet. ``upgrade``: the command that brings it
     up to date; "" where the first use does. ``weaknesses``: why mail that was acknowledged may
-    be lost. ``now``: its time, in seconds since 1970.
+    be lost. ``ahead``: seconds by which its clock is ahead of this machine's.
     """
 
     revision: str | None
     current: bool
     upgrade: str
     weaknesses: tuple[str, ...]
-    now: float
+    ahead: float
 
 
 def cannot_be_made(file: Path) -> str:
@@ -45,14 +45,18 @@ def cannot_be_made(file: Path) -> str:
         return str(error.strerror)
 
 
-def examine(outbox: Outbox) -> Examined:
-    """Look; raise OutboxUnavailable where it cannot be used, or its schema does not fit."""
+def examine(outbox: Outbox, here: Callable[[], float]) -> Examined:
+    """Look; raise OutboxUnavailable where it cannot be used, or its schema does not fit.
+
+    ``here`` tells this machine's time, in seconds since 1970.
+    """
     database = outbox.database
     engine = database.engine()
     try:
         with database.reading(engine) as connection:
             weaknesses = tuple(database.check(connection))
-            now = database.time(connection)
+            # One beside the other: what the database took to answer is not its clock's fault.
+            ahead = database.time(connection) - here()
             current = is_current(connection, database)
             kept_by_app = database.keeper == APPS
             return Examined(
@@ -60,7 +64,7 @@ def examine(outbox: Outbox) -> Examined:
                 current=current,
                 upgrade=database.keeper,
                 weaknesses=weaknesses,
-                now=now,
+                ahead=ahead,
             )
     finally:
         database.close(engine)

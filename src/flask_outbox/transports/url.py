@@ -212,16 +212,18 @@ def _count(name: str, text: str) -> int:
     return int(text)
 
 
-def _key(parts: Url) -> str:
+def _key(parts: Url, after: str) -> str:
+    """Give the key of an API. ``after``: what its URL names besides."""
     if parts.username is None or parts.password is not None or parts.host or parts.path:
         raise ConfigurationError(
-            f"MAIL_TRANSPORT: write {parts.scheme}://KEY@, where KEY is the one of the API"
+            f"MAIL_TRANSPORT: write {parts.scheme}://KEY@{after}, where KEY is the one of the API"
         )
     return parts.username
 
 
-def _api(parts: Url) -> tuple[str, str | None, Tls]:
-    return _key(parts), parts.parameters.get("home"), Tls(ca_file=parts.parameters.get("ca_file"))
+def _api(parts: Url, after: str = "") -> tuple[str, str | None, Tls]:
+    given = parts.parameters
+    return _key(parts, after), given.get("home"), Tls(ca_file=given.get("ca_file"))
 
 
 def _resend(parts: Url) -> Resend:
@@ -240,7 +242,7 @@ def _sendgrid(parts: Url) -> SendGrid:
 
 
 def _mailgun(parts: Url) -> Mailgun:
-    key, home, tls = _api(replace(parts, host=""))
+    key, home, tls = _api(replace(parts, host=""), "DOMAIN")
     return Mailgun(key, parts.host, home, tls=tls)
 
 
