@@ -163,14 +163,14 @@ class EraseContract(Ground):
             *("{}-welcome", "{}_1", "{}.welcome", "{}1"),
         ],
     )
-    @pytest.mark.parametrize("written", [ADA, ADA.upper(), ADA.replace("@", "%40")])
-    def test_it_is_found_in_what_the_app_joined_it_to(self, outbox, joined, written):
-        name = joined.format(written)
-        id_ = put(outbox, to(ADA, metadata={"name": name}, tags=(name,)), key=name)
-        say(outbox, one(outbox), Accepted("250"))
-        erase(outbox, ADA)
-        assert written.lower() not in everything(outbox)
-        assert look(outbox, id_).key is None
+    def test_it_is_found_in_what_the_app_joined_it_to(self, outbox, joined):
+        for written in (ADA, ADA.upper(), ADA.replace("@", "%40")):
+            name = joined.format(written)
+            id_ = put(outbox, to(ADA, metadata={"name": name}, tags=(name,)), key=name)
+            say(outbox, one(outbox), Accepted("250"))
+            erase(outbox, ADA)
+            assert written.lower() not in everything(outbox)
+            assert look(outbox, id_).key is None
 
     def test_what_a_server_said_of_them_is_no_reason_any_more(self, outbox):
         id_ = put(outbox, to(ADA))
