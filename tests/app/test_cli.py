@@ -247,7 +247,7 @@ def test_erase_forgets_an_address_and_says_what_it_did(shop, server):
     )
     assert json.loads(shop("show", waits, "--json"))["state"] == "cancelled"
     printed = shop("list") + shop("list", "--json")
-    assert "ada" not in printed.lower()
+    assert "ada@" not in printed.lower()  # an id may have these letters
     assert "bob@example.org" in printed
     assert re.match(r"cancelled +0\nerased +0,", shop("erase", "ada@example.org"))
 
