@@ -635,9 +635,13 @@ class TestCommand:
         assert "p4ss" not in result.output
         assert "k3y" not in result.output
 
-    def test_says_on_stderr_what_it_is_about_to_wait_for(self, shop):
-        result = doctor(shop(), "--json")
-        waits = ("outbox", "transports", "dns")
+    @pytest.mark.parametrize(
+        ("more", "waits"),
+        [(["--no-dns"], ["outbox", "transports"]), ([], ["outbox", "transports", "dns"])],
+    )
+    def test_says_on_stderr_what_it_is_about_to_wait_for(self, shop, more, waits):
+        asked = ["outbox", "doctor", "--json", *more]
+        result = shop(MAIL_DEFAULT_SENDER=None).test_cli_runner().invoke(args=asked)
         assert result.stderr.splitlines() == [f"Looking at {name} …" for name in waits]
         json.loads(result.stdout)
 

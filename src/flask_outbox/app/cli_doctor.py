@@ -106,8 +106,10 @@ def doctor(as_json: bool, timeout: float, **asked: Any) -> None:  # noqa: FBT001
 def _examined(timeout: float, asked: dict[str, Any]) -> "list[Diagnosis]":
     from flask_outbox.app.doctor import examine  # noqa: PLC0415  see cli.py
 
+    waits = WAITS if asked["dns"] else WAITS - {"dns"}
+
     def before(name: str) -> None:
-        if name in WAITS:
+        if name in waits:
             click.echo(f"Looking at {name} …", err=True)
 
     patient = Patient(runtime=current(), now=time, seconds=timeout, **asked)
