@@ -14,7 +14,6 @@ from flask_outbox.mail.rates import (
     SLOWED_FIRST,
     SLOWEST,
     SOON,
-    TOLERANCE,
     WARM_UP_DAYS,
     Limit,
     Meter,
@@ -51,12 +50,12 @@ def most_in_a_second(times):
 
 
 @given(rates, st.lists(st.floats(0.0, 0.4), min_size=1, max_size=120))
-def test_no_second_has_more_than_the_rate_and_what_the_tolerance_is_worth(rate, gaps):
+def test_no_second_has_more_than_the_rate_and_one(rate, gaps):
     looks = [NOW]
     for gap in gaps:
         looks.append(looks[-1] + gap)
     times = sent(meter(rate), looks)
-    assert most_in_a_second(times) <= rate * (1 + TOLERANCE) + 1
+    assert most_in_a_second(times) <= rate + 1
 
 
 @pytest.mark.parametrize("rate", [10.0, 20.0, 50.0, 100.0, 500.0])
@@ -65,7 +64,7 @@ def test_and_that_is_a_tenth_more_than_the_rate_at_most(rate):
     assert most_in_a_second(sent(meter(rate), looks)) <= rate * 1.1
 
 
-@given(rates, st.lists(st.floats(0.001, AHEAD + TOLERANCE - 0.001), min_size=100, max_size=120))
+@given(rates, st.lists(st.floats(0.001, AHEAD - 0.001), min_size=100, max_size=120))
 def test_nothing_is_lost_by_workers_that_look_seldom(rate, gaps):
     one = meter(rate)
     looks = [NOW]
@@ -84,7 +83,7 @@ def test_it_does_not_matter_how_many_workers_look(rate, workers, data):
     )
     times = sent(meter(rate), looks)
     if times:
-        assert most_in_a_second(times) <= rate * (1 + TOLERANCE) + 1
+        assert most_in_a_second(times) <= rate + 1
 
 
 def test_what_was_not_used_is_not_saved_up():
@@ -92,14 +91,14 @@ def test_what_was_not_used_is_not_saved_up():
     one.take(NOW)
     later = NOW + 3600.0
     times = [one.take(later) for _ in range(one.free(later))]
-    assert len(times) == 14
-    assert times.count(later) == 4
+    assert len(times) == 51
+    assert times.count(later) == 1
     assert times[-1] == pytest.approx(later + AHEAD, abs=1e-5)
 
 
 def test_mails_are_given_their_times_one_by_one():
     one = meter(50.0)
-    times = [one.take(NOW) for _ in range(5)][2:]  # the first may be late already
+    times = [one.take(NOW) for _ in range(3)]
     assert [later - earlier for earlier, later in pairwise(times)] == pytest.approx(
         [0.02] * 2, abs=1e-5
     )
@@ -255,7 +254,7 @@ def test_a_domain_without_a_limit_begins_at_ten_a_second_and_is_free_at_a_hundre
 def test_retry_after_closes_it_until_then_within_reason():
     one = meter(100.0)
     one.slow_down(NOW, NOW, Deferred("450", retry_after=30.0))
-    assert one.free(NOW + 29.8) == 0
+    assert one.free(NOW + 29.4) == 0
     assert one.free(NOW + 30.0) > 0
     assert Meter("", until=NOW + 30.0).take(NOW + 29.95) == NOW + 30.0
     assert one.slot(NOW, Queue.NEXT, had_slot=False) == NOW + 30.0

@@ -9,8 +9,10 @@ import pytest
 
 from flask_outbox.mail.rates import AHEAD, Rates
 from flask_outbox.outbox.database import Outbox
+from flask_outbox.transports.base import unsigned
 from flask_outbox.worker import leased as leases
 from flask_outbox.worker.engine import drain
+from flask_outbox.worker.journey import turn
 from flask_outbox.worker.leased import TOO_LATE, Leased
 from flask_outbox.worker.loop import Worker
 from flask_outbox.worker.ways import Ways
@@ -51,6 +53,15 @@ class Free:
     def window(self, _route):
         return 10
 
+    def room(self, _transport):
+        return 10
+
+    def reports(self):
+        return []
+
+    def forget(self, _reports):
+        pass
+
 
 @pytest.fixture
 def leased(transport):
@@ -59,7 +70,7 @@ def leased(transport):
 
 def held(*waits):
     return [
-        replace(a_submission(str(number)), id=str(number), route="default", wait=wait)
+        replace(a_submission(str(number)), id=str(number), route="default", begins_at=1000.0 + wait)
         for number, wait in enumerate(waits)
     ]
 
@@ -69,23 +80,42 @@ def names(windows):
 
 
 def test_what_a_rate_holds_back_begins_at_its_time(leased, clock):
-    leased.put(held(0.0, 0.05, 0.1), 10, [])
+    leased.put(held(0.0, 0.02, 0.05), 10, [])
+    assert leased.missed() == []
     assert names(leased.windows(Free())) == ["0"]
-    assert 1000.05 <= leased.begins_at < 1000.1
-    clock.now += 0.06
+    assert 1000.02 <= leased.begins_at < 1000.05
+    clock.now += 0.03
     assert names(leased.windows(Free())) == ["0", "1"]
-    clock.now += 0.05
+    clock.now += 0.03
     assert names(leased.windows(Free())) == ["0", "1", "2"]
+    assert leased.missed() == []
     assert leased.begins_at == math.inf
 
 
 def test_who_missed_the_time_is_given_up_and_who_waits_for_a_lane_has_not_missed_it(leased, clock):
-    leased.put(held(0.0, 0.05, 0.3), 10, [])
-    clock.now += 0.06
+    leased.put(held(0.0, 0.02, 0.3), 10, [])
+    clock.now += 0.03
     assert leased.missed() == []
     clock.now += 0.3 + TOO_LATE
     assert [each.id for each in leased.missed()] == ["2"]
     assert names(leased.windows(Free())) == ["0", "1"]
+
+
+def test_where_all_miss_theirs_again_and_again_they_go_after_all(leased, clock):
+    all_ = ["0", "1"]
+    for missed in (all_, all_, all_, [], all_):
+        leased.put(held(clock.now - 1000.0, clock.now - 999.99), 10, [])
+        clock.now += 1.0
+        assert [each.id for each in leased.missed()] == missed
+        leased.let_all_go()
+
+
+def test_it_is_due_again_as_it_was_and_was_not_begun(outbox, leased, clock, eyes):
+    put(outbox, *(a_submission(f"n{number}") for number in range(5)))
+    clock.now = time.monotonic() + 10.0
+    assert turn(outbox, leased, Free(), unsigned) == []
+    assert leased.brought == 5
+    assert eyes.count("state = 'queued' AND due_at IS NOT NULL AND attempts = 0") == 5
 
 
 def test_what_was_given_up_for_a_pause_is_begun_no_more(leased, clock):

@@ -2,8 +2,8 @@
 
 A ``Meter`` keeps one number, the time from which on the next mail may go (GCRA). What is to go
 within ``AHEAD`` is given its time now, and kept by its worker until then: so a busy database costs
-nothing, and mails are apart as they should be. Who asks later than that loses nothing yet within
-``TOLERANCE``: in any second there go no more than the rate, what that is worth, and one.
+nothing, and mails are apart as they should be. In any second there go no more than the rate, and
+one.
 
 What finds no place within that time gets a slot, one after another, so that each mail is moved once
 however many wait. Urgent mail does not stand behind those: it takes what comes free next, and who
@@ -27,8 +27,7 @@ from flask_outbox.mail.say import printable
 
 T = TypeVar("T")
 
-AHEAD = 0.1  # seconds
-TOLERANCE = 0.03  # seconds
+AHEAD = 0.5  # seconds
 ROUNDING = 1e-6  # seconds: what sums of floats are out by
 SOON = 60.0  # seconds ahead that who missed a slot may get one
 NO_LIMIT = 1_000_000_000
@@ -203,8 +202,8 @@ class Meter:
         return self._since(now) - AHEAD / 2
 
     def _since(self, now: float) -> float:
-        """Give the time of the next one; in the past, where that is not lost."""
-        since = now if self.rate_at(now) is None else max(self.next_at, now - TOLERANCE)
+        """Give the time of the next one."""
+        since = now if self.rate_at(now) is None else max(self.next_at, now)
         return max(self.until, since)
 
     def take(self, now: float) -> float:
@@ -217,7 +216,7 @@ class Meter:
             self.next_at = min(since + 1 / rate, now + max(DAY, 1 / rate))
         self.under_way += 1
         self.changed = True
-        return max(since, now)
+        return since
 
     def give_back(self, now: float) -> None:
         """Count one less: it does not go now."""

@@ -62,7 +62,7 @@ class Submission:
     fence: str = ""
     attempt: int = 0
     began_at: float | None = None  # the attempt under way, by the database's clock
-    wait: float = 0.0  # seconds after its claim, from which on a rate lets it go
+    begins_at: float | None = None  # not before, where there is a limit (monotonic)
     alone: bool = False  # it was on the line, or being signed, when a worker died
 
     def __repr__(self) -> str:

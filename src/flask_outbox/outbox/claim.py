@@ -4,6 +4,7 @@ Every step that a worker takes with a row carries the fence that its claim gave 
 worker took over in the meantime is left alone.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice, zip_longest
 
@@ -175,6 +176,7 @@ def _claim(
             gate = Gate(connection, outbox.rates, [each.transport for each in open_])
             if gate.shut(now):
                 now = outbox.now(connection)
+            asked_at = time.monotonic()  # what has to wait waits from here on, not from the commit
             room = {each.transport: gate.room(each.transport, now) for each in open_}
             most = {name: max(width, min(limit, count)) for name, count in room.items() if count}
             found = _candidates(connection, open_, now, most)
@@ -191,7 +193,8 @@ def _claim(
             for name, its in by_route.items():
                 _LEASE.run(connection, ids=its, b_route=name, **terms)
             taken = read(connection, ids, fence, now, people)
-            return taken._replace(claimed=paced(taken.claimed, waits)), False
+            begins_at = {id_: asked_at + seconds for id_, seconds in waits.items()}
+            return taken._replace(claimed=paced(taken.claimed, begins_at)), False
     except InDoubt:  # what has our fence is ours
         with outbox.begin() as connection:
             return read(connection, ids, fence, outbox.now(connection)), True

@@ -94,11 +94,11 @@ def _failed(connection: Connection, broken: Mapping[str, Unreadable], now: float
     return failed
 
 
-def paced(leased: Sequence[Claimed], waits: Mapping[str, float]) -> list[Claimed]:
-    """Tell those that have to wait for how long."""
+def paced(leased: Sequence[Claimed], begins_at: Mapping[str, float]) -> list[Claimed]:
+    """Tell those that a limit concerns from when on they may go (monotonic)."""
     return [
-        each._replace(submission=replace(each.submission, wait=wait))
-        if (wait := waits.get(each.submission.id))
+        each._replace(submission=replace(each.submission, begins_at=at))
+        if (at := begins_at.get(each.submission.id)) is not None
         else each
         for each in leased
     ]

@@ -159,7 +159,10 @@ class Gate:
         return False
 
     def close(self, chosen: Sequence[Terms], now: float) -> dict[str, float]:
-        """Write down what goes, and move what does not; give the seconds that some have to wait."""
+        """Write down what goes, and move what does not; give the seconds that each has to wait.
+
+        What no limit concerns is left out.
+        """
         went = {row["id"] for row in chosen}
         for row in self._through:
             if row["id"] not in went:
@@ -172,4 +175,4 @@ class Gate:
         write(self._connection, [*own_ones, *self._meters.values()], now)
         if self._moved:
             _MOVE.run(self._connection, self._moved)
-        return {id_: at - now for id_, at in self._at.items() if at > now and id_ in went}
+        return {id_: at - now for id_, at in self._at.items() if id_ in went}

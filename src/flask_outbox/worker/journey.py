@@ -8,7 +8,7 @@ rows tell the next worker how far each mail had come.
 
 from random import random
 
-from flask_outbox.outbox.claim import claim, leave, start
+from flask_outbox.outbox.claim import claim, leave, release, start
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.expire import EXPIRED_MOST, expire, expire_leased
 from flask_outbox.outbox.record import Recorded, record
@@ -38,7 +38,9 @@ def turn(outbox: Outbox, leased: Leased, lanes: Lanes, sign: Signing) -> list[Re
         )
         leased.put(claimed, limit, hungry)
 
-    # start: one small commit before the first byte, for at most a window per free lane.
+    # start: one small commit before the first byte, for at most a window per free lane. What missed
+    # the time that a limit gave it does not go along; it gets another.
+    release(outbox, leased.missed())
     windows = leased.windows(lanes)
     next_ones = [each for window in windows for each in window]
     started = start(outbox, next_ones)

@@ -14,8 +14,9 @@ from flask_outbox.worker.ways import Ways
 MOST = 100  # submissions of one claim
 QUICK = 0.5  # seconds: a claim that is used up sooner is followed by one of twice its size
 LOADED_AT_ONCE = 16  # transports that one claim asks for, of those that are made by a loader
-TOGETHER = 0.02  # seconds: what a rate lets go one by one begins with what follows within that
-TOO_LATE = 0.1  # seconds: who was held up for longer would go along with what comes after it
+TOGETHER = 0.01  # seconds: what a rate lets go one by one begins with what follows within that
+TOO_LATE = 0.04  # seconds: who was held up for longer would go along with what comes after it
+IN_VAIN_MOST = 3  # looks in a row at which all may have missed their time
 LATE = 5.0  # seconds from one claim to the next, while much has to expire
 LULL = 5.0  # seconds that a row which may kill us waits for everything else to be off the line
 
@@ -40,6 +41,7 @@ class Leased:
         self._waiting: defaultdict[str, deque[Submission]] = defaultdict(deque)  # by route
         self._round: deque[str] = deque()  # transports to be loaded that have not had their turn
         self._begins: dict[str, float] = {}  # by id: not before, where a rate says so (monotonic)
+        self._in_vain = 0  # looks in a row at which all had missed their time
         self._alone: deque[Submission] = deque()
         self._alone_since = 0.0
         self._others_first = False
@@ -97,10 +99,9 @@ class Leased:
         rest = [name for name in self._round if name not in asked]
         again = [name for name in self._round if name in asked] if len(claimed) == limit else []
         self._round = deque([*rest, *again])
-        now = time.monotonic()
         for each in claimed:
-            if each.wait:
-                self._begins[each.id] = now + each.wait
+            if each.begins_at is not None:
+                self._begins[each.id] = each.begins_at
             (self._alone if each.alone else self._waiting[each.route]).append(each)
 
     def windows(self, lanes: Lanes) -> list[Window]:
@@ -135,20 +136,24 @@ class Leased:
     @property
     def begins_at(self) -> float:
         """When to begin the next of what a rate holds back (monotonic); infinity for never."""
-        now = time.monotonic()
-        return min((at for at in self._begins.values() if at > now), default=math.inf) + TOGETHER
+        return min(self._begins.values(), default=math.inf) + TOGETHER
 
     def missed(self) -> list[Submission]:
         """Give up what a rate gave a time that is over by now: it gets another.
 
-        What waits for a lane only has not missed it.
+        What waits for a lane only has not missed it. Where all miss theirs again and again they
+        go after all, so that something goes however slow the outbox is.
         """
         now = time.monotonic()
-        late: set[str] = set()
-        for id_, at in list(self._begins.items()):
-            if at <= now:
-                del self._begins[id_]
-                late.update([id_] if at < now - TOO_LATE else [])
+        over = {id_: at for id_, at in self._begins.items() if at <= now}
+        late = {id_ for id_, at in over.items() if at < now - TOO_LATE}
+        if over:
+            self._in_vain = self._in_vain + 1 if len(late) == len(over) else 0
+        if self._in_vain > IN_VAIN_MOST:
+            self._in_vain = 0
+            late.clear()
+        for id_ in over:
+            del self._begins[id_]
         gone = [each for each in self if each.id in late] if late else []
         for each in gone:
             (self._alone if each.alone else self._waiting[each.route]).remove(each)

@@ -229,7 +229,6 @@ class Worker:
         self._tell(self._upkeep.mind())
         self._began()
         self._began = _nothing
-        self._release(leased.missed())
         recorded = turn(plan.outbox, leased, self._lanes, plan.sign)
         self._count += sum(each.submission.began_at is not None for each in recorded)
         self._tell(recorded)
