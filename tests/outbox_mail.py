@@ -13,6 +13,7 @@ from flask_outbox.outbox.enqueue import Schedule, enqueue
 from flask_outbox.outbox.expire import expire
 from flask_outbox.outbox.record import Recorded, record
 from flask_outbox.outbox.status import Status, status
+from flask_outbox.outbox.tables import metadata, schema_version
 
 EPOCH = 1_764_000_000.0
 ADA = "ada@example.org"
@@ -54,6 +55,13 @@ def a_submission(*recipients: str, **more) -> Submission:
 def put(outbox: Outbox, submission: Submission | None = None, **schedule) -> str:
     with outbox.begin() as connection:
         return enqueue(connection, outbox, submission or a_submission(), Schedule(**schedule))
+
+
+def empty(outbox: Outbox) -> None:
+    with outbox.begin() as connection:
+        for table in reversed(metadata.sorted_tables):
+            if table is not schema_version:
+                connection.execute(table.delete())
 
 
 def put_many(outbox: Outbox, count: int, **schedule) -> list[str]:

@@ -223,7 +223,7 @@ def asked(text):
     return f"{text.rpartition('@')[0]}@{found.ascii_domain}"
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=700, deadline=None)
 @given(near_address)
 @example("a@xn--fa-hia.de")
 @example(f"a@{'b' * 63}.{'c' * 63}.{'d' * 63}.{'e' * 50}")

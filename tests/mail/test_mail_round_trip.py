@@ -110,7 +110,7 @@ def text_of(part):
     return part.get_payload(decode=True).decode("utf-8").replace("\r\n", "\n")
 
 
-@settings(max_examples=700, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     subject=subjects,
     sender=mailboxes,
@@ -239,7 +239,7 @@ def test_ids_and_urls_are_folded_and_never_encoded(ids, urls):
     assert f"\r\nList-Unsubscribe: {', '.join(f'<{u}>' for u in urls)}\r\n".encode() in unfolded
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.text("a =\té.", max_size=170), max_size=6).map("\n".join))
 def test_quoted_printable_keeps_to_76_and_decodes_to_what_it_was(text):
     encoded = quoted_printable(text.encode())
