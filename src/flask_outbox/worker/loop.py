@@ -36,7 +36,7 @@ from flask_outbox.worker.ways import Load, Ways
 
 POLL_STEPS = 16  # after work the next look comes after this share of `poll`, then twice that, …
 OVERDUE = 0.05  # seconds: what fell due after the claim, or is held back by a route on probation
-IN_TIME = AHEAD / 2  # seconds: for what a rate lets go by and by
+IN_TIME = AHEAD / 4  # seconds: for what a rate lets go by and by
 STAYS_FOR = 1.0  # seconds: a drain stays for what a rate lets go within
 IN_VAIN_MOST = 3
 TROUBLE_FIRST = 0.1  # seconds to back off while the database is away
