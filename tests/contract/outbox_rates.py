@@ -3,14 +3,17 @@
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 from sqlalchemy import func, select, update
 
 from contract.outbox_ground import Ground
+from flask_outbox.mail.errors import InDoubt
 from flask_outbox.mail.lifecycle import State
-from flask_outbox.mail.outcome import Accepted, Deferred, Fault
-from flask_outbox.mail.rates import DAY, DOUBLES_IN, Rates
+from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Unclear
+from flask_outbox.mail.rates import DAY, DOUBLES_IN, TOO_LATE, Rates
+from flask_outbox.mail.route import Routing
 from flask_outbox.outbox import claim as claims
 from flask_outbox.outbox.claim import next_due, reclaim, release, start
 from flask_outbox.outbox.enqueue import Priority, Schedule, enqueue
@@ -35,6 +38,7 @@ from outbox_mail import (
 
 BUSY = Deferred("421 4.7.0 too fast")
 ANN = "ann@gmail.com"
+TWO_WAYS = Routing("default", ({"first": 1.0}, {"second": 1.0}))
 
 
 def flood(outbox, count, *recipients, transport="default", **schedule):
@@ -66,9 +70,15 @@ def pass_the_time(outbox, clock, seconds, step=0.025, transports=("default",)):
     while clock.now < until:
         for each in begin_by(outbox, transports):
             say(outbox, each, Accepted("250"))
-            times.append(each.begins_at)
+            times.append(each.turn.begins_at if each.turn else clock.now)
         clock.now += step
     return times
+
+
+def take_by(routing, outbox, **terms):
+    return claims.claim(
+        outbox, transports=["default"], limit=100, worker="w", routing=lambda _: routing, **terms
+    )
 
 
 def begin_by(outbox, transports):
@@ -91,12 +101,12 @@ class RateContract(Ground):
     def test_a_transport_is_not_claimed_for_beyond_its_rate(self, limited, clock):
         outbox = limited(transports={"*": 1.0})
         put_many(outbox, 30)
-        assert [each.begins_at for each in take(outbox)] == [EPOCH]
+        assert [each.turn.begins_at for each in take(outbox)] == [EPOCH]
         assert take(outbox) == []
         assert EPOCH + 0.7 < next_due(outbox, ["default"]) < EPOCH + 1.0
         clock.now = next_due(outbox, ["default"])
         (ahead,) = take(outbox)
-        assert ahead.begins_at == pytest.approx(EPOCH + 1.0, abs=1e-5)
+        assert ahead.turn.begins_at == pytest.approx(EPOCH + 1.0, abs=1e-5)
 
     def test_what_a_claim_takes_is_not_added_to_what_a_mail_has_to_wait(
         self, limited, clock, monkeypatch
@@ -110,13 +120,95 @@ class RateContract(Ground):
 
         read = claims.read
         monkeypatch.setattr(claims, "read", slowly)
-        begins_at = [each.begins_at for each in take(outbox)]
+        begins_at = [each.turn.begins_at for each in take(outbox)]
         assert begins_at == pytest.approx([EPOCH, EPOCH + 0.1], abs=1e-5)
+
+    def test_no_turn_is_given_that_would_be_over_before_the_end_of_the_claim(self, limited):
+        outbox = limited(transports={"*": 10.0})
+        put_many(outbox, 2)
+        claimed = take_by(TWO_WAYS, outbox, takes=0.3)
+        begins_at = [each.turn.begins_at for each in claimed]
+        assert begins_at == pytest.approx([EPOCH + 0.3, EPOCH + 0.4], abs=1e-5)
+
+    @pytest.mark.parametrize(("rate", "patience"), [(100.0, TOO_LATE), (1.0, 0.25), (0.01, 25.0)])
+    def test_who_goes_seldom_may_be_late_by_more(self, limited, rate, patience):
+        outbox = limited(transports={"*": rate})
+        put_many(outbox, 1)
+        (one,) = take(outbox)
+        assert one.turn == pytest.approx((EPOCH, EPOCH + patience), abs=1e-5)
+
+    def test_what_is_limited_only_in_number_has_no_turn(self, limited):
+        outbox = limited(at_once={"*": 5}, domains_at_once={"*": 5})
+        put_many(outbox, 2)
+        assert [each.turn for each in take(outbox)] == [None, None]
+
+    def test_a_claim_whose_commit_was_in_doubt_gives_turns_too(self, limited, monkeypatch):
+        outbox = limited(transports={"*": 10.0})
+        put_many(outbox, 2)
+        begin = outbox.begin
+
+        @contextmanager
+        def cut():
+            monkeypatch.setattr(outbox, "begin", begin)
+            with begin() as connection:
+                yield connection
+            raise InDoubt("it is done, and nobody said so")
+
+        monkeypatch.setattr(outbox, "begin", cut)
+        assert [each.turn is None for each in take_by(TWO_WAYS, outbox)] == [False, False]
+
+    @pytest.mark.parametrize("fault", [Fault.OURS, Fault.NONE])
+    def test_what_did_not_leave_gives_its_turn_to_another(self, limited, fault):
+        outbox = limited(
+            transports={"*": 1 / 60}, domains={"gmail.com": 1 / 60}, warm_up={"example.com": EPOCH}
+        )
+        flood(outbox, 1)
+        say(outbox, begin(outbox)[0], Deferred("503", fault))
+        with outbox.read() as connection:
+            times = connection.execute(select(rate.c.next_at)).scalars().all()
+        assert times == pytest.approx([EPOCH] * 3, abs=1e-5)
+
+    def test_what_left_does_not(self, limited):
+        outbox = limited(transports={"*": 1 / 60})
+        flood(outbox, 1)
+        say(outbox, begin(outbox)[0], Deferred("451 later"))
+        with outbox.read() as connection:
+            assert connection.execute(select(rate.c.next_at)).scalar() > EPOCH + 59.0
+
+    @pytest.mark.parametrize("how", ["released", "reclaimed"])
+    def test_who_gives_back_a_slot_has_one_again_soon(self, limited, clock, how):
+        outbox = limited(domains={"gmail.com": 1.0})
+        row = flood(outbox, 150)[90]
+        while row not in ids(claimed := take(outbox)):
+            for each in start(outbox, claimed):
+                say(outbox, each, Accepted("250"))
+            clock.now = next_due(outbox, ["default"])
+        if how == "released":
+            release(outbox, claimed)
+        else:
+            clock.now += outbox.lease + 1.0
+            reclaim(outbox)
+        assert row in ids(take(outbox)) or look(outbox, row).due_at < clock.now + 3.0
+
+    def test_a_mail_in_doubt_that_waits_for_its_route_takes_nobodys_turn(self, limited, clock):
+        outbox = limited(transports={"*": 1 / 60})
+        doubt = put(outbox)
+        say(outbox, start(outbox, take_by(TWO_WAYS, outbox))[0], Unclear("no answer"))
+        due_at = look(outbox, doubt).due_at
+        clock.now = due_at - 61.0
+        put(outbox)
+        (paused,) = start(outbox, take_by(TWO_WAYS, outbox))
+        say(outbox, paused, Deferred("503", Fault.OURS, retry_after=3600.0))
+        clock.now = due_at - 0.5
+        say(outbox, start(outbox, take_by(TWO_WAYS, outbox))[0], Accepted("250"))
+        clock.now = due_at + 60.0
+        new = put(outbox)
+        assert ids(take_by(TWO_WAYS, outbox)) == [new]
 
     def test_what_no_limit_concerns_does_not_wait(self, limited):
         outbox = limited(domains={"gmail.com": 1.0})
         put_many(outbox, 2)
-        assert [each.begins_at for each in take(outbox)] == [None, None]
+        assert [each.turn for each in take(outbox)] == [None, None]
 
     def test_what_waits_for_its_transport_is_not_moved(self, limited):
         outbox = limited(transports={"*": 10.0})
@@ -397,7 +489,7 @@ class RateContract(Ground):
         urgent = [put(outbox, priority=Priority.URGENT) for _ in range(4)]
         claimed = take(outbox)
         assert sorted(ids(claimed)) == sorted(urgent)
-        assert [each.begins_at for each in claimed] == [EPOCH] * 4
+        assert [each.turn for each in claimed] == [None] * 4
 
     # --- who comes again ---
 

@@ -7,16 +7,18 @@ from itertools import pairwise
 
 import pytest
 
-from flask_outbox.mail.rates import AHEAD, Rates
+from flask_outbox.mail.outcome import Deferred, Fault
+from flask_outbox.mail.rates import AHEAD, TOO_LATE, Rates, Turn
+from flask_outbox.mail.route import Routing
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.transports.base import unsigned
 from flask_outbox.worker import leased as leases
 from flask_outbox.worker.engine import drain
 from flask_outbox.worker.journey import turn
-from flask_outbox.worker.leased import TOO_LATE, Leased
+from flask_outbox.worker.leased import Leased
 from flask_outbox.worker.loop import Worker
 from flask_outbox.worker.ways import Ways
-from worker_stage import a_submission, at_work, put, wait_for
+from worker_stage import Told, a_submission, at_work, put, wait_for
 
 
 @pytest.fixture
@@ -70,7 +72,12 @@ def leased(transport):
 
 def held(*waits):
     return [
-        replace(a_submission(str(number)), id=str(number), route="default", begins_at=1000.0 + wait)
+        replace(
+            a_submission(str(number)),
+            id=str(number),
+            route="default",
+            turn=Turn(1000.0 + wait, 1000.0 + wait + TOO_LATE),
+        )
         for number, wait in enumerate(waits)
     ]
 
@@ -93,21 +100,13 @@ def test_what_a_rate_holds_back_begins_at_its_time(leased, clock):
 
 
 def test_who_missed_the_time_is_given_up_and_who_waits_for_a_lane_has_not_missed_it(leased, clock):
+    leased.batch(Free(), ["default"])
     leased.put(held(0.0, 0.02, 0.3), 10, [])
     clock.now += 0.03
     assert leased.missed() == []
     clock.now += 0.3 + TOO_LATE
     assert [each.id for each in leased.missed()] == ["2"]
     assert names(leased.windows(Free())) == ["0", "1"]
-
-
-def test_where_all_miss_theirs_again_and_again_they_go_after_all(leased, clock):
-    all_ = ["0", "1"]
-    for missed in (all_, all_, all_, [], all_):
-        leased.put(held(clock.now - 1000.0, clock.now - 999.99), 10, [])
-        clock.now += 1.0
-        assert [each.id for each in leased.missed()] == missed
-        leased.let_all_go()
 
 
 def test_it_is_due_again_as_it_was_and_was_not_begun(outbox, leased, clock, eyes):
@@ -141,6 +140,78 @@ def test_a_worker_keeps_to_the_rate_and_uses_it_up(outbox, plan, transport, eyes
     apart = [later - earlier for earlier, later in pairwise(times)]
     assert times[-1] - times[0] >= 29 / 20 - AHEAD
     assert sum(each < 0.02 for each in apart) <= 10
+
+
+def test_what_goes_alone_waits_for_its_turn_too(leased, clock):
+    (alone,) = held(0.3)
+    leased.put([replace(alone, alone=True)], 10, [])
+    assert leased.windows(Free()) == []
+    clock.now += 0.31
+    assert names(leased.windows(Free())) == ["0"]
+
+
+def test_a_worker_knows_what_a_claim_takes_and_forgets_it_by_and_by(leased, clock):
+    for took, known in ((0.1, 0.1), (0.2, 0.2), (0.01, 0.16), (60.0, 5.0)):
+        leased.batch(Free(), ["default"])
+        clock.now += took
+        leased.put(held(clock.now), 10, [])
+        assert leased.takes == pytest.approx(known)
+
+
+@pytest.mark.parametrize(("late", "missed"), [(0.09, []), (0.12, ["0"])])
+def test_a_turn_may_come_while_the_next_claim_is_made(leased, clock, late, missed):
+    leased.batch(Free(), ["default"])
+    clock.now += 0.1
+    leased.put(held(0.2), 1, [])
+    clock.now += 0.1 + late
+    assert [each.id for each in leased.missed()] == missed
+
+
+def test_who_looks_after_a_turn_was_missed_does_so_at_once(leased, clock):
+    leased.batch(Free(), ["default"])
+    leased.put(held(0.0), 10, [])
+    assert leased.dry
+    clock.now += 1.0
+    assert leased.missed()
+    assert not leased.dry
+
+
+@pytest.fixture
+def limited(file):
+    """Open the outbox with these limits."""
+    made = []
+
+    def make(**limits):
+        made.append(Outbox(f"sqlite:///{file}", rates=Rates(**limits)))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        pytest.param({"transports": {"*": 100.0}}, id="a rate"),
+        pytest.param({"domains": {"gmail.com": 1.0}}, id="another domain's"),
+        pytest.param({"at_once": {"*": 50}}, id="a number"),
+    ],
+)
+def test_a_drain_fails_over_whatever_is_limited(limited, plan, transport, limits):
+    outbox, away = limited(**limits), Told()
+    away.outcomes = {f"<n{each}@example.com>": Deferred("421", Fault.OURS) for each in range(10)}
+    put(outbox, *(a_submission(f"n{number}") for number in range(10)))
+    ways = Routing("default", ({"a": 1.0}, {"b": 1.0}))
+    both = {"a": away, "b": transport}
+    Worker(replace(plan, outbox=outbox, transports=both, routings=[ways])).drain()
+    assert len(transport.sent) == 10
+
+
+def test_a_drain_waits_for_the_places_that_its_own_mail_takes(limited, plan, transport):
+    outbox = limited(at_once={"*": 1})
+    put(outbox, *(a_submission(f"n{number}") for number in range(4)))
+    assert Worker(replace(plan, outbox=outbox)).drain() == 4
 
 
 def test_a_drain_stays_for_what_the_rate_lets_go(outbox, plan, eyes):

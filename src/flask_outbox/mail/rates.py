@@ -15,11 +15,12 @@ under way together, and back up, twice as fast every five minutes.
 All times are UNIX seconds, all rates are per second.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from flask_outbox.mail.outcome import Deferred, Fault, Outcome
 from flask_outbox.mail.retry import clamp_retry_after
@@ -28,6 +29,8 @@ from flask_outbox.mail.say import printable
 T = TypeVar("T")
 
 AHEAD = 0.5  # seconds
+TOO_LATE = 0.04  # seconds: who was held up for longer would go along with what comes after it
+SHARE = 0.25  # of the time to the next, that one may be late by, where that is more
 ROUNDING = 1e-6  # seconds: what sums of floats are out by
 SOON = 60.0  # seconds ahead that who missed a slot may get one
 NO_LIMIT = 1_000_000_000
@@ -120,6 +123,11 @@ class Rates:
         """Whether there is any limit."""
         return any(getattr(self, name) for name in self.__slots__)
 
+    @property
+    def are_of_number(self) -> bool:
+        """Whether an outcome makes room for another."""
+        return bool(self.at_once or self.domains_at_once)
+
     def of_transport(self, name: str) -> Limit:
         """Give the limit of all that goes by a transport."""
         return Limit(_of(self.transports, name), _of(self.at_once, name))
@@ -135,6 +143,17 @@ class Rates:
 
 def _of(values: Mapping[str, T], name: str) -> T | None:
     return values.get(name, values.get(EVERY))
+
+
+class Turn(NamedTuple):
+    """From when to when one may begin; it does not if it was held up for longer."""
+
+    begins_at: float
+    ends_at: float
+
+    def later_by(self, seconds: float) -> "Turn":
+        """Move it."""
+        return Turn(self.begins_at + seconds, self.ends_at + seconds)
 
 
 class Queue(Enum):
@@ -206,6 +225,11 @@ class Meter:
         since = now if self.rate_at(now) is None else max(self.next_at, now)
         return max(self.until, since)
 
+    def patience(self, at: float) -> float:
+        """Tell for how many seconds from its time on one may still begin."""
+        rate = self.rate_at(at)
+        return math.inf if rate is None else max(TOO_LATE, SHARE / rate)
+
     def take(self, now: float) -> float:
         """Count one that goes, and give its time.
 
@@ -219,11 +243,12 @@ class Meter:
         return since
 
     def give_back(self, now: float) -> None:
-        """Count one less: it does not go now."""
+        """Count one less: it does not go now, or has not left."""
         rate = self.rate_at(now)
         if rate is not None:
             self.next_at -= 1 / rate
         self.under_way -= 1
+        self.changed = True
 
     def passes(self, now: float, queue: Queue, *, had_slot: bool) -> bool:
         """Tell whether one may go now: there is room, and nobody waits in its queue."""

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from flask_outbox.mail.outcome import Accepted, Deferred, Outcome, Refused, Unclear
+from flask_outbox.mail.rates import Turn
 
 if TYPE_CHECKING:
     from flask_outbox.mail.unseal import Parts
@@ -62,7 +63,7 @@ class Submission:
     fence: str = ""
     attempt: int = 0
     began_at: float | None = None  # the attempt under way, by the database's clock
-    begins_at: float | None = None  # not before, where there is a limit (monotonic)
+    turn: Turn | None = None  # where there is a rate (monotonic)
     alone: bool = False  # it was on the line, or being signed, when a worker died
 
     def __repr__(self) -> str:

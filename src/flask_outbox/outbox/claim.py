@@ -22,6 +22,7 @@ from sqlalchemy import (
 
 from flask_outbox.mail.errors import Contended, InDoubt
 from flask_outbox.mail.lifecycle import State
+from flask_outbox.mail.rates import Turn
 from flask_outbox.mail.route import Routing
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.claimed import Read, addressed, opened, paced, read
@@ -137,6 +138,7 @@ def claim(  # noqa: PLR0913  each is named
     worker: str,
     routing: Callable[[str], Routing] = Routing.single,
     failed: list[Recorded] | None = None,
+    takes: float = 0.0,
 ) -> list[Submission]:
     """Take what is due, most urgent first, and of equal urgency by turns of the transports.
 
@@ -145,13 +147,14 @@ def claim(  # noqa: PLR0913  each is named
     message to try it with, and none more while that is under way. A row that was on the line when a
     worker died comes alone in its list. What cannot be decrypted, and what is over a limit, is held
     back, and does not stand in the way. ``routing`` tells the routes of a transport; ``failed``
-    gets what became of rows that cannot be read.
+    gets what became of rows that cannot be read; ``takes``: seconds that a claim takes about, so
+    that no turn is given that would be over before its end.
     """
     routings = [routing(name) for name in transports]
     width = 0
     for _ in range(ROUNDS_MOST):
         try:
-            found, is_over = _claim(outbox, routings, limit, worker, width)
+            found, is_over = _claim(outbox, routings, limit, worker, width, takes)
         except Contended:  # several claims at once, on MariaDB
             continue
         if failed is not None:
@@ -163,11 +166,18 @@ def claim(  # noqa: PLR0913  each is named
     return []
 
 
-def _claim(
-    outbox: Outbox, routings: Sequence[Routing], limit: int, worker: str, width: int
+def _claim(  # noqa: PLR0913, PLR0917  as above
+    outbox: Outbox,
+    routings: Sequence[Routing],
+    limit: int,
+    worker: str,
+    width: int,
+    takes: float,
 ) -> tuple[Read, bool]:
     """Claim once, looking at so many rows at least; tell also whether there are no more."""
     ids: list[str] = []
+    turns: dict[str, Turn] = {}
+    asked_at = 0.0
     fence = outbox.random(16).hex()
     try:
         with outbox.begin() as connection:
@@ -176,28 +186,29 @@ def _claim(
             gate = Gate(connection, outbox.rates, [each.transport for each in open_])
             if gate.shut(now):
                 now = outbox.now(connection)
-            asked_at = time.monotonic()  # what has to wait waits from here on, not from the commit
-            room = {each.transport: gate.room(each.transport, now) for each in open_}
+            asked_at = time.monotonic()  # turns count from here on, not from the commit
+            done = now + takes
+            room = {each.transport: gate.room(each.transport, done) for each in open_}
             most = {name: max(width, min(limit, count)) for name, count in room.items() if count}
             found = _candidates(connection, open_, now, most)
             rows = list(islice(found, max(limit, width)))
             people = addressed(connection, {row["id"]: now for row in rows})
-            rows = _choose(gate.sift(rows, people, now), limit, now - outbox.lease)
-            waits = gate.close(rows, now)
-            if not rows:
-                return Read([], []), not gate.moved
+            rows = _choose(gate.sift(rows, people, done), limit, now - outbox.lease)
             by_route = _allotted(connection, open_, rows, now, outbox.random(1)[0] / 256)
             ours = {each for its in by_route.values() for each in its}
+            turns = gate.close([row for row in rows if row["id"] in ours], done)
+            if not rows:
+                return Read([], []), not gate.moved
             ids += [row["id"] for row in rows if row["id"] in ours]
             terms = {"b_fence": fence, "b_worker": worker, "now": now, "until": now + outbox.lease}
             for name, its in by_route.items():
                 _LEASE.run(connection, ids=its, b_route=name, **terms)
             taken = read(connection, ids, fence, now, people)
-            begins_at = {id_: asked_at + seconds for id_, seconds in waits.items()}
-            return taken._replace(claimed=paced(taken.claimed, begins_at)), False
+            return paced(taken, turns, asked_at + takes), False
     except InDoubt:  # what has our fence is ours
         with outbox.begin() as connection:
-            return read(connection, ids, fence, outbox.now(connection)), True
+            taken = read(connection, ids, fence, outbox.now(connection))
+            return paced(taken, turns, asked_at + takes), True
 
 
 def _allotted(

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, bindparam, select
 
 from flask_outbox.mail.errors import ConfigurationError
+from flask_outbox.mail.rates import Turn
 from flask_outbox.mail.say import Say
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.database import Outbox
@@ -94,14 +95,17 @@ def _failed(connection: Connection, broken: Mapping[str, Unreadable], now: float
     return failed
 
 
-def paced(leased: Sequence[Claimed], begins_at: Mapping[str, float]) -> list[Claimed]:
-    """Tell those that a limit concerns from when on they may go (monotonic)."""
-    return [
-        each._replace(submission=replace(each.submission, begins_at=at))
-        if (at := begins_at.get(each.submission.id)) is not None
+def paced(taken: Read, turns: Mapping[str, Turn], now: float) -> Read:
+    """Tell those that have a turn, some seconds from now, of it (now is monotonic)."""
+    if not turns:
+        return taken
+    claimed = [
+        each._replace(submission=replace(each.submission, turn=turn.later_by(now)))
+        if (turn := turns.get(each.submission.id))
         else each
-        for each in leased
+        for each in taken.claimed
     ]
+    return taken._replace(claimed=claimed)
 
 
 def addressed(connection: Connection, claimed_at: Mapping[str, float]) -> People:

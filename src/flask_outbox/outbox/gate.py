@@ -4,13 +4,14 @@ In the claim's transaction: ``shut`` locks the transports' own limits, ``room`` 
 are to be looked at, ``sift`` lets through what may go, ``close`` writes down what did.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Double, String, Text, case, select, update
 
-from flask_outbox.mail.rates import AHEAD, NO_LIMIT, NONE, Limit, Meter, Queue, Rates
+from flask_outbox.mail.rates import AHEAD, NO_LIMIT, NONE, Limit, Meter, Queue, Rates, Turn
 from flask_outbox.outbox.claimed import People
 from flask_outbox.outbox.rates import by, domain_named, domain_of, meters, sent_from, to, write
 from flask_outbox.outbox.schedule import Priority
@@ -63,7 +64,8 @@ class Gate:
         self._concerned: dict[str, set[str]] = {}  # by message: the names of its limits
         self._through: list[Terms] = []
         self._moved: list[dict[str, Any]] = []
-        self._at: dict[str, float] = {}  # by message: when it is to go
+        # By message: when it is to go, and for how long after that it may.
+        self._turns: dict[str, tuple[float, float]] = {}
 
     @property
     def moved(self) -> int:
@@ -138,7 +140,8 @@ class Gate:
         if not self._meters or not (concerned := self._of(row)):
             return True
         queue = _QUEUES.get(row["priority"], Queue.NORMAL)
-        had_slot = row["slot_at"] == row["due_at"] and now - row["due_at"] < LATE
+        turn = row["slot_at"]
+        had_slot = turn is not None and turn >= row["due_at"] and now - turn < LATE
         # Urgent mail does not wait for a domain to be warm; it is counted.
         urgent = row["priority"] == Priority.URGENT.value
         free = {each.name for each in concerned if urgent and each.limit.warm_since is not None}
@@ -148,8 +151,11 @@ class Gate:
             if each.name not in free and not each.passes(now, queue, had_slot=had_slot)
         ]
         if not waits_for:
-            times = {each.name: each.take(now) for each in concerned}
-            self._at[row["id"]] = max((times[name] for name in times.keys() - free), default=now)
+            for each in concerned:
+                if each.name in free:
+                    each.take(now)
+                else:
+                    self._take(row["id"], each, now)
             return True
         slots = {each.name: each.slot(now, queue, had_slot=had_slot) for each in waits_for}
         last = max(slots, key=slots.__getitem__)
@@ -158,10 +164,15 @@ class Gate:
         self._moved.append({"row": row["id"], "slot": back, "now": now, "why": why})
         return False
 
-    def close(self, chosen: Sequence[Terms], now: float) -> dict[str, float]:
-        """Write down what goes, and move what does not; give the seconds that each has to wait.
+    def _take(self, id_: str, one: Meter, now: float) -> None:
+        at, patience = one.take(now), one.patience(now)
+        latest, least = self._turns.get(id_, (now, math.inf))
+        self._turns[id_] = max(at, latest), min(patience, least)
 
-        What no limit concerns is left out.
+    def close(self, chosen: Sequence[Terms], now: float) -> dict[str, Turn]:
+        """Write down what goes, and move what does not; give each its turn, in seconds from now.
+
+        What has none goes as soon as can be.
         """
         went = {row["id"] for row in chosen}
         for row in self._through:
@@ -170,9 +181,13 @@ class Gate:
                     each.give_back(now)
         for row in chosen:
             if (own := self._own.get(row["transport"])) is not None:
-                self._at[row["id"]] = max(own.take(now), self._at.get(row["id"], now))
+                self._take(row["id"], own, now)
         own_ones = filter(None, self._own.values())
         write(self._connection, [*own_ones, *self._meters.values()], now)
         if self._moved:
             _MOVE.run(self._connection, self._moved)
-        return {id_: at - now for id_, at in self._at.items() if id_ in went}
+        return {
+            id_: Turn(at - now, at - now + patience)
+            for id_, (at, patience) in self._turns.items()
+            if id_ in went and (at > now or patience < math.inf)
+        }

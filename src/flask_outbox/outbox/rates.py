@@ -21,9 +21,10 @@ from sqlalchemy import (
 )
 
 from flask_outbox.mail.exchange import Report
-from flask_outbox.mail.outcome import Deferred
-from flask_outbox.mail.rates import DAY, Limit, Meter, Queue, Rates, asks_to_slow, spoken
+from flask_outbox.mail.outcome import Deferred, Fault, Outcome
+from flask_outbox.mail.rates import DAY, NONE, Limit, Meter, Queue, Rates, asks_to_slow, spoken
 from flask_outbox.mail.say import Say
+from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.statements import Each, Statement
 from flask_outbox.outbox.tables import rate
 from flask_outbox.outbox.unless import insert_unless
@@ -174,11 +175,19 @@ def _row(one: Meter, now: float) -> dict[str, Any]:
     }
 
 
-def slow(connection: Connection, rates: Rates, reports: Sequence[Report], now: float) -> None:
-    """Let the limits take in what far sides said of our speed; for record's transaction."""
+def heed(connection: Connection, rates: Rates, reports: Sequence[Report], now: float) -> None:
+    """Let the limits take in what far sides said of our speed; for record's transaction.
+
+    What did not leave, and for no fault of its own, gives its turn to another.
+    """
     limits: dict[str, Limit] = {}
     asked: list[tuple[str, float, Deferred]] = []
+    back: list[str] = []
     for report in reports:
+        if rates.are_set and all(map(_has_not_left, report.receipt.values())):
+            its = concerning(rates, report.submission)
+            limits.update(its)
+            back += its
         began_at = now if report.submission.began_at is None else report.submission.began_at
         for address, outcome in report.receipt.items():
             if isinstance(outcome, Deferred) and asks_to_slow(outcome):
@@ -189,10 +198,31 @@ def slow(connection: Connection, rates: Rates, reports: Sequence[Report], now: f
     known = locked(connection, limits, now, limits)
     for name, began_at, outcome in asked:
         known[name].slow_down(now, began_at, outcome)
+    for name in back:
+        known[name].give_back(now)
     write(connection, known.values(), now)
-    for each in known.values():
-        if each.changed:
-            log.warning("Slower %s: %s", each.name, _told(each, now).words)
+    for each in {name for name, _, _ in asked}:
+        if known[each].changed:
+            log.warning("Slower %s: %s", each, _told(known[each], now).words)
+
+
+def _has_not_left(outcome: Outcome) -> bool:
+    return isinstance(outcome, Deferred) and outcome.fault in {Fault.OURS, Fault.NONE}
+
+
+def concerning(rates: Rates, submission: Submission) -> dict[str, Limit]:
+    """Give the limits that are set for what it concerns."""
+    by_ = submission.transport
+    author = domain_of(submission.sender)
+    limits = {
+        by(by_): rates.of_transport(by_),
+        sent_from(author): rates.from_domain(author),
+        **{
+            to(domain, by_): rates.to_domain(domain)
+            for domain in map(domain_of, submission.recipients)
+        },
+    }
+    return {name: limit for name, limit in limits.items() if limit != NONE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.outbox.accept import NotAsBegun, accept
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.held import Judge
-from flask_outbox.outbox.rates import slow
+from flask_outbox.outbox.rates import heed
 from flask_outbox.outbox.routes import hear
 from flask_outbox.outbox.settle import ROWS, hold, settle
 from flask_outbox.outbox.tables import message
@@ -129,7 +129,7 @@ def _hear(
 ) -> dict[str, RouteNews]:
     """Let the limits and the routes take in what was recorded; give the news by route."""
     reports = [report for id_, report in first.items() if id_ in done]
-    slow(connection, outbox.rates, reports, now)
+    heed(connection, outbox.rates, reports, now)
     return hear(connection, reports, now)
 
 

@@ -122,7 +122,7 @@ def _message(held: Held) -> dict[str, Any]:
         "state": held.state.value,
         "due_at": due,
         # Whoever comes again does not stand behind all that came since.
-        "slot_at": due if queued else held.row["slot_at"],
+        "slot_at": max(due, held.now) if due is not None else held.row["slot_at"],
         "due_from": held.now if queued else None,
         "attempts": held.attempts,
         "crashes": held.crashes,

@@ -92,7 +92,7 @@ message = Table(
     Column("due_at", Double),
     # When due_at was set, if after the enqueue; NULL also where the app named the time itself.
     Column("due_from", Double),
-    Column("slot_at", Double),  # due_at, while it waits for its turn: a slot, a route, a retry
+    Column("slot_at", Double),  # its turn, where it had or has one: a slot, a route, a retry
     Column("created_at", Double, nullable=False),
     Column("first_due", Double, nullable=False),  # patience is counted from here
     Column("expires_at", Double),

@@ -6,6 +6,7 @@ from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 
+from flask_outbox.mail.rates import Turn
 from flask_outbox.mail.route import Routing
 from flask_outbox.mail.submission import Submission
 from flask_outbox.worker.lanes import Lanes
@@ -15,8 +16,8 @@ MOST = 100  # submissions of one claim
 QUICK = 0.5  # seconds: a claim that is used up sooner is followed by one of twice its size
 LOADED_AT_ONCE = 16  # transports that one claim asks for, of those that are made by a loader
 TOGETHER = 0.01  # seconds: what a rate lets go one by one begins with what follows within that
-TOO_LATE = 0.04  # seconds: who was held up for longer would go along with what comes after it
-IN_VAIN_MOST = 3  # looks in a row at which all may have missed their time
+TAKES_MOST = 5.0  # seconds that a claim is thought to take
+FORGETS = 0.8  # of what the one before took, with each claim
 LATE = 5.0  # seconds from one claim to the next, while much has to expire
 LULL = 5.0  # seconds that a row which may kill us waits for everything else to be off the line
 
@@ -40,8 +41,8 @@ class Leased:
         self._ways = ways
         self._waiting: defaultdict[str, deque[Submission]] = defaultdict(deque)  # by route
         self._round: deque[str] = deque()  # transports to be loaded that have not had their turn
-        self._begins: dict[str, float] = {}  # by id: not before, where a rate says so (monotonic)
-        self._in_vain = 0  # looks in a row at which all had missed their time
+        self.takes = 0.0  # seconds, a claim that brings something
+        self._turns: dict[str, Turn] = {}  # by id, where a rate says so; until it is their turn
         self._alone: deque[Submission] = deque()
         self._alone_since = 0.0
         self._others_first = False
@@ -99,9 +100,14 @@ class Leased:
         rest = [name for name in self._round if name not in asked]
         again = [name for name in self._round if name in asked] if len(claimed) == limit else []
         self._round = deque([*rest, *again])
+        if claimed:
+            took = time.monotonic() - self._claimed_at
+            self.takes = min(TAKES_MOST, max(took, self.takes * FORGETS))
         for each in claimed:
-            if each.begins_at is not None:
-                self._begins[each.id] = each.begins_at
+            if each.turn is not None:  # which may come while the next claim is made
+                begins_at, ends_at = each.turn
+                ends_at = max(ends_at, begins_at + self.takes + TOGETHER)
+                self._turns[each.id] = Turn(begins_at, ends_at)
             (self._alone if each.alone else self._waiting[each.route]).append(each)
 
     def windows(self, lanes: Lanes) -> list[Window]:
@@ -114,10 +120,11 @@ class Leased:
         if self.closed:
             return []
         others = any(self._waiting.values())
-        if self._alone and not (self._others_first and others):
+        alone = self._ready(self._alone)
+        if alone and not (self._others_first and others):
             self._alone_since = self._alone_since or time.monotonic()
             waited = time.monotonic() - self._alone_since
-            return [[self._alone[0]]] if lanes.idle or waited > LULL else []
+            return [[alone[0]]] if lanes.idle or waited > LULL else []
         windows = (
             window
             for route, waiting in self._waiting.items()
@@ -128,35 +135,31 @@ class Leased:
 
     def _ready(self, waiting: Sequence[Submission]) -> Sequence[Submission]:
         """Leave out what a rate holds back until its time."""
-        if not self._begins:
+        if not self._turns:
             return waiting
         now = time.monotonic()
-        return [each for each in waiting if self._begins.get(each.id, 0.0) <= now]
+        early = {id_ for id_, turn in self._turns.items() if turn.begins_at > now}
+        return [each for each in waiting if each.id not in early]
 
     @property
     def begins_at(self) -> float:
         """When to begin the next of what a rate holds back (monotonic); infinity for never."""
-        return min(self._begins.values(), default=math.inf) + TOGETHER
+        return min((turn.begins_at for turn in self._turns.values()), default=math.inf) + TOGETHER
 
     def missed(self) -> list[Submission]:
-        """Give up what a rate gave a time that is over by now: it gets another.
+        """Give up that whose turn is over: it gets another.
 
-        What waits for a lane only has not missed it. Where all miss theirs again and again they
-        go after all, so that something goes however slow the outbox is.
+        What waits for a lane only has not missed it.
         """
         now = time.monotonic()
-        over = {id_: at for id_, at in self._begins.items() if at <= now}
-        late = {id_ for id_, at in over.items() if at < now - TOO_LATE}
-        if over:
-            self._in_vain = self._in_vain + 1 if len(late) == len(over) else 0
-        if self._in_vain > IN_VAIN_MOST:
-            self._in_vain = 0
-            late.clear()
-        for id_ in over:
-            del self._begins[id_]
+        come = {id_: turn for id_, turn in self._turns.items() if turn.begins_at <= now}
+        late = {id_ for id_, turn in come.items() if turn.ends_at < now}
+        for id_ in come:
+            del self._turns[id_]
         gone = [each for each in self if each.id in late] if late else []
         for each in gone:
             (self._alone if each.alone else self._waiting[each.route]).remove(each)
+        self.dry = self.dry and not gone
         return gone
 
     def take(self, windows: Sequence[Window], started: Sequence[Submission]) -> list[Window]:
@@ -168,7 +171,7 @@ class Leased:
                 self._alone_since = 0.0
             else:
                 self._waiting[each.route].remove(each)
-            self._begins.pop(each.id, None)
+            self._turns.pop(each.id, None)
             self._others_first = each.alone
         kept = ([begun[each.id] for each in window if each.id in begun] for window in windows)
         return [window for window in kept if window]
@@ -177,7 +180,7 @@ class Leased:
         """Give up all that is held for these routes."""
         gone = [each for each in self if each.route in routes]
         for each in gone:
-            self._begins.pop(each.id, None)
+            self._turns.pop(each.id, None)
         for name in {each.route for each in gone}:
             self._waiting[name].clear()
         self._alone = deque(each for each in self._alone if each.route not in routes)

@@ -118,6 +118,7 @@ class Worker:
         self._look_at = 0.0  # when to ask the outbox again, after it had nothing
         self._pause = plan.poll / POLL_STEPS
         self._is_paced = plan.outbox.rates.are_set
+        self._frees = plan.outbox.rates.are_of_number
         self._has_more = False  # that a rate lets go soon
         self._in_vain = 0  # looks in a row for what was due and could not be had
         self._stop_at = self._leave_at = float("inf")
@@ -236,7 +237,7 @@ class Worker:
         self._release(leased.let_go(paused))  # what would go by a route that is paused now
         if leased.dry and not was_dry:
             self._look_at = time.monotonic() + self._next_look()
-        if recorded and not self._is_paced:
+        if recorded and (not self._is_paced or self._frees or any(map(_is_due_again, recorded))):
             leased.dry = False  # what one outcome held back, by its route or its row, may go now
 
     def _record(self, reports: Sequence[Report]) -> None:
@@ -262,9 +263,10 @@ class Worker:
         with plan.outbox.read() as connection:
             wait = due - plan.outbox.now(connection)
         if self._is_paced:
-            self._in_vain = 0 if brought or wait > 0.0 else self._in_vain + 1
+            in_vain = not brought and wait <= 0.0 and not self._lanes.busy
+            self._in_vain = self._in_vain + 1 if in_vain else 0
             self._has_more = wait < STAYS_FOR and self._in_vain < IN_VAIN_MOST
-            return min(self._pause, max(wait, IN_TIME))
+            return max(IN_TIME, min(self._pause, wait))
         return min(self._pause, wait if wait > 0.0 else OVERDUE)
 
     def _seconds(self) -> float:
@@ -320,6 +322,10 @@ class Worker:
             if alert is not None:
                 tellings.append(partial(self._plan.alert, alert))
         self._news.tell(tellings)
+
+
+def _is_due_again(recorded: Recorded) -> bool:
+    return recorded.state is State.QUEUED
 
 
 _WANT_A_PERSON = (State.FAILED, State.UNKNOWN)  # what got too old was meant to
