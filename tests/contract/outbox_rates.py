@@ -528,6 +528,18 @@ class RateContract(Ground):
         clock.now += 0.4
         assert len(take(outbox)) == 1
 
+    def test_what_was_claimed_before_it_was_slowed_slows_it_no_more(self, outbox, clock):
+        flood(outbox, 5)
+        first, *rest = take(outbox)
+        say(outbox, start(outbox, [first])[0], BUSY)
+        for each in rest:
+            clock.now += 1.0
+            say(outbox, start(outbox, [each])[0], BUSY)
+        assert 10.0 <= stats(outbox).slowed[0].rate < 10.1
+        clock.now += 60.0
+        say(outbox, begin(outbox, 1)[0], BUSY)
+        assert stats(outbox).slowed[0].rate < 6.0
+
     def test_what_a_domain_does_to_one_transport_is_nothing_to_another(self, outbox):
         flood(outbox, 3)
         flood(outbox, 10, transport="other")

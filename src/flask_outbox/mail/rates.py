@@ -276,13 +276,13 @@ class Meter:
             rate = min(rate or FASTEST, 10.0 * self.limit.at_once)
         return rate or RECOVERED
 
-    def slow_down(self, now: float, began_at: float, outcome: Deferred) -> None:
-        """Halve the rate, if the mail that met this began after it was halved before."""
+    def slow_down(self, now: float, claimed_at: float, outcome: Deferred) -> None:
+        """Halve the rate, if the mail that met this was claimed after it was halved before."""
         if outcome.retry_after is not None:
             until = now + clamp_retry_after(outcome.retry_after)
             if until > self.until:
                 self.until, self.changed = until, True
-        if self.slow is not None and began_at <= self.slowed_at:
+        if self.slow is not None and claimed_at <= self.slowed_at:
             return
         rate = self.rate_at(now)
         self.slow = SLOWED_FIRST if rate is None else max(SLOWEST, rate / 2)

@@ -62,7 +62,8 @@ class Submission:
     route: str = ""
     fence: str = ""
     attempt: int = 0
-    began_at: float | None = None  # the attempt under way, by the database's clock
+    claimed_at: float | None = None  # by the database's clock
+    began_at: float | None = None  # the attempt under way, by the same
     turn: Turn | None = None  # where there is a rate (monotonic)
     alone: bool = False  # it was on the line, or being signed, when a worker died
 

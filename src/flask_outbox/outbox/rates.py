@@ -188,16 +188,16 @@ def heed(connection: Connection, rates: Rates, reports: Sequence[Report], now: f
             its = concerning(rates, report.submission)
             limits.update(its)
             back += its
-        began_at = now if report.submission.began_at is None else report.submission.began_at
+        claimed_at = now if report.submission.claimed_at is None else report.submission.claimed_at
         for address, outcome in report.receipt.items():
             if isinstance(outcome, Deferred) and asks_to_slow(outcome):
                 domain = domain_of(address)
                 name = to(domain, report.submission.transport)
                 limits[name] = rates.to_domain(domain)
-                asked.append((name, began_at, outcome))
+                asked.append((name, claimed_at, outcome))
     known = locked(connection, limits, now, limits)
-    for name, began_at, outcome in asked:
-        known[name].slow_down(now, began_at, outcome)
+    for name, claimed_at, outcome in asked:
+        known[name].slow_down(now, claimed_at, outcome)
     for name in back:
         known[name].give_back(now)
     write(connection, known.values(), now)

@@ -98,6 +98,7 @@ def unpack(row: Mapping[str, Any] | RowMapping, recipients: Sequence[str]) -> Su
             route=row["route"],
             fence=row["fence"] or "",
             attempt=row["attempts"],
+            claimed_at=row.get("claimed_at"),
             alone=bool(row["alone"]),
             **(_rest(extra) if len(extra) > 1 else {}),
         )
