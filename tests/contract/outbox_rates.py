@@ -10,15 +10,18 @@ from sqlalchemy import func, select, update
 
 from contract.outbox_ground import Ground
 from flask_outbox.mail.errors import InDoubt
+from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Unclear
 from flask_outbox.mail.rates import DAY, DOUBLES_IN, TOO_LATE, Rates
 from flask_outbox.mail.route import Routing
+from flask_outbox.mail.submission import Receipt
 from flask_outbox.outbox import claim as claims
 from flask_outbox.outbox.claim import next_due, reclaim, release, start
 from flask_outbox.outbox.enqueue import Priority, Schedule, enqueue
 from flask_outbox.outbox.prune import prune
 from flask_outbox.outbox.rates import IDLE, domain_named
+from flask_outbox.outbox.record import record
 from flask_outbox.outbox.stats import stats
 from flask_outbox.outbox.status import cancel, list_messages
 from flask_outbox.outbox.tables import message, rate
@@ -37,6 +40,7 @@ from outbox_mail import (
 )
 
 BUSY = Deferred("421 4.7.0 too fast")
+OUR_FAULT = Deferred("503", Fault.OURS)
 ANN = "ann@gmail.com"
 TWO_WAYS = Routing("default", ({"first": 1.0}, {"second": 1.0}))
 
@@ -168,10 +172,12 @@ class RateContract(Ground):
             times = connection.execute(select(rate.c.next_at)).scalars().all()
         assert times == pytest.approx([EPOCH] * 3, abs=1e-5)
 
-    def test_what_left_does_not(self, limited):
+    @pytest.mark.parametrize("told", [(ANN, Deferred("451 later")), (BOB, OUR_FAULT)])
+    def test_what_left_or_may_have_does_not(self, limited, told):
         outbox = limited(transports={"*": 1 / 60})
-        flood(outbox, 1)
-        say(outbox, begin(outbox)[0], Deferred("451 later"))
+        flood(outbox, 1, ANN, BOB)
+        (begun,) = begin(outbox)
+        record(outbox, [Report(begun, Receipt([told]))], lambda: 0.5)
         with outbox.read() as connection:
             assert connection.execute(select(rate.c.next_at)).scalar() > EPOCH + 59.0
 

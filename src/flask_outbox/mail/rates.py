@@ -10,7 +10,7 @@ however many wait. Urgent mail does not stand behind those: it takes what comes 
 misses a slot for its sake gets one of the next minute.
 
 A limit slows by itself when the far side asks for it: to half of what it was, once for all that was
-under way together, and back up, twice as fast every five minutes.
+claimed together, and back up, twice as fast every five minutes.
 
 All times are UNIX seconds, all rates are per second.
 """

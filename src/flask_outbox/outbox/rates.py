@@ -184,7 +184,8 @@ def heed(connection: Connection, rates: Rates, reports: Sequence[Report], now: f
     asked: list[tuple[str, float, Deferred]] = []
     back: list[str] = []
     for report in reports:
-        if rates.are_set and all(map(_has_not_left, report.receipt.values())):
+        whom = report.submission.recipients  # of whom a receipt of another's may not tell all
+        if rates.are_set and all(_has_not_left(report.receipt.get(each)) for each in whom):
             its = concerning(rates, report.submission)
             limits.update(its)
             back += its
@@ -206,7 +207,7 @@ def heed(connection: Connection, rates: Rates, reports: Sequence[Report], now: f
             log.warning("Slower %s: %s", each, _told(known[each], now).words)
 
 
-def _has_not_left(outcome: Outcome) -> bool:
+def _has_not_left(outcome: Outcome | None) -> bool:
     return isinstance(outcome, Deferred) and outcome.fault in {Fault.OURS, Fault.NONE}
 
 
