@@ -349,13 +349,13 @@ class RetentionContract(Ground):
         assert list(pieces(outbox, Keep(rows=DAY))) == [Pruned()]
         assert look(outbox, id_).state is State.QUEUED
 
-    def test_two_workers_that_forget_at_once_do_not_disturb_each_other(self, outbox, clock):
+    def test_workers_that_forget_at_once_do_not_disturb_each_other(self, outbox, clock):
         finished(outbox, many=250)
         clock.now += 2 * DAY
-        with ThreadPoolExecutor(2) as threads:
+        with ThreadPoolExecutor(4) as threads:
             runs = [
-                threads.submit(prune, outbox, content_after=DAY, rows_after=DAY) for _ in range(2)
+                threads.submit(prune, outbox, content_after=DAY, rows_after=DAY) for _ in range(4)
             ]
-        both = sum((each.result() for each in runs), Pruned())
-        assert both.messages == 250
+        together = sum((each.result() for each in runs), Pruned())
+        assert together.messages == 250
         assert counted(outbox) == (0, 0, 0, 0)
