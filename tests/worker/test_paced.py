@@ -13,6 +13,7 @@ from flask_outbox.mail.route import Routing
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.transports.base import unsigned
 from flask_outbox.worker import leased as leases
+from flask_outbox.worker import pace
 from flask_outbox.worker.engine import drain
 from flask_outbox.worker.journey import turn
 from flask_outbox.worker.leased import Leased
@@ -41,6 +42,7 @@ def clock(monkeypatch):
 
     clock = Stopped()
     monkeypatch.setattr(leases, "time", clock)
+    monkeypatch.setattr(pace, "time", clock)
     return clock
 
 
@@ -90,13 +92,13 @@ def test_what_a_rate_holds_back_begins_at_its_time(leased, clock):
     leased.put(held(0.0, 0.02, 0.05), 10, [])
     assert leased.missed() == []
     assert names(leased.windows(Free())) == ["0"]
-    assert 1000.02 <= leased.begins_at < 1000.05
+    assert 1000.02 <= leased.pace.begins_at < 1000.05
     clock.now += 0.03
     assert names(leased.windows(Free())) == ["0", "1"]
     clock.now += 0.03
     assert names(leased.windows(Free())) == ["0", "1", "2"]
     assert leased.missed() == []
-    assert leased.begins_at == math.inf
+    assert leased.pace.begins_at == math.inf
 
 
 def test_who_missed_the_time_is_given_up_and_who_waits_for_a_lane_has_not_missed_it(leased, clock):
@@ -120,7 +122,7 @@ def test_it_is_due_again_as_it_was_and_was_not_begun(outbox, leased, clock, eyes
 def test_what_was_given_up_for_a_pause_is_begun_no_more(leased, clock):
     leased.put(held(0.05), 10, [])
     leased.let_go(["default"])
-    assert leased.begins_at == math.inf
+    assert leased.pace.begins_at == math.inf
     clock.now += 1.0
     assert leased.missed() == []
 
@@ -155,7 +157,7 @@ def test_a_worker_knows_what_a_claim_takes_and_forgets_it_by_and_by(leased, cloc
         leased.batch(Free(), ["default"])
         clock.now += took
         leased.put(held(clock.now), 10, [])
-        assert leased.takes == pytest.approx(known)
+        assert leased.pace.takes == pytest.approx(known)
 
 
 @pytest.mark.parametrize(("late", "missed"), [(0.09, []), (0.12, ["0"])])

@@ -35,7 +35,7 @@ def turn(outbox: Outbox, leased: Leased, lanes: Lanes, sign: Signing) -> list[Re
             worker=leased.worker,
             routing=leased.routing,
             failed=recorded,
-            takes=leased.takes,
+            takes=leased.pace.takes,
         )
         leased.put(claimed, limit, hungry)
 

@@ -1,23 +1,19 @@
 """What a worker has claimed and not yet begun: the part that a crash costs nothing."""
 
-import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 
-from flask_outbox.mail.rates import Turn
 from flask_outbox.mail.route import Routing
 from flask_outbox.mail.submission import Submission
 from flask_outbox.worker.lanes import Lanes
+from flask_outbox.worker.pace import Pace
 from flask_outbox.worker.ways import Ways
 
 MOST = 100  # submissions of one claim
 QUICK = 0.5  # seconds: a claim that is used up sooner is followed by one of twice its size
 LOADED_AT_ONCE = 16  # transports that one claim asks for, of those that are made by a loader
-TOGETHER = 0.01  # seconds: what a rate lets go one by one begins with what follows within that
-TAKES_MOST = 5.0  # seconds that a claim is thought to take
-FORGETS = 0.8  # of what the one before took, with each claim
 LATE = 5.0  # seconds from one claim to the next, while much has to expire
 LULL = 5.0  # seconds that a row which may kill us waits for everything else to be off the line
 
@@ -41,8 +37,7 @@ class Leased:
         self._ways = ways
         self._waiting: defaultdict[str, deque[Submission]] = defaultdict(deque)  # by route
         self._round: deque[str] = deque()  # transports to be loaded that have not had their turn
-        self.takes = 0.0  # seconds, a claim that brings something
-        self._turns: dict[str, Turn] = {}  # by id, where a rate says so; until it is their turn
+        self.pace = Pace()
         self._alone: deque[Submission] = deque()
         self._alone_since = 0.0
         self._others_first = False
@@ -100,14 +95,8 @@ class Leased:
         rest = [name for name in self._round if name not in asked]
         again = [name for name in self._round if name in asked] if len(claimed) == limit else []
         self._round = deque([*rest, *again])
-        if claimed:
-            took = time.monotonic() - self._claimed_at
-            self.takes = min(TAKES_MOST, max(took, self.takes * FORGETS))
+        self.pace.put(claimed, time.monotonic() - self._claimed_at)
         for each in claimed:
-            if each.turn is not None:  # which may come while the next claim is made
-                begins_at, ends_at = each.turn
-                ends_at = max(ends_at, begins_at + self.takes + TOGETHER)
-                self._turns[each.id] = Turn(begins_at, ends_at)
             (self._alone if each.alone else self._waiting[each.route]).append(each)
 
     def windows(self, lanes: Lanes) -> list[Window]:
@@ -120,7 +109,7 @@ class Leased:
         if self.closed:
             return []
         others = any(self._waiting.values())
-        alone = self._ready(self._alone)
+        alone = self.pace.ready(self._alone)
         if alone and not (self._others_first and others):
             self._alone_since = self._alone_since or time.monotonic()
             waited = time.monotonic() - self._alone_since
@@ -129,33 +118,13 @@ class Leased:
             window
             for route, waiting in self._waiting.items()
             if waiting
-            for window in _share(self._ready(waiting), lanes.free(route), lanes.window(route))
+            for window in _share(self.pace.ready(waiting), lanes.free(route), lanes.window(route))
         )
         return list(islice(windows, lanes.spare))
 
-    def _ready(self, waiting: Sequence[Submission]) -> Sequence[Submission]:
-        """Leave out what a rate holds back until its time."""
-        if not self._turns:
-            return waiting
-        now = time.monotonic()
-        early = {id_ for id_, turn in self._turns.items() if turn.begins_at > now}
-        return [each for each in waiting if each.id not in early]
-
-    @property
-    def begins_at(self) -> float:
-        """When to begin the next of what a rate holds back (monotonic); infinity for never."""
-        return min((turn.begins_at for turn in self._turns.values()), default=math.inf) + TOGETHER
-
     def missed(self) -> list[Submission]:
-        """Give up that whose turn is over: it gets another.
-
-        What waits for a lane only has not missed it.
-        """
-        now = time.monotonic()
-        come = {id_: turn for id_, turn in self._turns.items() if turn.begins_at <= now}
-        late = {id_ for id_, turn in come.items() if turn.ends_at < now}
-        for id_ in come:
-            del self._turns[id_]
+        """Give up that whose turn is over: it gets another."""
+        late = self.pace.missed()
         gone = [each for each in self if each.id in late] if late else []
         for each in gone:
             (self._alone if each.alone else self._waiting[each.route]).remove(each)
@@ -171,7 +140,7 @@ class Leased:
                 self._alone_since = 0.0
             else:
                 self._waiting[each.route].remove(each)
-            self._turns.pop(each.id, None)
+            self.pace.forget(each)
             self._others_first = each.alone
         kept = ([begun[each.id] for each in window if each.id in begun] for window in windows)
         return [window for window in kept if window]
@@ -180,7 +149,7 @@ class Leased:
         """Give up all that is held for these routes."""
         gone = [each for each in self if each.route in routes]
         for each in gone:
-            self._turns.pop(each.id, None)
+            self.pace.forget(each)
         for name in {each.route for each in gone}:
             self._waiting[name].clear()
         self._alone = deque(each for each in self._alone if each.route not in routes)

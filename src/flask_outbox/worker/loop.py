@@ -275,7 +275,7 @@ class Worker:
             return 0.0
         look_at = self._look_at if self._leased.dry else float("inf")
         leave_at = self._leave_at if self._leased.closed else self._stop_at
-        begins_at = self._leased.begins_at
+        begins_at = self._leased.pace.begins_at
         at = min(self._lanes.record_at, self._upkeep.at, look_at, leave_at, begins_at)
         return min(self._plan.poll, max(0.0, at - time.monotonic()))
 
