@@ -405,6 +405,26 @@ class ClaimContract(Ground):
         say(outbox, one(outbox), Deferred("451 later"))
         assert look(outbox, id_).state is State.FAILED
 
+    @pytest.mark.parametrize("end", ["reclaimed", "released", "recorded"])
+    def test_who_waits_while_others_are_under_way_is_due_as_before_too(self, outbox, clock, end):
+        id_ = put(outbox, a_submission(ADA, BOB))
+        say(outbox, one(outbox), {ADA: Deferred("broke", Fault.NONE), BOB: Deferred("451 later")})
+        wait = look(outbox, id_).recipients[1].due_at - clock.now
+        assert wait > 0
+        (again,) = begin(outbox, 1) if end == "recorded" else take(outbox)
+        assert again.recipients == (ADA,)
+        clock.now -= YEAR
+        if end == "reclaimed":
+            reclaim(outbox)
+        elif end == "released":
+            release(outbox, [again])
+        else:
+            say(outbox, again, Accepted("250"))
+        assert look(outbox, id_).recipients[1].due_at == pytest.approx(clock.now + wait, abs=1e-3)
+        clock.now += outbox.patience.give_up
+        say(outbox, one(outbox), Deferred("451 later"))
+        assert look(outbox, id_).state is State.FAILED
+
     def test_a_time_that_the_app_named_stays_when_the_clock_goes_back(self, outbox, clock):
         id_ = put(outbox, at=EPOCH + 60)
         clock.now -= HOUR

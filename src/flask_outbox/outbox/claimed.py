@@ -151,7 +151,7 @@ def _hold_back(outbox: Outbox, locked: Sequence[Submission], why: str) -> None:
         ours = [row for row in rows if row["fence"] == fences[row["id"]]]
         held = hold(connection, ours, now)
         for each in held:
-            waited = now - each.row["first_due"]
+            waited = now - each.first_due
             each.hold_back(now + min(max(waited, HELD_LEAST), HELD_MOST), why)
         settle(connection, held)
     if held:

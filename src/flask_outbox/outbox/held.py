@@ -65,6 +65,7 @@ class Held:
     attempts: int
     crashes: int
     alone: bool
+    first_due: float
     reason: str = ""
     events: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
@@ -104,17 +105,36 @@ class Held:
 
         It was due when it was claimed, so it is due now, wherever the clock was set to since.
         """
+        self._heed_the_clock()
         for place in self.sending():
             place.move(State.QUEUED, min(place.due_at or self.now, self.now))
         self.reason = self.row["reason"]
 
     def hold_back(self, until: float, why: str) -> None:
         """End a lease that was never started, until it can be: nothing is charged."""
+        self._heed_the_clock()
         for place in self.sending():
             place.move(State.QUEUED, until)
         if self.row["reason"] != printable(why):  # told once
             self.tell(Kind.DEFERRED, why)
         self.reason = printable(why)
+
+    def _heed_the_clock(self) -> None:
+        """Bring back what waits besides the attempt, if the clock was set back since its claim.
+
+        By less than a lease it may be off as the clocks of two machines are.
+        """
+        row = self.row
+        if row["claimed_at"] is None or row["claimed_at"] <= self.now:
+            return
+        ahead = row["claimed_at"] - self.now
+        if ahead <= row["lease_until"] - row["leased_at"]:
+            return
+        for place in self.places:
+            if place.state is State.QUEUED and place.due_at is not None:
+                place.due_at, place.moved = place.due_at - ahead, True
+        if self.first_due > self.now:
+            self.first_due -= ahead
 
     def expire(self, why: str) -> dict[str, Outcome]:
         """End what was still to be sent, at whatever time; tell what that means for whom.
@@ -170,6 +190,7 @@ class Held:
 
     def end_attempt(self, outcomes: dict[str, Outcome], judge: "Judge") -> None:
         """Take in a receipt; an attempt that cost no recipient one is given back."""
+        self._heed_the_clock()
         charged = [
             self.judge(place, outcomes.get(place.address, NO_REPORT), judge)
             for place in self.sending()
@@ -196,7 +217,7 @@ class Judge:
             outcome,
             held.now,
             self.jitter,
-            first_due=held.row["first_due"],
+            first_due=held.first_due,
             patience=self.patience,
             unclear=place.unclear,
         )

@@ -54,7 +54,7 @@ def hold(connection: Connection, rows: Iterable[RowMapping], now: float) -> list
     A row in a state that this version does not know is a newer one's, and left alone.
     """
     held = {
-        row.id: Held(row, [], now, row.attempts, row.crashes, row.alone, row.reason)
+        row.id: Held(row, [], now, row.attempts, row.crashes, row.alone, row.first_due, row.reason)
         for row in rows
         if row.state in KNOWN
     }
@@ -124,6 +124,7 @@ def _message(held: Held) -> dict[str, Any]:
         # Whoever comes again does not stand behind all that came since.
         "slot_at": max(due, held.now) if due is not None else held.row["slot_at"],
         "due_from": held.now if queued else None,
+        "first_due": held.first_due,
         "attempts": held.attempts,
         "crashes": held.crashes,
         "alone": held.alone,

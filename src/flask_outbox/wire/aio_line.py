@@ -259,7 +259,10 @@ async def connect(host: str, port: int, until: float, answers: "Answers | None" 
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(until - monotonic()):
-            addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            if smtp_line.is_address(host):  # no other thread has to be waited for
+                addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            else:
+                addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:  # and when its time is up
         raise smtp_line.unknown_host(where, error) from error
     problem: OSError | None = None

@@ -6,6 +6,7 @@ The two drivers differ only in how they wait.
 import os
 import socket
 from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
 from ssl import SSLError
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -208,6 +209,15 @@ def pieces(blocks: Sequence[bytes]) -> Iterator[bytes | memoryview]:
 def share(until: float, among: int) -> float:
     """Give one of several addresses its part of the time that is left."""
     return max((until - monotonic()) / among, LEAST_SHARE)
+
+
+def is_address(host: str) -> bool:
+    """Tell whether there is nothing to be looked up, so that nothing can block."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def unknown_host(where: str, error: Exception) -> WireError:

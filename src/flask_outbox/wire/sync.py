@@ -8,7 +8,6 @@ import contextlib
 import socket
 from collections.abc import Iterator
 from functools import partial
-from ipaddress import ip_address
 from time import monotonic
 from typing import TYPE_CHECKING, assert_never
 
@@ -135,21 +134,12 @@ class _Line(smtp_line.Line):
             rest = rest[self.sock.send(rest) :]
 
 
-def _is_address(host: str) -> bool:
-    """Tell whether there is nothing to be looked up, so that nothing can block."""
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
 def _connect(host: str, port: int, until: float, answers: "Answers | None") -> _Line:
     """Try every address of the host, each with its share of the time that is left."""
     where = f"{host}:{port}"
     look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     try:
-        addresses = look_up() if _is_address(host) else within(until, look_up)
+        addresses = look_up() if smtp_line.is_address(host) else within(until, look_up)
     except (OSError, UnicodeError) as error:
         raise smtp_line.unknown_host(where, error) from error
     problem: OSError | None = None
