@@ -10,7 +10,7 @@ from collections.abc import Callable
 BOUND = 10.0  # seconds after which a child hangs
 
 
-def in_child(work: Callable[[], object]) -> None:
+def in_child(work: Callable[[], object], bound: float = BOUND) -> None:
     """Run it in a forked child; what goes wrong there goes wrong here."""
     read, write = os.pipe()
     with warnings.catch_warnings():  # that threads and fork do not mix is what is tested
@@ -27,8 +27,9 @@ def in_child(work: Callable[[], object]) -> None:
     os.close(write)
     try:
         with os.fdopen(read, "rb") as said:
-            assert select.select([said], [], [], BOUND)[0], "the child hangs"
-            assert said.read() == b"ok"
+            assert select.select([said], [], [], bound)[0], "the child hangs"
+            answer = said.read().decode()
+        assert answer == "ok", answer
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

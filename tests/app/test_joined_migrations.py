@@ -2,19 +2,22 @@
 
 import os
 import re
-import subprocess
 import sys
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
+from flask.cli import main
 from sqlalchemy import NullPool, create_engine
 
 from flask_outbox import ConfigurationError, migrations
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.schema import missing
 from flask_outbox.outbox.tables import REVISION
+from forked import in_child
 from outbox_mail import put
 from schema_of import schema_of
 from shop import a_shop, close, note, open_shop, url_of
@@ -55,10 +58,6 @@ JOINED_LATER = JOINED.replace("(app, db,", "(app, db, include_object=flask_outbo
 LEFT_ALONE = BESIDE.replace("(app, db)", "(app, db, include_object=flask_outbox.include_object)")
 
 
-# Flask-Migrate's own env.py asks in the way of Flask-SQLAlchemy 2 first.
-WARNINGS = ("-W", "error", "-W", "ignore:'get_engine' is deprecated")
-
-
 class App:
     """An app in a folder, and its ``flask db``."""
 
@@ -67,23 +66,30 @@ class App:
         (folder / "made.py").write_text(PROGRAM + kind)
 
     def flask(self, *arguments):
-        done = subprocess.run(
-            [sys.executable, *WARNINGS, "-m", "flask", "--app", "made", *arguments],
-            cwd=self.folder,
-            env={
-                "PATH": os.environ["PATH"],
-                "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
-                "URI": url_of(self.place),
-                "OUTBOX": self.place,
-                "INSTANCE": str(self.folder / "instance"),
-            },
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        """Run it, in a child that has most of what it imports; give what it says."""
+        said = self.folder / "said"
+
+        def run():
+            os.chdir(self.folder)
+            sys.path.insert(0, str(self.folder))
+            sys.argv = ["flask", "--app", "made", *arguments]
+            os.environ["URI"] = url_of(self.place)
+            os.environ["OUTBOX"] = self.place
+            os.environ["INSTANCE"] = str(self.folder / "instance")
+            warnings.simplefilter("error")
+            # Flask-Migrate's own env.py asks in the way of Flask-SQLAlchemy 2 first.
+            warnings.filterwarnings("ignore", "'get_engine' is deprecated")
+            with (
+                said.open("w") as out,
+                redirect_stdout(out),
+                redirect_stderr(out),
+                pytest.raises(SystemExit) as ended,
+            ):
+                main()
+            assert not ended.value.code, said.read_text()
+
+        in_child(run, 100.0)
+        return said.read_text()
 
     def revisions(self):
         """The app's own migrations, in order."""
@@ -138,7 +144,7 @@ def test_flask_migrate_makes_our_tables_and_finds_nothing_more_to_do(an_app, fre
     app.flask("db", "migrate")
     app.flask("db", "upgrade")
     assert schema_at(app.place) == fresh
-    assert "No new upgrade operations" in app.flask("db", "check")
+    app.flask("db", "check")  # fails where there is more to do
     app.flask("db", "migrate")
     assert len(app.revisions()) == 1
     shop = a_shop(app.place, tmp_path / "instance", MAIL_WORKER="process")
@@ -162,7 +168,7 @@ def test_ours_called_by_the_apps_are_the_same_in_both_directions(an_app, fresh):
     )
     app.flask("db", "upgrade")
     assert schema_at(app.place) == fresh
-    assert "No new upgrade operations" in app.flask("db", "check")
+    app.flask("db", "check")  # fails where there is more to do
     app.flask("db", "downgrade")
     assert schema_at(app.place) != fresh
     app.flask("db", "downgrade")
@@ -187,7 +193,7 @@ def test_an_outbox_beside_the_apps_tables_is_not_dropped_by_its_migrations(an_ap
     assert "shop_order" in made.read_text()
     assert "outbox_" not in made.read_text()
     app.flask("db", "upgrade")
-    assert "No new upgrade operations" in app.flask("db", "check")
+    app.flask("db", "check")  # fails where there is more to do
 
 
 def test_without_include_object_it_would_be_but_on_postgresql(an_app):
