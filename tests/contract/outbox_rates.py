@@ -22,6 +22,7 @@ from flask_outbox.outbox.enqueue import Priority, Schedule, enqueue
 from flask_outbox.outbox.prune import prune
 from flask_outbox.outbox.rates import IDLE, domain_named
 from flask_outbox.outbox.record import record
+from flask_outbox.outbox.slots import bring_forward
 from flask_outbox.outbox.stats import stats
 from flask_outbox.outbox.status import cancel, list_messages
 from flask_outbox.outbox.tables import message, rate
@@ -472,6 +473,84 @@ class RateContract(Ground):
         assert cancel(outbox, put_in[1])
         clock.now += 1.0
         assert take(outbox) == []
+
+    # --- slots that nobody waits for ---
+
+    def test_when_all_that_wait_are_cancelled_the_next_one_goes_at_once(self, limited, clock):
+        outbox = limited(domains={"gmail.com": 1.0})
+        for id_ in flood(outbox, 200):
+            take(outbox)
+            cancel(outbox, id_)
+        clock.now += 2.0
+        assert bring_forward(outbox) == 0
+        new = flood(outbox, 1)
+        assert ids(take(outbox)) == new
+
+    def test_who_stands_behind_those_that_were_cancelled_comes_sooner_in_order(
+        self, limited, clock
+    ):
+        outbox = limited(domains={"gmail.com": 1.0})
+        put_in = flood(outbox, 200)
+        bulk = flood(outbox, 100, priority=Priority.BULK)
+        take(outbox, 400)
+        for id_ in put_in[:150:2] + put_in[1:150:3]:
+            cancel(outbox, id_)
+        clock.now += 2.0
+        left = [id_ for id_ in put_in if look(outbox, id_).state is State.QUEUED]
+        assert bring_forward(outbox) > 50
+        slots = [look(outbox, id_).due_at for id_ in left]
+        assert slots == sorted(slots)
+        assert slots[-1] <= clock.now + len(left) + 10.0
+        assert look(outbox, bulk[-1]).due_at == pytest.approx(EPOCH + 100 - 0.25, abs=1.0)
+        (new,) = flood(outbox, 1)
+        take(outbox)
+        assert slots[-1] < look(outbox, new).due_at < slots[-1] + 2.0
+        assert len(pass_the_time(outbox, clock, len(left), step=0.5)) >= len(left) - 2
+
+    def test_while_a_limit_is_used_up_nobody_is_moved(self, limited, clock):
+        outbox = limited(domains={"gmail.com": 1.0})
+        put_in = flood(outbox, 200)
+        take(outbox, 400)
+        assert bring_forward(outbox) == 0
+        clock.now += 2.0
+        assert bring_forward(outbox) == 0
+        due = look(outbox, put_in[-1]).due_at
+        assert due == pytest.approx(EPOCH + 199 - 0.25, abs=1e-5)
+
+    def test_what_waits_for_something_else_stays_where_it_is(self, limited, clock):
+        outbox = limited(domains={"gmail.com": 1.0})
+        scheduled = flood(outbox, 3, at=EPOCH + 50.0)
+        [first, *others] = flood(outbox, 200)
+        say(outbox, begin(outbox)[0], Deferred("451 later", retry_after=600.0))
+        for id_ in others:
+            cancel(outbox, id_)
+        waits = [look(outbox, id_).due_at for id_ in (first, *scheduled)]
+        clock.now += 2.0
+        assert bring_forward(outbox) == 0
+        assert [look(outbox, id_).due_at for id_ in (first, *scheduled)] == waits
+
+    def test_when_a_rate_is_set_higher_who_waits_comes_sooner(self, limited, clock):
+        outbox = limited(domains={"gmail.com": 1.0})
+        put_in = flood(outbox, 200)
+        take(outbox, 400)
+        clock.now += 2.0
+        outbox.rates = Rates(domains={"gmail.com": 100.0})
+        assert bring_forward(outbox) > 150
+        assert look(outbox, put_in[-1]).due_at < clock.now + 10.0
+
+    def test_a_domain_that_is_warmed_up_closes_up_over_all_transports(self, limited, clock):
+        outbox = limited(warm_up={"example.com": EPOCH})
+        first = flood(outbox, 20)
+        second = flood(outbox, 20, transport="bulk")
+        take(outbox, 100, transports=["default", "bulk"])
+        for id_ in first:
+            cancel(outbox, id_)
+        clock.now += DAY / 50 + 1.0
+        assert bring_forward(outbox) > 0
+        left = [id_ for id_ in second if look(outbox, id_).state is State.QUEUED]
+        slots = [look(outbox, id_).due_at for id_ in left]
+        assert slots[0] <= clock.now + 1.0
+        assert slots[-1] <= clock.now + len(left) * DAY / 50
 
     # --- of a sending domain ---
 

@@ -7,10 +7,12 @@ from itertools import pairwise
 
 import pytest
 
+from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.outcome import Deferred, Fault
 from flask_outbox.mail.rates import AHEAD, TOO_LATE, Rates, Turn
 from flask_outbox.mail.route import Routing
 from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.status import cancel, list_messages
 from flask_outbox.transports.base import unsigned
 from flask_outbox.worker import leased as leases
 from flask_outbox.worker import pace
@@ -227,6 +229,22 @@ def test_and_for_what_has_a_slot(file, plan, eyes):
     put(slow, *(a_submission(f"n{number}") for number in range(15)))
     assert drain(replace(plan, outbox=slow)).tried == 15
     slow.close()
+
+
+def test_who_stands_behind_mail_that_was_cancelled_is_sent_when_there_is_room(
+    limited, plan, transport
+):
+    outbox = limited(domains={"example.org": 0.7})
+    put(outbox, *(a_submission(f"n{number}") for number in range(100)))
+    Worker(replace(plan, outbox=outbox)).drain()
+    waiting = list_messages(outbox, state=State.QUEUED, limit=100)
+    assert len(waiting) > 90
+    for each in waiting[1:]:  # the newest first
+        cancel(outbox, each.id)
+    sent = len(transport.sent)
+    time.sleep(1.5)  # until there is room
+    with at_work(replace(plan, outbox=outbox)):
+        wait_for(lambda: len(transport.sent) == sent + 1)
 
 
 def test_but_not_for_what_cannot_be_had(outbox, plan, eyes):

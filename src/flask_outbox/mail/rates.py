@@ -206,7 +206,7 @@ class Meter:
 
     def free(self, now: float) -> int:
         """Tell how many may be given their time now."""
-        since = self._since(now)
+        since = self.next_one(now)
         if since > now + AHEAD:
             return 0
         rate, count = self.rate_at(now), NO_LIMIT
@@ -218,9 +218,9 @@ class Meter:
 
     def opens_at(self, now: float) -> float:
         """Tell when it is worth while to ask again, as far as that is a matter of time."""
-        return self._since(now) - AHEAD / 2
+        return self.next_one(now) - AHEAD / 2
 
-    def _since(self, now: float) -> float:
+    def next_one(self, now: float) -> float:
         """Give the time of the next one."""
         since = now if self.rate_at(now) is None else max(self.next_at, now)
         return max(self.until, since)
@@ -235,7 +235,7 @@ class Meter:
 
         Urgent mail may go before its time; that is remembered, though for no more than a day.
         """
-        rate, since = self.rate_at(now), self._since(now)
+        rate, since = self.rate_at(now), self.next_one(now)
         if rate is not None:
             self.next_at = min(since + 1 / rate, now + max(DAY, 1 / rate))
         self.under_way += 1
@@ -257,7 +257,7 @@ class Meter:
 
     def slot(self, now: float, queue: Queue, *, had_slot: bool) -> float:
         """Hand out a time; who has it comes back a little before."""
-        first = max(now + AHEAD, self._since(now))
+        first = max(now + AHEAD, self.next_one(now))
         if had_slot and queue is not Queue.NEXT and self._after(now, Queue.AGAIN) < first + SOON:
             queue = Queue.AGAIN
         at = max(first, self._after(now, queue))
@@ -265,11 +265,18 @@ class Meter:
         self.changed = True
         return at
 
+    def stand_behind(self, queue: Queue, slot: float | None) -> None:
+        """Let whoever comes next have the slot after this one; None: nobody waits in the queue."""
+        self.latest.pop(queue, None)
+        if slot is not None:
+            self.latest[queue] = slot
+        self.changed = True
+
     def _after(self, now: float, queue: Queue) -> float:
         latest = self.latest.get(queue, 0.0)
-        return latest + 1 / self._handed_out(max(latest, now))
+        return latest + 1 / self.slots_a_second(max(latest, now))
 
-    def _handed_out(self, at: float) -> float:
+    def slots_a_second(self, at: float) -> float:
         """Give the rate of slots; of what is only limited in number, a guess that is too high."""
         rate = self.rate_at(at)
         if self.limit.at_once is not None:

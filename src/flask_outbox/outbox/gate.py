@@ -6,49 +6,29 @@ are to be looked at, ``sift`` lets through what may go, ``close`` writes down wh
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Double, String, Text, case, select, update
+from sqlalchemy import Connection, select
 
-from flask_outbox.mail.rates import AHEAD, NO_LIMIT, NONE, Limit, Meter, Queue, Rates, Turn
+from flask_outbox.mail.rates import NO_LIMIT, NONE, Limit, Meter, Queue, Rates, Turn
 from flask_outbox.outbox.claimed import People
 from flask_outbox.outbox.rates import by, domain_named, domain_of, meters, sent_from, to, write
 from flask_outbox.outbox.schedule import Priority
 from flask_outbox.outbox.settle import QUEUED
-from flask_outbox.outbox.statements import Each, Terms
+from flask_outbox.outbox.slots import MOVE, QUEUES, move
+from flask_outbox.outbox.statements import Terms
 from flask_outbox.outbox.tables import LEASED, message, recipient
 
 LATE = 60.0  # seconds after a slot that it counts for
 
 _m, _r = message.c, recipient.c
-_QUEUES: Mapping[str, Queue] = {
-    Priority.URGENT.value: Queue.NEXT,
-    Priority.HIGH.value: Queue.NEXT,
-    Priority.NORMAL.value: Queue.NORMAL,
-    Priority.BULK.value: Queue.BULK,
-}
 # Counted here: to group them a database would sort.
 _UNDER_WAY = select(_m.transport).where(LEASED)
 _ON_THEIR_WAY_TO = (
     select(_m.id, _m.transport, _r.address)
     .join(recipient, _r.message == _m.id)
     .where(LEASED, _r.state == QUEUED, _r.due_at <= _m.claimed_at)
-)
-_MOVE = Each(
-    {"row": String(), "slot": Double(), "now": Double(), "why": Text()},
-    lambda given: (
-        update(message)
-        .where(_m.id == given["row"], _m.due_at.is_not(None))
-        .values(
-            due_at=given["slot"],
-            slot_at=given["slot"],
-            due_from=given["now"],
-            # Patience is counted from when it could first have gone.
-            first_due=case((_m.attempts == 0, given["slot"]), else_=_m.first_due),
-            reason=given["why"],
-        )
-    ),
 )
 
 
@@ -139,7 +119,7 @@ class Gate:
     def _passes(self, row: Terms, now: float) -> bool:
         if not self._meters or not (concerned := self._of(row)):
             return True
-        queue = _QUEUES.get(row["priority"], Queue.NORMAL)
+        queue = QUEUES.get(row["priority"], Queue.NORMAL)
         turn = row["slot_at"]
         had_slot = turn is not None and turn >= row["due_at"] and now - turn < LATE
         # Urgent mail does not wait for a domain to be warm; it is counted.
@@ -159,9 +139,7 @@ class Gate:
             return True
         slots = {each.name: each.slot(now, queue, had_slot=had_slot) for each in waits_for}
         last = max(slots, key=slots.__getitem__)
-        why = f"over the limit {last}"
-        back = slots[last] - AHEAD / 2
-        self._moved.append({"row": row["id"], "slot": back, "now": now, "why": why})
+        self._moved.append(move(row["id"], slots[last], last, now))
         return False
 
     def _take(self, id_: str, one: Meter, now: float) -> None:
@@ -185,7 +163,7 @@ class Gate:
         own_ones = filter(None, self._own.values())
         write(self._connection, [*own_ones, *self._meters.values()], now)
         if self._moved:
-            _MOVE.run(self._connection, self._moved)
+            MOVE.run(self._connection, self._moved)
         return {
             id_: Turn(at - now, at - now + patience)
             for id_, (at, patience) in self._turns.items()

@@ -36,7 +36,7 @@ FROM_THE_FUTURE = 60.0  # seconds: the clock was set back since it was written
 IDLE = DAY  # seconds after which one that holds nothing is forgotten
 IDLE_MOST = 1000
 
-_SLOTS: Mapping[Queue, str] = {each: f"{each.value}_slot" for each in Queue}
+SLOTS: Mapping[Queue, str] = {each: f"{each.value}_slot" for each in Queue}
 _NAMES: BindParameter[list[str]] = bindparam("names", expanding=True)
 _KNOWN = Statement(lambda among: select(rate).where(among(rate.c.name)))
 _NAMED = select(rate).where(rate.c.name.in_(_NAMES)).order_by(rate.c.name)
@@ -55,7 +55,7 @@ _SLOWED = (
     .where(or_(rate.c.slow.is_not(None), rate.c.closed_until > bindparam("now")))
     .order_by(rate.c.name)
 )
-_LATEST = (rate.c.next_at, rate.c.closed_until, *(rate.c[name] for name in _SLOTS.values()))
+_LATEST = (rate.c.next_at, rate.c.closed_until, *(rate.c[name] for name in SLOTS.values()))
 _IDLE = (
     rate.c.written_at <= bindparam("before"),
     *(func.coalesce(each, 0.0) <= bindparam("now") for each in _LATEST),
@@ -93,7 +93,7 @@ def meters(
     ``wait``: for those that another transaction has locked, which are left out otherwise.
     """
     rows = {row["name"]: row for row in _KNOWN.rows(connection, ids=sorted(limits))}
-    found = {name: _meter(name, limit, rows.get(name), now) for name, limit in limits.items()}
+    found = {name: meter(name, limit, rows.get(name), now) for name, limit in limits.items()}
     held = {name: each for name, each in found.items() if each.holds(now)}
     new = held.keys() - rows.keys()
     if connection.dialect.name == "sqlite" and not new:  # all of it is locked
@@ -116,7 +116,7 @@ def locked(
         connection.execute(_NEW[connection.dialect.name], made)
     query = _LOCKED if wait else _UNLOCKED_ONES
     rows = connection.execute(query, {"names": sorted(limits)}).mappings()
-    return {row["name"]: _meter(row["name"], limits[row["name"]], row, now) for row in rows}
+    return {row["name"]: meter(row["name"], limits[row["name"]], row, now) for row in rows}
 
 
 def write(connection: Connection, changed: Iterable[Meter], now: float) -> None:
@@ -137,16 +137,15 @@ def opens_at(
     rows = _KNOWN.rows(connection, ids=sorted(names))
     known = {names[row["name"]]: row for row in rows}
     return {
-        name: _meter(by(name), limits[name], row, now).opens_at(now) for name, row in known.items()
+        name: meter(by(name), limits[name], row, now).opens_at(now) for name, row in known.items()
     }
 
 
-def _meter(
-    name: str, limit: Limit, row: RowMapping | Mapping[str, Any] | None, now: float
-) -> Meter:
+def meter(name: str, limit: Limit, row: RowMapping | Mapping[str, Any] | None, now: float) -> Meter:
+    """Read a row of them; None: there is none yet."""
     if row is None or row["written_at"] > now + FROM_THE_FUTURE:
         return Meter(name, limit)
-    latest = {queue: row[column] for queue, column in _SLOTS.items() if row[column] is not None}
+    latest = {queue: row[column] for queue, column in SLOTS.items() if row[column] is not None}
     if limit.rate is not None and row["rate"] is not None and limit.rate > row["rate"]:
         latest = {}  # they were handed out too far ahead
     return Meter(
@@ -165,7 +164,7 @@ def _row(one: Meter, now: float) -> dict[str, Any]:
     return {
         "name": one.name,
         "next_at": one.next_at,
-        **{column: one.latest.get(queue) for queue, column in _SLOTS.items()},
+        **{column: one.latest.get(queue) for queue, column in SLOTS.items()},
         "rate": one.limit.rate,
         "slow": one.slow,
         "slowed_at": one.slowed_at,
@@ -246,7 +245,7 @@ def slowed(connection: Connection, rates: Rates, now: float) -> list[SlowedRate]
     found: list[SlowedRate] = []
     for row in connection.execute(_SLOWED, {"now": now}).mappings():
         domain = domain_named(row["name"])
-        one = _meter(row["name"], rates.to_domain(domain), row, now)
+        one = meter(row["name"], rates.to_domain(domain), row, now)
         if one.is_slowed(now):
             found.append(_told(one, now))
     return found
@@ -255,6 +254,18 @@ def slowed(connection: Connection, rates: Rates, now: float) -> list[SlowedRate]
 def domain_named(name: str) -> str:
     """Read the domain in the name of a limit."""
     return name.split(" ", 2)[1]
+
+
+def transport_named(name: str) -> str | None:
+    """Read the transport in the name of a domain's limit; None: it is of all of them."""
+    kind, *rest = name.split(" ", 3)
+    return rest[2] if kind == "to" else None
+
+
+def limit_named(rates: Rates, name: str) -> Limit:
+    """Give what is set for the limit of a domain, by its name."""
+    domain = domain_named(name)
+    return rates.from_domain(domain) if transport_named(name) is None else rates.to_domain(domain)
 
 
 def _told(one: Meter, now: float) -> SlowedRate:

@@ -79,6 +79,11 @@ def _dues(connection: Connection, besides: Container[str]) -> dict[str, float]:
     return {name: min(each) for name, each in dues.items() if each}
 
 
+def transports(connection: Connection) -> list[str]:
+    """Name those that have mail which waits."""
+    return [*_dues(connection, ())]
+
+
 def due_besides(outbox: Outbox, transports: Container[str]) -> list[str]:
     """Name the other transports that have mail which may go now, each by a route of its name."""
     with outbox.read() as connection:

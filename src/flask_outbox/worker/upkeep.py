@@ -10,12 +10,14 @@ from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.outbox.claim import extend, reclaim
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.record import Recorded
+from flask_outbox.outbox.slots import bring_forward
 from flask_outbox.outbox.workers import Badge, WorkerLost, heartbeat
 from flask_outbox.worker.lanes import Lanes
 from flask_outbox.worker.leased import Leased
 from flask_outbox.worker.retention import Retention
 
 OFTEN = 4  # times in one lease
+SLOTS_EVERY = 20.0  # seconds
 BEAT_WITHIN = 7.5  # seconds: whose lease is longer is not lost to others, whose lease is shorter
 
 
@@ -26,6 +28,7 @@ class Upkeep:
         self, outbox: Outbox, leased: Leased, lanes: Lanes, badge: Badge, retention: Retention
     ) -> None:
         self._beat_at = 0.0
+        self._slots_at = 0.0
         self._retention = retention
         self._outbox = outbox
         self._leased = leased
@@ -55,6 +58,9 @@ class Upkeep:
         self._news += heartbeat(
             outbox, name, host=platform.node(), pid=os.getpid(), badge=self._badge
         )
+        if now >= self._slots_at:
+            bring_forward(outbox)
+            self._slots_at = now + SLOTS_EVERY
         self._beat_at = now + min(outbox.lease / OFTEN, BEAT_WITHIN)
         news, self._news = self._news, []
         return news
