@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 from flask_outbox.mail.exchange import Report
-from flask_outbox.mail.outcome import Deferred, Fault, Outcome
+from flask_outbox.mail.outcome import Deferred, Fault
 from flask_outbox.mail.rates import DAY, NONE, Limit, Meter, Queue, Rates, asks_to_slow, spoken
 from flask_outbox.mail.say import Say
 from flask_outbox.mail.submission import Submission
@@ -182,9 +182,9 @@ def heed(connection: Connection, rates: Rates, reports: Sequence[Report], now: f
     limits: dict[str, Limit] = {}
     asked: list[tuple[str, float, Deferred]] = []
     back: list[str] = []
+    are_set = rates.are_set
     for report in reports:
-        whom = report.submission.recipients  # of whom a receipt of another's may not tell all
-        if rates.are_set and all(_has_not_left(report.receipt.get(each)) for each in whom):
+        if are_set and _has_not_left(report):
             its = concerning(rates, report.submission)
             limits.update(its)
             back += its
@@ -206,8 +206,12 @@ def heed(connection: Connection, rates: Rates, reports: Sequence[Report], now: f
             log.warning("Slower %s: %s", each, _told(known[each], now).words)
 
 
-def _has_not_left(outcome: Outcome | None) -> bool:
-    return isinstance(outcome, Deferred) and outcome.fault in {Fault.OURS, Fault.NONE}
+def _has_not_left(report: Report) -> bool:
+    """Tell so only where it is known of everybody: a receipt of another's may not tell all."""
+    outcomes = map(report.receipt.get, report.submission.recipients)
+    return all(
+        isinstance(each, Deferred) and each.fault in {Fault.OURS, Fault.NONE} for each in outcomes
+    )
 
 
 def concerning(rates: Rates, submission: Submission) -> dict[str, Limit]:
