@@ -4,6 +4,7 @@ import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 
 import pytest
 from sqlalchemy import func, select, update
@@ -13,14 +14,14 @@ from flask_outbox.mail.errors import InDoubt
 from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Unclear
-from flask_outbox.mail.rates import DAY, DOUBLES_IN, TOO_LATE, Rates
+from flask_outbox.mail.rates import DAY, DOUBLES_IN, TOO_LATE, Limit, Rates
 from flask_outbox.mail.route import Routing
 from flask_outbox.mail.submission import Receipt
 from flask_outbox.outbox import claim as claims
 from flask_outbox.outbox.claim import next_due, reclaim, release, start
 from flask_outbox.outbox.enqueue import Priority, Schedule, enqueue
 from flask_outbox.outbox.prune import prune
-from flask_outbox.outbox.rates import IDLE, domain_named
+from flask_outbox.outbox.rates import IDLE, domain_named, locked
 from flask_outbox.outbox.record import record
 from flask_outbox.outbox.slots import bring_forward
 from flask_outbox.outbox.stats import stats
@@ -62,10 +63,10 @@ def meters_of(outbox):
 
 
 def next_at(outbox):
-    """Give when the next mail may go to each domain, from EPOCH on."""
+    """Give when the next mail may go to each domain, from EPOCH on; before that is at once."""
     with outbox.read() as connection:
         found = connection.execute(select(rate.c.name, rate.c.next_at)).all()
-    return {domain_named(name): at - EPOCH for name, at in found}
+    return {domain_named(name): max(at - EPOCH, 0.0) for name, at in found}
 
 
 def pass_the_time(outbox, clock, seconds, step=0.025, transports=("default",)):
@@ -462,9 +463,72 @@ class RateContract(Ground):
         flood(limited(domains={"gmail.com": 1.0}), 100)
         take(limited(domains={"gmail.com": 1.0}))
         faster = limited(domains={"gmail.com": 100.0})
-        clock.now += 1.5
+        clock.now += 0.1
         new = flood(faster, 1)
         assert set(new) <= set(ids(take(faster)))
+
+    def test_a_transport_that_waited_for_a_day_goes_on_when_its_rate_is_set_higher(
+        self, limited, clock
+    ):
+        outbox = limited(transports={"*": 1 / DAY})
+        put_many(outbox, 20)
+        assert len(take(outbox)) == 1
+        outbox.rates = Rates(transports={"*": 100.0})
+        assert len(take(outbox)) == 19
+
+    @pytest.mark.parametrize("step", [-35.0, -55.0, -61.0])
+    def test_a_clock_that_is_set_back_stops_no_transport(self, limited, clock, step):
+        outbox = limited(transports={"*": 100.0})
+        put_many(outbox, 200)
+        begin(outbox)
+        clock.now += step
+        reclaim(outbox)
+        assert take(outbox) != []
+
+    def test_any_number_of_limits_is_found(self, outbox):
+        limits = {f"to d{number}.example by default": Limit(1.0) for number in range(70_000)}
+        with outbox.begin() as connection:
+            assert locked(connection, limits, EPOCH, ()) == {}
+
+    def test_mail_that_two_limits_hold_exceeds_neither(self, limited, clock):
+        outbox = limited(transports={"*": 50.0}, domains={"gmail.com": 20.0})
+        flood(outbox, 150)
+        put_many(outbox, 150)
+        times: dict[str, list[float]] = {"gmail.com": [], "any": []}
+        until = clock.now + 6.0
+        while clock.now < until:
+            for each in take(outbox):
+                times["any"].append(each.turn.begins_at)
+                if each.recipients == (ANN,):
+                    times["gmail.com"].append(each.turn.begins_at)
+            clock.now += 0.25
+        for name, rate_ in (("any", 50.0), ("gmail.com", 20.0)):
+            its = sorted(times[name])
+            assert len(its) > 50
+            assert all(later - sooner > 0.99 / rate_ for sooner, later in pairwise(its))
+
+    def test_urgent_mail_does_not_stand_behind_high_mail(self, limited, clock):
+        outbox = limited(domains={"gmail.com": 1.0})
+        flood(outbox, 200, priority=Priority.HIGH)
+        take(outbox, 400)
+        urgent = flood(outbox, 2, priority=Priority.URGENT)
+        take(outbox)
+        slots = [look(outbox, id_).due_at - clock.now for id_ in urgent]
+        assert slots == pytest.approx([0.75, 1.75], abs=1e-5)
+
+    def test_patience_does_not_end_while_a_mail_waits_for_us(self, limited, clock):
+        outbox = limited(domains={"gmail.com": 100 / DAY})
+        put_in = flood(outbox, 400)
+        take(outbox, 1000)
+        last = put_in[-1]
+        for _ in range(2):
+            clock.now = look(outbox, last).due_at + 0.5
+            while last not in ids(taken := begin_by(outbox, ["default"])):
+                clock.now += 600.0
+            say(outbox, next(each for each in taken if each.id == last), Deferred("451 later"))
+            clock.now = look(outbox, last).due_at
+            take(outbox, 1000)
+        assert look(outbox, last).state is State.QUEUED
 
     def test_a_cancelled_mail_has_no_slot(self, limited, clock):
         outbox = limited(domains={"gmail.com": 1.0})
@@ -535,7 +599,9 @@ class RateContract(Ground):
         take(outbox, 400)
         clock.now += 2.0
         outbox.rates = Rates(domains={"gmail.com": 100.0})
+        assert ids(take(outbox, 1)) == put_in[1:2]  # whoever comes first does not hide the others
         assert bring_forward(outbox) > 150
+        assert bring_forward(outbox) == 0
         assert look(outbox, put_in[-1]).due_at < clock.now + 10.0
 
     def test_a_domain_that_is_warmed_up_closes_up_over_all_transports(self, limited, clock):

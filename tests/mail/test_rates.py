@@ -111,6 +111,14 @@ def test_what_does_not_go_after_all_leaves_its_time_to_another():
     assert one.free(NOW) == 1
 
 
+def test_but_not_between_those_who_have_a_turn_yet_to_come():
+    one = meter(10.0)
+    times = [one.take(NOW) for _ in range(one.free(NOW))]
+    for _ in range(3):
+        one.give_back(NOW)
+    assert one.take(NOW) == pytest.approx(times[-1] + 0.1, abs=1e-5)
+
+
 def test_one_that_knows_no_rate_lets_everything_go():
     one = meter()
     one.take(NOW)

@@ -154,8 +154,9 @@ def test_what_goes_alone_waits_for_its_turn_too(leased, clock):
     assert names(leased.windows(Free())) == ["0"]
 
 
-def test_a_worker_knows_what_a_claim_takes_and_forgets_it_by_and_by(leased, clock):
-    for took, known in ((0.1, 0.1), (0.2, 0.2), (0.01, 0.16), (60.0, 5.0)):
+def test_a_worker_knows_what_a_claim_takes_and_one_that_stood_still_says_nothing(leased, clock):
+    steps = ((0.1, 0.1), (4.0, 0.1), (0.2, 0.2), (0.1, 0.2), (0.1, 0.1), (2.0, 0.1), (3.0, 2.0))
+    for took, known in steps:
         leased.batch(Free(), ["default"])
         clock.now += took
         leased.put(held(clock.now), 10, [])

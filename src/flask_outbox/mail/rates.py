@@ -159,10 +159,14 @@ class Turn(NamedTuple):
 class Queue(Enum):
     """Who waits with whom: each queue has slots of its own."""
 
-    NEXT = "next"  # urgent mail
+    NOW = "now"  # urgent mail, which stands behind nobody
+    NEXT = "next"  # high
     AGAIN = "again"  # who missed a slot
     NORMAL = "normal"
     BULK = "bulk"
+
+
+_AHEAD_OF_OTHERS = {Queue.NOW, Queue.NEXT}
 
 
 @dataclass(slots=True)
@@ -178,6 +182,8 @@ class Meter:
     slow: float | None = None  # the rate when it was slowed
     slowed_at: float = 0.0
     until: float = 0.0  # nothing goes before
+    lower: float | None = None  # the rate was that when these slots were handed out
+    beyond: dict[Queue, float] = field(default_factory=dict[Queue, float])
     reason: str = ""  # why it was slowed
     under_way: int = 0  # not stored
     changed: bool = False
@@ -230,12 +236,12 @@ class Meter:
         rate = self.rate_at(at)
         return math.inf if rate is None else max(TOO_LATE, SHARE / rate)
 
-    def take(self, now: float) -> float:
-        """Count one that goes, and give its time.
+    def take(self, now: float, at: float = 0.0) -> float:
+        """Count one that goes at that time, or at the next there is after it; give its time.
 
         Urgent mail may go before its time; that is remembered, though for no more than a day.
         """
-        rate, since = self.rate_at(now), self.next_one(now)
+        rate, since = self.rate_at(now), max(self.next_one(now), at)
         if rate is not None:
             self.next_at = min(since + 1 / rate, now + max(DAY, 1 / rate))
         self.under_way += 1
@@ -243,22 +249,25 @@ class Meter:
         return since
 
     def give_back(self, now: float) -> None:
-        """Count one less: it does not go now, or has not left."""
+        """Count one less that has not left, if nobody has a turn yet to come.
+
+        Between those who have, there is no room for another.
+        """
         rate = self.rate_at(now)
-        if rate is not None:
+        if rate is not None and self.next_at - 1 / rate <= now:
             self.next_at -= 1 / rate
-        self.under_way -= 1
-        self.changed = True
+            self.changed = True
 
     def passes(self, now: float, queue: Queue, *, had_slot: bool) -> bool:
         """Tell whether one may go now: there is room, and nobody waits in its queue."""
-        first = queue is Queue.NEXT or had_slot or self.latest.get(queue, 0.0) <= now + AHEAD
+        first = queue in _AHEAD_OF_OTHERS or had_slot or self.latest.get(queue, 0.0) <= now + AHEAD
         return first and self.free(now) > 0
 
     def slot(self, now: float, queue: Queue, *, had_slot: bool) -> float:
         """Hand out a time; who has it comes back a little before."""
         first = max(now + AHEAD, self.next_one(now))
-        if had_slot and queue is not Queue.NEXT and self._after(now, Queue.AGAIN) < first + SOON:
+        again = had_slot and queue not in _AHEAD_OF_OTHERS
+        if again and self._after(now, Queue.AGAIN) < first + SOON:
             queue = Queue.AGAIN
         at = max(first, self._after(now, queue))
         self.latest[queue] = at
@@ -267,6 +276,8 @@ class Meter:
 
     def stand_behind(self, queue: Queue, slot: float | None) -> None:
         """Let whoever comes next have the slot after this one; None: nobody waits in the queue."""
+        self.lower = None
+        self.beyond.clear()
         self.latest.pop(queue, None)
         if slot is not None:
             self.latest[queue] = slot

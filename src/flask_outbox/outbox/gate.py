@@ -4,7 +4,6 @@ In the claim's transaction: ``shut`` locks the transports' own limits, ``room`` 
 are to be looked at, ``sift`` lets through what may go, ``close`` writes down what did.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from flask_outbox.mail.rates import NO_LIMIT, NONE, Limit, Meter, Queue, Rates, Turn
+from flask_outbox.mail.turns import give_turns
 from flask_outbox.outbox.claimed import People
 from flask_outbox.outbox.rates import by, domain_named, domain_of, meters, sent_from, to, write
 from flask_outbox.outbox.schedule import Priority
@@ -42,10 +42,8 @@ class Gate:
         self._own: dict[str, Meter | None] = {}  # None: another claim has it
         self._meters: dict[str, Meter] = {}
         self._concerned: dict[str, set[str]] = {}  # by message: the names of its limits
-        self._through: list[Terms] = []
+        self._next_at: dict[str, float] = {}  # of these, before any was let through
         self._moved: list[dict[str, Any]] = []
-        # By message: when it is to go, and for how long after that it may.
-        self._turns: dict[str, tuple[float, float]] = {}
 
     @property
     def moved(self) -> int:
@@ -83,7 +81,6 @@ class Gate:
                 continue
             if self._passes(row, now):
                 room[row["transport"]] -= 1
-                self._through.append(row)
                 yield row
 
     def _look(self, rows: Sequence[Terms], people: People, now: float) -> None:
@@ -100,6 +97,7 @@ class Gate:
                 limits[name] = self._rates.from_domain(author)
             self._concerned[row["id"]] = its
         self._meters = meters(self._connection, limits, now)
+        self._next_at = {name: each.next_at for name, each in self._meters.items()}
         if any(each.limit.at_once for each in self._meters.values()):
             self._count()
 
@@ -116,15 +114,19 @@ class Gate:
         """Give the meters that may hold it up."""
         return [self._meters[name] for name in self._concerned[row["id"]] if name in self._meters]
 
+    def _free_of(self, row: Terms) -> set[str]:
+        """Name the limits that only count it: urgent mail does not wait for a domain to be warm."""
+        if row["priority"] != Priority.URGENT.value:
+            return set()
+        return {each.name for each in self._of(row) if each.limit.warm_since is not None}
+
     def _passes(self, row: Terms, now: float) -> bool:
         if not self._meters or not (concerned := self._of(row)):
             return True
         queue = QUEUES.get(row["priority"], Queue.NORMAL)
         turn = row["slot_at"]
         had_slot = turn is not None and turn >= row["due_at"] and now - turn < LATE
-        # Urgent mail does not wait for a domain to be warm; it is counted.
-        urgent = row["priority"] == Priority.URGENT.value
-        free = {each.name for each in concerned if urgent and each.limit.warm_since is not None}
+        free = self._free_of(row)
         waits_for = [
             each
             for each in concerned
@@ -132,40 +134,32 @@ class Gate:
         ]
         if not waits_for:
             for each in concerned:
-                if each.name in free:
-                    each.take(now)
-                else:
-                    self._take(row["id"], each, now)
+                each.take(now)  # for now: close() gives the turns
             return True
         slots = {each.name: each.slot(now, queue, had_slot=had_slot) for each in waits_for}
         last = max(slots, key=slots.__getitem__)
         self._moved.append(move(row["id"], slots[last], last, now))
         return False
 
-    def _take(self, id_: str, one: Meter, now: float) -> None:
-        at, patience = one.take(now), one.patience(now)
-        latest, least = self._turns.get(id_, (now, math.inf))
-        self._turns[id_] = max(at, latest), min(patience, least)
-
     def close(self, chosen: Sequence[Terms], now: float) -> dict[str, Turn]:
         """Write down what goes, and move what does not; give each its turn, in seconds from now.
 
         What has none goes as soon as can be.
         """
-        went = {row["id"] for row in chosen}
-        for row in self._through:
-            if row["id"] not in went:
-                for each in self._of(row):
-                    each.give_back(now)
-        for row in chosen:
-            if (own := self._own.get(row["transport"])) is not None:
-                self._take(row["id"], own, now)
+        for name, next_at in self._next_at.items():
+            self._meters[name].next_at = next_at
+        mails: list[tuple[str, Meter | None, list[Meter]]] = []
+        for row in chosen if self._meters or self._own else ():
+            free = self._free_of(row)
+            its = self._of(row)
+            for each in its:
+                if each.name in free:
+                    each.take(now)
+            held_by = [each for each in its if each.name not in free]
+            mails.append((row["id"], self._own.get(row["transport"]), held_by))
+        turns = give_turns(mails, now)
         own_ones = filter(None, self._own.values())
         write(self._connection, [*own_ones, *self._meters.values()], now)
         if self._moved:
             MOVE.run(self._connection, self._moved)
-        return {
-            id_: Turn(at - now, at - now + patience)
-            for id_, (at, patience) in self._turns.items()
-            if id_ in went and (at > now or patience < math.inf)
-        }
+        return {id_: turn.later_by(-now) for id_, turn in turns.items()}

@@ -12,6 +12,7 @@ from sqlalchemy import (
     BindParameter,
     Connection,
     RowMapping,
+    Select,
     bindparam,
     delete,
     func,
@@ -22,25 +23,36 @@ from sqlalchemy import (
 
 from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.outcome import Deferred, Fault
-from flask_outbox.mail.rates import DAY, NONE, Limit, Meter, Queue, Rates, asks_to_slow, spoken
+from flask_outbox.mail.rates import (
+    AHEAD,
+    DAY,
+    NONE,
+    Limit,
+    Meter,
+    Queue,
+    Rates,
+    asks_to_slow,
+    spoken,
+)
 from flask_outbox.mail.say import Say
 from flask_outbox.mail.submission import Submission
-from flask_outbox.outbox.statements import Each, Statement
+from flask_outbox.outbox.statements import Among, Each, Statement
 from flask_outbox.outbox.tables import rate
 from flask_outbox.outbox.unless import insert_unless
 
 log = Say("flask_outbox.outbox")
 
 # Of two transactions the one that is let in later may have looked at the clock first.
+AT_ONCE = 1.0  # seconds: by less than that they may differ
 FROM_THE_FUTURE = 60.0  # seconds: the clock was set back since it was written
 IDLE = DAY  # seconds after which one that holds nothing is forgotten
 IDLE_MOST = 1000
 
-SLOTS: Mapping[Queue, str] = {each: f"{each.value}_slot" for each in Queue}
+SLOTS: Mapping[Queue, str] = {each: f"{each.value}_slot" for each in Queue if each is not Queue.NOW}
 _NAMES: BindParameter[list[str]] = bindparam("names", expanding=True)
 _KNOWN = Statement(lambda among: select(rate).where(among(rate.c.name)))
-_NAMED = select(rate).where(rate.c.name.in_(_NAMES)).order_by(rate.c.name)
-_LOCKED, _UNLOCKED_ONES = _NAMED.with_for_update(), _NAMED.with_for_update(skip_locked=True)
+_LOCKED = Statement(lambda among: _named(among).with_for_update())
+_UNLOCKED_ONES = Statement(lambda among: _named(among).with_for_update(skip_locked=True))
 _NEW = insert_unless(rate)
 _WRITE = Each(
     {each.name: each.type for each in rate.c},
@@ -62,6 +74,10 @@ _IDLE = (
 )
 _FIND_IDLE = select(rate.c.name).where(*_IDLE).order_by(rate.c.name).limit(IDLE_MOST)
 _FORGET_IDLE = delete(rate).where(rate.c.name.in_(_NAMES), *_IDLE)
+
+
+def _named(among: Among) -> Select[Any]:
+    return select(rate).where(among(rate.c.name)).order_by(rate.c.name)
 
 
 # A transport's name may have any character in it, a domain has no blank.
@@ -115,7 +131,7 @@ def locked(
     if made := [_row(Meter(name), 0.0) for name in sorted(new)]:
         connection.execute(_NEW[connection.dialect.name], made)
     query = _LOCKED if wait else _UNLOCKED_ONES
-    rows = connection.execute(query, {"names": sorted(limits)}).mappings()
+    rows = query.rows(connection, ids=sorted(limits))
     return {row["name"]: meter(row["name"], limits[row["name"]], row, now) for row in rows}
 
 
@@ -145,27 +161,31 @@ def meter(name: str, limit: Limit, row: RowMapping | Mapping[str, Any] | None, n
     """Read a row of them; None: there is none yet."""
     if row is None or row["written_at"] > now + FROM_THE_FUTURE:
         return Meter(name, limit)
-    latest = {queue: row[column] for queue, column in SLOTS.items() if row[column] is not None}
-    if limit.rate is not None and row["rate"] is not None and limit.rate > row["rate"]:
-        latest = {}  # they were handed out too far ahead
-    return Meter(
+    found = Meter(
         name,
         limit,
         next_at=row["next_at"],
-        latest=latest,
+        latest={queue: row[column] for queue, column in SLOTS.items() if row[column] is not None},
         slow=row["slow"],
         slowed_at=row["slowed_at"],
         until=row["closed_until"],
         reason=row["reason"],
     )
+    if row["written_at"] > now + AT_ONCE and (limit.rate or 0.0) * AHEAD >= 1.0:
+        found.next_at = min(found.next_at, now + AHEAD)  # the clock was set back, by a little
+    if limit.rate is not None and row["rate"] is not None and limit.rate > row["rate"]:
+        found.next_at = min(found.next_at, now + 1 / limit.rate)
+        found.lower, found.beyond, found.latest = row["rate"], found.latest, {}
+    return found
 
 
 def _row(one: Meter, now: float) -> dict[str, Any]:
+    latest = one.latest | one.beyond  # what is there is to be found by bring_forward
     return {
         "name": one.name,
         "next_at": one.next_at,
-        **{column: one.latest.get(queue) for queue, column in SLOTS.items()},
-        "rate": one.limit.rate,
+        **{column: latest.get(queue) for queue, column in SLOTS.items()},
+        "rate": one.lower if one.beyond else one.limit.rate,
         "slow": one.slow,
         "slowed_at": one.slowed_at,
         "closed_until": one.until,

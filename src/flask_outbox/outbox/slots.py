@@ -39,18 +39,20 @@ GLANCE = 100  # messages that are looked at to see whether any can be moved
 MOVED_MOST = 1000  # of one queue at a time
 
 QUEUES: Mapping[str, Queue] = {
-    Priority.URGENT.value: Queue.NEXT,
+    Priority.URGENT.value: Queue.NOW,
     Priority.HIGH.value: Queue.NEXT,
     Priority.NORMAL.value: Queue.NORMAL,
     Priority.BULK.value: Queue.BULK,
 }
+
+STANDING = [each for each in dict.fromkeys(QUEUES.values()) if each in SLOTS]
 
 _m = message.c
 _FAR_AHEAD = (
     select(rate)
     .where(
         rate.c.name > bindparam("after"),
-        or_(*(rate.c[SLOTS[each]] > bindparam("far") for each in set(QUEUES.values()))),
+        or_(*(rate.c[SLOTS[each]] > bindparam("far") for each in STANDING)),
     )
     .order_by(rate.c.name)
     .limit(LIMITS_MOST)
@@ -71,13 +73,20 @@ MOVE = Each(
     lambda given: (
         update(message)
         .where(_m.id == given["row"], _m.due_at.is_not(None))
-        .values(
-            due_at=given["slot"],
-            slot_at=given["slot"],
-            due_from=given["now"],
-            # Patience is counted from when it could first have gone.
-            first_due=case((_m.attempts == 0, given["slot"]), else_=_m.first_due),
-            reason=given["why"],
+        .ordered_values(  # MySQL reads what it has just set
+            # Patience is counted from when it could first have gone, and not while it waits for us.
+            (
+                _m.first_due,
+                case(
+                    (_m.attempts == 0, given["slot"]),
+                    (_m.due_at > given["now"], _m.first_due + given["slot"] - _m.due_at),
+                    else_=_m.first_due + given["slot"] - given["now"],
+                ),
+            ),
+            (_m.due_at, given["slot"]),
+            (_m.slot_at, given["slot"]),
+            (_m.due_from, given["now"]),
+            (_m.reason, given["why"]),
         )
     ),
 )
@@ -139,6 +148,8 @@ class _Line:
     @property
     def has_room(self) -> bool:
         """Tell whether anybody may come sooner: it lets go less than it could."""
+        if self._meter.beyond:
+            return True
         return self._meter.next_one(self._now) <= self._now and any(
             moves or self._is_stale(queue, last)
             for queue, moves, last in self._look(_FIRST, GLANCE)
@@ -146,23 +157,26 @@ class _Line:
 
     def close_up(self) -> int:
         """Move them, and stand whoever comes next behind them; tell how many."""
-        moved = 0
+        moved, raised = 0, bool(self._meter.beyond)
         for queue, moves, last in list(self._look(_FIRST_LOCKED, MOVED_MOST)):
             if moves:
                 MOVE.run(self._connection, moves)
                 moved += len(moves)
-            if self._is_stale(queue, last):
+            if self._is_stale(queue, last) or raised:
                 self._meter.stand_behind(queue, last)
         write(self._connection, [self._meter], self._now)
         return moved
 
+    def _latest(self, queue: Queue) -> float | None:
+        return self._meter.beyond.get(queue, self._meter.latest.get(queue))
+
     def _is_stale(self, queue: Queue, last: float | None) -> bool:
-        latest = self._meter.latest.get(queue, 0.0)
+        latest = self._latest(queue) or 0.0
         return latest > self._now + FAR and latest - (last or 0.0) > SOONER
 
     def _look(self, query: Executable, most: int) -> Iterator[_Look]:
         one, now = self._meter, self._now
-        for queue in dict.fromkeys(QUEUES.values()):
+        for queue in STANDING:
             rows, is_all = self._first(queue, query, most)
             at, last = max(one.next_one(now), now + AHEAD), None
             moves: list[dict[str, Any]] = []
@@ -175,7 +189,7 @@ class _Line:
                 last, at = min(slot, at), at + 1 / one.slots_a_second(at)
             if gain <= SOONER:
                 moves, last = [], rows[-1].due_at + EARLY if rows else None
-            yield _Look(queue, moves, last if is_all else one.latest.get(queue))
+            yield _Look(queue, moves, last if is_all else self._latest(queue))
 
     def _first(self, queue: Queue, query: Executable, most: int) -> tuple[list[Row[Any]], bool]:
         """Give the first who wait in it, in order, and whether these are all."""

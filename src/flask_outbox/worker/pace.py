@@ -2,22 +2,27 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Sequence
 
 from flask_outbox.mail.rates import Turn
 from flask_outbox.mail.submission import Submission
 
 TOGETHER = 0.01  # seconds: what a rate lets go one by one begins with what follows within that
-TAKES_MOST = 5.0  # seconds that a claim is thought to take
-FORGETS = 0.8  # of what the one before took, with each claim
+REMEMBERS = 3  # claims: one that stood still says nothing of the next
 
 
 class Pace:
     """The turns of what waits for its time, by id; all times are monotonic."""
 
     def __init__(self) -> None:
-        self.takes = 0.0  # seconds, a claim that brings something
+        self._took: deque[float] = deque(maxlen=REMEMBERS)  # seconds, claims that brought something
         self._turns: dict[str, Turn] = {}
+
+    @property
+    def takes(self) -> float:
+        """How many seconds a claim takes about: the median of the latest."""
+        return sorted(self._took)[(len(self._took) - 1) // 2] if self._took else 0.0
 
     def put(self, claimed: Sequence[Submission], took: float) -> None:
         """Take in the turns of what a claim brought, and how many seconds that took.
@@ -25,11 +30,12 @@ class Pace:
         A turn may come while the next claim is made, and is not over then.
         """
         if claimed:
-            self.takes = min(TAKES_MOST, max(took, self.takes * FORGETS))
+            self._took.append(took)
+        takes = self.takes
         for each in claimed:
             if each.turn is not None:
                 begins_at, ends_at = each.turn
-                ends_at = max(ends_at, begins_at + self.takes + TOGETHER)
+                ends_at = max(ends_at, begins_at + takes + TOGETHER)
                 self._turns[each.id] = Turn(begins_at, ends_at)
 
     def ready(self, waiting: Sequence[Submission]) -> Sequence[Submission]:
