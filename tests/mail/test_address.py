@@ -250,6 +250,7 @@ def test_the_fast_path_says_what_email_validator_says(text):
 
 
 @settings(max_examples=300, deadline=None)
+@example("0@0---0")
 @given(near_address)
 def test_the_slow_path_says_what_the_fast_one_says(text):
     try:

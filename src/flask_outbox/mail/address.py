@@ -21,7 +21,7 @@ from flask_outbox.mail.errors import BadHeaderError, MessageError
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 _ATEXT = r"[a-zA-Z0-9_!#$%&'*+\-/=?^`{|}~]"
-_LABEL = r"(?![a-zA-Z0-9]{2}--)[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?+"
+_LABEL = r"(?![a-zA-Z0-9][a-zA-Z0-9-]--)[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?+"
 _PLAIN = re.compile(
     rf"(?=[^@]{{1,64}}@)({_ATEXT}++(?:\.{_ATEXT}++)*+)@({_LABEL}(?:\.{_LABEL})*+)",
 )
