@@ -25,12 +25,13 @@ import pytest
 from certificates import ca_file, server_context
 from contract.http_mails import ADA, BOB, EVE, HEX, HID, MAILS, ROW, UNSUPPORTED, rich, sealed
 from contract.transport_contract import TransportContract
-from flask_outbox.mail.errors import ConfigurationError, UnsupportedFeature
-from flask_outbox.mail.exchange import Close, Tls
+from flask_outbox.mail.errors import ConfigurationError, UnsupportedFeature, WireError
+from flask_outbox.mail.exchange import Close, HttpRequest, HttpResponse, Tls
+from flask_outbox.mail.message import Message
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Refused, Unclear
 from flask_outbox.mail.submission import Submission
 from flask_outbox.transports.base import HttpTransport
-from hostile import BOUND, after, dribble, flood, hang_up, raw, reset, stall, take, then
+from hostile import BOUND, after, dribble, flood, hang_up, polite, raw, reset, stall, take, then
 from hostile_http import Asked, HostileHttp, say
 from wire_drivers import DRIVERS
 
@@ -98,6 +99,14 @@ BEFORE_THE_BODY = {
     "in the body": {"body": after(300_000, reset)},
     "it does not read": {"head": stall},
 }
+# What becomes of hidden recipients, each with a request of its own, where the second meets this:
+# who is turned away asks for nothing more, and what is about one recipient is about no other.
+MET_BY_THE_SECOND = {
+    **dict.fromkeys((401, 404, 429, 503), "AOOO"),
+    **dict.fromkeys((400, 422), "ARAA"),
+    **dict.fromkeys((409, 500), "AUAA"),
+}
+BROKEN_AT_THE_SECOND = {0: "AOOO", 1: "ATAA", 1_000_000: "AUAA"}  # by octets that had gone out
 AFTER_THE_BODY = {
     "reset": {"whole": then(take, reset)},
     "closed": {"whole": then(take, hang_up)},
@@ -225,6 +234,31 @@ class HttpTransportContract(TransportContract):
             bodies = [asked.body.decode() for asked in server.requests]
             assert [(HID in body, HEX in body) for body in bodies] == [(1, 0), (0, 1)]
         assert [list(report.receipt) for report in reports] == [[HID, HEX]]
+
+    @pytest.mark.parametrize(("status", "means"), MET_BY_THE_SECOND.items())
+    def test_once_it_turns_us_away_the_rest_of_a_mail_is_not_asked_for(self, status, means):
+        outcomes = self.sent({"whole": [polite, say(status, retry_after="30")]}, several_hidden())
+        if self.at("https://h").carries.raw:
+            assert len(self.server.requests) == 1
+            return
+        assert "".join(map(letter, outcomes)) == means
+        assert len(self.server.requests) == asked_for(means)
+        if "O" in means:
+            assert {each.retry_after for each in outcomes[1:]} == {30.0}
+
+    @pytest.mark.parametrize(("gone", "means"), BROKEN_AT_THE_SECOND.items())
+    def test_by_a_line_that_cannot_be_used_the_rest_is_not_asked_for(self, gone, means, transport):
+        conversation = transport.send([several_hidden()])
+        heard, asked = next(conversation), 0
+        while isinstance(heard, HttpRequest):
+            asked += 1
+            if asked == 2:
+                heard = conversation.throw(WireError("broken", sent=gone))
+            else:
+                heard = conversation.send(HttpResponse(status=200))
+        if not transport.carries.raw:
+            assert "".join(map(letter, heard.receipt.values())) == means
+            assert asked == asked_for(means)
 
     def test_a_repeat_is_the_same_request(self, server, transport):
         for _ in range(2):
@@ -420,6 +454,16 @@ class HttpTransportContract(TransportContract):
 def limit(name: str) -> float:
     """Give the seconds for a request: few, where nothing else ends it."""
     return SOON if name in WAITS else BOUND
+
+
+def several_hidden() -> Submission:
+    """One to four people who are not to see one another."""
+    return sealed(Message("hi", bcc=[BOB, EVE, HID, HEX], body="x", sender="shop@example.com"))
+
+
+def asked_for(means: str) -> int:
+    """Count the requests of a mail to hidden recipients that came to this."""
+    return means.find("O") + 1 or len(means)
 
 
 def large() -> Submission:

@@ -18,7 +18,7 @@ from flask_outbox.outbox.enqueue import Priority
 from flask_outbox.outbox.record import record
 from flask_outbox.outbox.routes import ABOUT_TO_START
 from flask_outbox.outbox.stats import stats
-from outbox_mail import EPOCH, a_submission, begin, look, one, put, put_many, say, take
+from outbox_mail import ADA, BOB, EPOCH, a_submission, begin, look, one, put, put_many, say, take
 
 OURS = Deferred("535 5.7.8 refused", Fault.OURS)
 
@@ -163,6 +163,33 @@ class RouteContract(Ground):
         say(outbox, held[0], OURS)
         say(outbox, held[1], Deferred("429", Fault.OURS, retry_after=600.0))
         assert next_due(outbox, ["default"]) == EPOCH + 600
+
+    @pytest.mark.parametrize(("asked", "given"), [(600.0, 600.0), (None, 1.0)])
+    def test_who_took_a_part_of_a_mail_and_turned_us_away_is_left_alone(
+        self, outbox, clock, asked, given
+    ):
+        id_ = put(outbox, a_submission(ADA, BOB))
+        last = Deferred("429", Fault.OURS, asked)
+        say(outbox, one(outbox), {ADA: Accepted("200"), BOB: last})
+        assert take(outbox) == []
+        assert next_due(outbox, ["default"]) == EPOCH + given
+        clock.now += given
+        assert one(outbox).recipients == (BOB,)
+        assert look(outbox, id_).recipients[1].attempts == 0
+
+    def test_what_was_on_its_way_ends_no_pause_that_was_asked_for(self, outbox, clock):
+        put_many(outbox, 3)
+        turned_away, accepted = begin(outbox, 2)
+        reports = [
+            Report(turned_away, Receipt.same(turned_away, Deferred("429", Fault.OURS, 600.0))),
+            Report(accepted, Receipt.same(accepted, Accepted("250"))),
+        ]
+        record(outbox, reports, lambda: 0.5)
+        assert take(outbox) == []
+        assert next_due(outbox, ["default"]) == EPOCH + 600
+        clock.now += 600
+        say(outbox, one(outbox), Accepted("250"))
+        assert stats(outbox).routes == ()
 
     def test_an_outage_is_one_alert_and_one_line_at_error(self, outbox, clock, caplog):
         caplog.set_level(logging.INFO)

@@ -21,7 +21,7 @@ from flask_outbox.transports.resend import Resend
 from flask_outbox.transports.sendgrid import SendGrid
 from flask_outbox.transports.ses import Ses
 from flask_outbox.worker.loop import Plan, drain
-from hostile import raw, reset, stall, take, then
+from hostile import polite, raw, reset, stall, take, then
 from hostile_http import HostileHttp, say
 from outbox_mail import Clock
 from worker_stage import BOUND, put
@@ -190,6 +190,25 @@ def test_what_is_about_us_pauses_the_route_and_costs_no_mail_anything(desk, code
     assert len(server.accepted) == 9
     found = [desk.look(row) for row in rows]
     assert {(each.state, each.attempts) for each in found} == {(State.ACCEPTED, 1)}
+
+
+@pytest.mark.parametrize("desk", ["resend", "postmark", "sendgrid"], indirect=True)
+def test_a_mail_to_hidden_recipients_that_is_turned_away_midway_goes_on_when_it_may(desk):
+    hidden = [f"{each}@example.org" for each in "abcde"]
+    busy = say(429, retry_after="30")
+    with HostileHttp({"whole": [polite, polite, *[busy] * 9]}) as server:
+        (row,) = desk.put(Message("hi", bcc=hidden, body="x", sender="shop@example.com"))
+        desk.drain(server.home)
+        desk.clock.now += 29
+        desk.drain(server.home)
+        assert len(server.requests) == 3
+    assert [each.attempts for each in desk.look(row).recipients] == [1, 1, 0, 0, 0]
+    with HostileHttp() as server:
+        desk.clock.now += 1
+        desk.drain(server.home)
+    said = [asked.body.decode() for asked in server.requests]
+    assert [[each for each in hidden if each in body] for body in said] == [[x] for x in hidden[2:]]
+    assert desk.look(row).state is State.ACCEPTED
 
 
 def test_half_an_hour_of_503_parks_no_mail(desk):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Refused, Unclear
-from flask_outbox.mail.route import PAUSE_MOST, Route, Routing, is_ours, open_from
+from flask_outbox.mail.route import PAUSE_MOST, Route, RoutePaused, Routing, is_ours, open_from
 from flask_outbox.mail.submission import Receipt, Submission
 
 SUBMISSION = Submission(
@@ -19,12 +19,17 @@ SUBMISSION = Submission(
     date=0.0,
 )
 OURS = Deferred("no route to host", Fault.OURS)
+BUSY = Deferred("429 rate limit exceeded", Fault.OURS, 30.0)
 FAILOVER = Routing("default", ({"first": 1.0}, {"second": 1.0}))
 SHARED = Routing("default", ({"big": 3.0, "small": 1.0}, {"last": 1.0}))
 
 
 def told(route, outcome, now):
     route.hear(Report(SUBMISSION, Receipt.same(SUBMISSION, outcome)), now)
+
+
+def told_of_several(route, outcomes, now):
+    route.hear(Report(SUBMISSION, Receipt(dict(enumerate(outcomes)))), now)
 
 
 def test_the_first_tier_is_taken_while_one_of_its_routes_may_be_used():
@@ -87,6 +92,63 @@ def test_pauses_double_up_to_a_minute_and_one_that_is_accepted_ends_them():
     told(route, Accepted("250"), now)
     assert not route.on_probation
     assert not route.paused(now)
+
+
+@pytest.mark.parametrize(("last", "pause"), [(BUSY, 30.0), (OURS, 1.0)])
+def test_who_took_a_part_of_a_mail_and_turned_us_away_is_left_alone_as_asked(last, pause):
+    route = Route("default")
+    told_of_several(route, [Accepted("200"), last], 1000.0)
+    assert (route.paused_until, route.reason) == (1000.0 + pause, last.text)
+    assert route.news() == RoutePaused("default", pause, last.text)
+
+
+def test_who_takes_a_part_of_each_mail_is_not_left_alone_for_longer_each_time():
+    route, now = Route("default"), 1000.0
+    for _ in range(5):
+        told(route, OURS, now)
+        now = route.paused_until
+    for _ in range(3):
+        told_of_several(route, [Accepted("200"), OURS], now)
+        assert (route.paused_until - now, route.failures) == (1.0, 1)
+        now = route.paused_until
+
+
+def test_what_was_on_its_way_ends_no_pause_that_was_asked_for():
+    route = Route("default")
+    told(route, BUSY, 1000.0)
+    told(route, Accepted("250"), 1000.5)
+    told_of_several(route, [Accepted("200"), OURS], 1001.0)
+    assert (route.paused_until, route.failures) == (1030.0, 1)
+    told(route, Accepted("250"), 1030.0)
+    assert (route.paused(1030.0), route.on_probation) == (False, False)
+
+
+@pytest.mark.parametrize("failures", range(9))
+@pytest.mark.parametrize("later", [0.0, 0.25])
+def test_nor_one_that_is_only_a_little_longer_than_ours(failures, later):
+    route = Route("default", failures=failures)
+    if later:
+        told(route, OURS, 1000.0)
+    asked = min(2.0**failures, PAUSE_MOST) + 0.5
+    told(route, Deferred("429", Fault.OURS, asked), 1000.0 + later)
+    told(route, Accepted("250"), 1000.75)
+    assert (route.paused_until, route.failures) == (1000.0 + later + asked, failures + 1)
+
+
+@pytest.mark.parametrize("failures", range(9))
+@pytest.mark.parametrize("now", [3.3, 1_764_000_000.1])
+def test_but_one_of_ours_it_does(failures, now):
+    route = Route("default", failures=failures)
+    told(route, OURS, now)
+    told(route, Accepted("250"), now + 0.5)
+    assert (route.paused_until, route.failures) == (None, 0)
+
+
+def test_who_takes_a_part_of_each_mail_eats_no_answers():
+    route = Route("default")
+    for _ in range(3):
+        told_of_several(route, [Accepted("200"), Unclear("500")], 1000.0)
+    assert route == Route("default")
 
 
 def test_what_a_far_side_says_cannot_steer_a_terminal_by_the_reason_of_a_pause():

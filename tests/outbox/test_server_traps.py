@@ -1,6 +1,7 @@
 """What databases do to text, times and locks, where nobody looks."""
 
 import logging
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -12,16 +13,19 @@ from sqlalchemy.exc import DataError
 import databases
 from database_fixtures import KINDS
 from flask_outbox.mail.errors import MessageError, OutboxUnavailable, TooLargeError
-from flask_outbox.mail.outcome import Accepted
+from flask_outbox.mail.outcome import Accepted, Deferred, Fault
+from flask_outbox.mail.rates import Rates
+from flask_outbox.mail.route import Routing
 from flask_outbox.outbox import mysql, postgresql
-from flask_outbox.outbox.claim import claim, release
+from flask_outbox.outbox.claim import claim, release, start
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.enqueue import enqueue
 from flask_outbox.outbox.schedule import Schedule
 from flask_outbox.outbox.tables import message
 from heard import heard
-from outbox_mail import EPOCH, a_submission, look, one, put, say, take
+from outbox_mail import EPOCH, Clock, a_submission, look, one, put, put_many, say, take
 
+OURS = Deferred("503", Fault.OURS)
 LIKE = (
     "a",
     "A",
@@ -251,6 +255,45 @@ def a_deadlock(name):
     if name == "mariadb":
         return pymysql.err.OperationalError(1213, "Deadlock found when trying to get lock")
     return psycopg.errors.DeadlockDetected("deadlock detected")
+
+
+def test_a_claim_and_what_is_recorded_of_a_probe_lock_in_one_order(postgresql):
+    url = postgresql.new()
+    Outbox(url).upgrade()
+    clock, rates = Clock(), Rates(domains={"example.org": 1000.0})
+    outbox = Outbox(url, clock=clock, rates=rates)
+    put_many(outbox, 3)
+    say(outbox, *start(outbox, of_two_routes(outbox)), OURS)
+    clock.now += 1
+    (probe,) = start(outbox, of_two_routes(outbox))
+    claimer = threading.get_ident()
+    has_route, at_route, gave_way = threading.Event(), threading.Event(), []
+
+    def meet(statement, _terms):
+        if "FOR UPDATE" not in statement:
+            return
+        if "outbox_route" in statement and threading.get_ident() != claimer:
+            at_route.set()
+        if "outbox_rate" in statement and threading.get_ident() == claimer:
+            has_route.set()
+            assert at_route.wait(20)
+
+    def tell():
+        assert has_route.wait(20)
+        return say(outbox, probe, OURS)
+
+    event.listen(outbox.open(), "rollback", gave_way.append)
+    with heard(outbox, meet), ThreadPoolExecutor(1) as others:
+        told = others.submit(tell)
+        assert [each.route for each in of_two_routes(outbox)] == ["second"]
+        assert len(told.result(20)) == 1
+    assert not gave_way
+    outbox.close()
+
+
+def of_two_routes(outbox):
+    ways = Routing("default", ({"first": 1.0}, {"second": 1.0}))
+    return claim(outbox, transports=["default"], limit=1, worker="w", routing=lambda _: ways)
 
 
 @pytest.mark.parametrize("name", ["mariadb", "postgresql"])

@@ -5,8 +5,9 @@ next tier is for when none of the first may be used (failover), and so on.
 
 A route that fails by our own fault pauses: 1 s, then twice as long each time it is followed by
 another pause, up to 60 s, or as long as the far side asked. After it one message at a time probes
-it; the first that is accepted opens it again. Several unclear outcomes in a row pause a route too:
-whatever eats our answers would make copies of everything.
+it; the first that is accepted opens it again. What was on its way when it paused may do so before
+the end of the pause, unless the far side had asked for that. Several unclear outcomes in a row
+pause a route too: whatever eats our answers would make copies of everything.
 
 All times are UNIX seconds, ``share`` is a number in [0, 1).
 """
@@ -133,14 +134,18 @@ class Route:
         return self.failures > 0
 
     def hear(self, report: Report, now: float) -> None:
-        """Take in what a message met on this way."""
+        """Take in what a message met on this way.
+
+        Who took a part of it and then turned us away works, and is left alone all the same.
+        """
         outcomes = report.receipt.values()
-        if any(isinstance(each, Accepted) for each in outcomes):
+        accepted = any(isinstance(each, Accepted) for each in outcomes)
+        if accepted and not self._is_to_rest(now):
             self._works()
-        elif ours := [each for each in outcomes if isinstance(each, Deferred) and is_ours(each)]:
+        if ours := [each for each in outcomes if isinstance(each, Deferred) and is_ours(each)]:
             asked = max((each.retry_after or 0.0 for each in ours), default=0.0)
             self._pause(now, ours[0].text, clamp_retry_after(asked) if asked else 0.0)
-        elif unclear := [each for each in outcomes if isinstance(each, Unclear)]:
+        elif not accepted and (unclear := [each for each in outcomes if isinstance(each, Unclear)]):
             self.unclear += 1
             self.changed = True
             if self.unclear >= UNCLEAR_IN_A_ROW:
@@ -158,6 +163,12 @@ class Route:
         seconds = (self.paused_until or 0.0) - (self.paused_at or 0.0)
         return RoutePaused(self.name, seconds, self.reason)
 
+    def _is_to_rest(self, now: float) -> bool:
+        """Tell whether the far side asked for the pause that is on: it is longer than ours."""
+        if not self.paused(now) or self.paused_at is None or self.paused_until is None:
+            return False
+        return self.paused_until > self.paused_at + _own_pause(self.failures - 1)
+
     def _works(self) -> None:
         if self.failures or self.unclear or self.paused_until is not None:
             self.paused_at = self.paused_until = None
@@ -171,11 +182,16 @@ class Route:
             if self.paused_until is not None and now + asked > self.paused_until:
                 self.paused_until, self.changed = now + asked, True
             return
-        seconds = max(asked, min(PAUSE_MOST, PAUSE_FIRST * 2.0 ** min(self.failures, 16)))
+        seconds = max(asked, _own_pause(self.failures))
         self.reason = printable(reason)
         self.paused_at, self.paused_until = now, now + seconds
         self.failures += 1
         self.changed = True
+
+
+def _own_pause(failures: int) -> float:
+    """Give the seconds of the pause after so many."""
+    return min(PAUSE_MOST, PAUSE_FIRST * 2.0 ** min(failures, 16))
 
 
 def open_from(routes: Iterable[Route], now: float) -> float:

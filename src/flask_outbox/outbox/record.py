@@ -1,4 +1,8 @@
-"""What the far side said becomes rows: one transaction for a batch of reports."""
+"""What the far side said becomes rows: one transaction for a batch of reports.
+
+It locks messages, then routes, then limits (``hear`` before ``heed``). A claim locks routes before
+limits, too, and its messages in between, but waits for none of these.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -127,10 +131,11 @@ def _hear(
     done: Mapping[str, Ended],
     now: float,
 ) -> dict[str, RouteNews]:
-    """Let the limits and the routes take in what was recorded; give the news by route."""
+    """Let the routes, and then the limits, take in what was recorded; give the news by route."""
     reports = [report for id_, report in first.items() if id_ in done]
+    news = hear(connection, reports, now)
     heed(connection, outbox.rates, reports, now)
-    return hear(connection, reports, now)
+    return news
 
 
 def _is_plain(report: Report) -> bool:

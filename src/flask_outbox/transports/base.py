@@ -27,6 +27,7 @@ from flask_outbox.mail.exchange import (
 from flask_outbox.mail.headers import address_field
 from flask_outbox.mail.outcome import Accepted, Outcome, Refused
 from flask_outbox.mail.outline import USUAL, Outline, outline
+from flask_outbox.mail.route import is_ours
 from flask_outbox.mail.submission import ROW, Receipt, Submission
 from flask_outbox.mail.unseal import Parts
 from flask_outbox.transports.carries import Carries, Words, refuse
@@ -164,9 +165,7 @@ class HttpTransport(ABC):
     def send(self, submissions: Sequence[Submission]) -> Conversation:
         """Send them in order, a request for each."""
         for submission in submissions:
-            outcomes: dict[str, Outcome] = {}
-            for portion in self._portions(submission):
-                outcomes.update((yield from self._sent(portion)))
+            outcomes = yield from self._sent_in_portions(submission)
             receipt = Receipt({each: outcomes[each] for each in submission.recipients})
             yield Report(submission, receipt)
 
@@ -196,6 +195,21 @@ class HttpTransport(ABC):
                 yield submission.only([recipient])
         else:
             yield submission
+
+    def _sent_in_portions(
+        self, submission: Submission
+    ) -> Generator[Question, Answer, Mapping[str, Outcome]]:
+        """Send it until the provider turns us away: the rest is deferred with the same words.
+
+        Nothing of that has left, and who said 429 is not asked once more for each recipient.
+        """
+        outcomes: dict[str, Outcome] = {}
+        away: Outcome | None = None
+        for portion in self._portions(submission):
+            found = Receipt.same(portion, away) if away else (yield from self._sent(portion))
+            outcomes.update(found)
+            away = away or next(filter(is_ours, found.values()), None)
+        return outcomes
 
     def _sent(self, submission: Submission) -> Generator[Question, Answer, Mapping[str, Outcome]]:
         try:
