@@ -2,12 +2,13 @@
 
 import json
 import re
+from contextlib import contextmanager
 
 import pytest
 from sqlalchemy import LargeBinary, insert, select, update
 
 from contract.outbox_ground import Ground
-from flask_outbox.mail.errors import MessageError
+from flask_outbox.mail.errors import Contended, MessageError
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Refused, Unclear
 from flask_outbox.mail.submission import Dsn
@@ -80,6 +81,25 @@ class EraseContract(Ground):
     def test_sensitive_content_is_counted_too(self, outbox):
         put(outbox, to(ADA, sensitive=True))
         assert erase(outbox, ADA) == Erased(cancelled=1, messages=1, contents=1, events=1)
+
+    def test_where_a_worker_goes_first_it_is_done_once_more_and_counted_once(
+        self, outbox, monkeypatch
+    ):
+        put(outbox, to(ADA))
+        say(outbox, one(outbox), Accepted("250"))
+        begin_, busy = outbox.begin, [True]
+
+        @contextmanager
+        def contended():
+            with begin_() as connection:
+                yield connection
+                if busy:
+                    busy.clear()
+                    raise Contended("a deadlock was found")
+
+        monkeypatch.setattr(outbox, "begin", contended)
+        assert erase(outbox, ADA) == Erased(messages=1, contents=1, events=1)
+        assert ADA not in everything(outbox)
 
     def test_others_get_a_mail_that_waits_and_then_it_is_erased(self, outbox):
         id_ = put(outbox, to(ADA, BOB))

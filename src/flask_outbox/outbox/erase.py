@@ -7,13 +7,14 @@ What is under way, or is still to reach others, keeps it until it has ended, and
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import BindParameter, Connection, bindparam, delete, select, update
 
 from flask_outbox.mail.address import Address, parse_address
+from flask_outbox.mail.errors import Contended
 from flask_outbox.mail.lifecycle import OPEN, State
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.held import Held, Kind, Place
@@ -30,6 +31,7 @@ _WITH_A_REPLY = frozenset(
 
 LOOKED_AT = 1000  # messages of one look
 CHANGED = 100  # of one transaction
+TRIES = 5
 
 _IDS: BindParameter[list[str]] = bindparam("ids", expanding=True)
 _PAGE = (
@@ -62,6 +64,9 @@ class Erased:
     events: int = 0
     left: list[str] = field(default_factory=list[str])  # ids of those that still have it
 
+    def __add__(self, other: "Erased") -> "Erased":
+        return Erased(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
 
 def erase(outbox: Outbox, address: str) -> Erased:
     """Erase an address; to be called again while something is left.
@@ -71,8 +76,7 @@ def erase(outbox: Outbox, address: str) -> Erased:
     person = _Person(parse_address(address, "address"))
     erased = Erased()
     for ids in _found(outbox, person):
-        with outbox.begin() as connection:
-            _erase(connection, outbox.now(connection), person, ids, erased)
+        erased += _patiently(outbox, person, ids)
     with outbox.begin() as connection:
         for row in connection.execute(_ROUTES).all():
             if (text := person.gone_from(row.reason)) != row.reason:
@@ -133,9 +137,17 @@ def _found(outbox: Outbox, person: _Person) -> Iterator[list[str]]:
             yield ordered[start : start + CHANGED]
 
 
-def _erase(
-    connection: Connection, now: float, person: _Person, ids: Sequence[str], erased: Erased
-) -> None:
+def _patiently(outbox: Outbox, person: _Person, ids: Sequence[str]) -> Erased:
+    """Erase them from these messages; again, where a worker that records was let go first."""
+    for _ in range(TRIES - 1):
+        with suppress(Contended), outbox.begin() as connection:
+            return _erase(connection, outbox.now(connection), person, ids)
+    with outbox.begin() as connection:
+        return _erase(connection, outbox.now(connection), person, ids)
+
+
+def _erase(connection: Connection, now: float, person: _Person, ids: Sequence[str]) -> Erased:
+    erased = Erased()
     rows = connection.execute(ROWS, {"ids": ids}).mappings().all()
     held = hold(connection, rows, now)
     cancelled = [each for each in held if each.state is State.QUEUED and _cancel(each, person)]
@@ -151,6 +163,7 @@ def _erase(
         connection.execute(_MESSAGE, [_without(each, person) for each in over])
         connection.execute(_RECIPIENT, [each for one in over for each in _nobody(one, person)])
         erased.events += _forget_events(connection, person, ended)
+    return erased
 
 
 def _cancel(held: Held, person: _Person) -> bool:

@@ -7,6 +7,7 @@ be. So a worker looks now and then whether there is room while somebody waits.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -23,6 +24,7 @@ from sqlalchemy import (
     update,
 )
 
+from flask_outbox.mail.errors import Contended
 from flask_outbox.mail.rates import AHEAD, Meter, Queue
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.rates import SLOTS, limit_named, locked, meter, transport_named, write
@@ -115,7 +117,7 @@ def bring_forward(outbox: Outbox) -> int:
             found = [meter(row["name"], limits[row["name"]], row, now) for row in rows]
             to_do = [each.name for each in found if _Line(connection, each, every, now).has_room]
         for name in to_do:
-            with outbox.begin() as connection:
+            with suppress(Contended), outbox.begin() as connection:  # a claim goes first
                 now = outbox.now(connection)
                 ours = locked(connection, {name: limits[name]}, now, (), wait=False)
                 for each in ours.values():
