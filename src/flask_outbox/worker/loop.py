@@ -246,7 +246,8 @@ class Worker:
         if self._woken or now >= self._look_at:
             self._woken = self._leased.dry = False
             self._is_curious = True
-        if self._is_curious and now >= self._names_at:
+        # What is recorded puts off the look time and again.
+        if now >= self._names_at + (0.0 if self._is_curious else self._plan.poll):
             self._leased.join(self._ways.due(self._plan.outbox))
             self._is_curious = False
             self._names_at = now + NAMES_EVERY
