@@ -15,6 +15,7 @@ from flask_outbox.outbox.claim import claim, has_open, next_due, reclaim, releas
 from flask_outbox.outbox.enqueue import Priority
 from flask_outbox.outbox.record import record
 from flask_outbox.outbox.routes import ABOUT_TO_START, NO_ROUTE
+from flask_outbox.outbox.stats import stats
 from flask_outbox.outbox.status import cancel, retry
 from flask_outbox.outbox.waiting import due_besides
 from outbox_mail import ADA, BOB, EPOCH, a_submission, look, put, put_many, say
@@ -22,12 +23,18 @@ from outbox_mail import ADA, BOB, EPOCH, a_submission, look, put, put_many, say
 OURS = Deferred("connection refused", Fault.OURS)
 FAILOVER = Routing("default", ({"first": 1.0}, {"second": 1.0}))
 SHARED = Routing("default", ({"big": 3.0, "small": 1.0},))
+BEHIND = Routing("default", ({"big": 3.0, "small": 1.0}, {"second": 1.0}))
 ONLY_SECOND = Routing("default", ({"second": 1.0},))
 
 
-def take(outbox, routing=FAILOVER, limit=100):
+def take(outbox, routing=FAILOVER, limit=100, full=()):
     return claim(
-        outbox, transports=["default"], limit=limit, worker="w", routing=lambda _name: routing
+        outbox,
+        transports=["default"],
+        limit=limit,
+        worker="w",
+        routing=lambda _name: routing,
+        full=full,
     )
 
 
@@ -236,6 +243,85 @@ class FailoverContract(Ground):
         clock.now += ABOUT_TO_START  # whoever had it stands in a queue: no probe
         put_many(outbox, 1)
         assert routes(take(outbox)) == {"first": 1}
+
+    def test_a_full_route_leaves_the_mail_to_the_other_of_its_tier(self, outbox):
+        put_many(outbox, 20)
+        assert routes(take(outbox, SHARED, limit=10, full=["big"])) == {"small": 10}
+        assert routes(take(outbox, SHARED, limit=8)) == {"big": 6, "small": 2}
+
+    @pytest.mark.parametrize(
+        ("routing", "full"),
+        [
+            pytest.param(FAILOVER, ["first"], id="alone in its tier"),
+            pytest.param(BEHIND, ["big", "small"], id="all of a tier"),
+            pytest.param(BEHIND, ["big", "small", "second"], id="all"),
+        ],
+    )
+    def test_a_tier_that_is_full_is_no_reason_to_fail_over(self, outbox, routing, full):
+        rows = put_many(outbox, 3)
+        other = put(outbox, a_submission(transport="other"))
+        taken = claim(
+            outbox,
+            transports=["default", "other"],
+            limit=9,
+            worker="w",
+            routing=lambda name: routing if name == "default" else Routing.single(name),
+            full=full,
+        )
+        assert [each.id for each in taken] == [other]
+        assert all(look(outbox, row).due_at == EPOCH for row in rows)
+
+    def test_while_the_other_of_its_tier_is_paused_a_full_route_is_waited_for(self, outbox):
+        put_many(outbox, 4)
+        fail(outbox, begin(outbox, BEHIND, limit=1))  # of one mail big or small, by chance
+        (paused,) = stats(outbox).routes
+        (other,) = {"big", "small"} - {paused.name}
+        assert take(outbox, BEHIND, full=[other]) == []
+        assert set(routes(take(outbox, BEHIND, full=[paused.name]))) == {other}
+
+    def test_behind_a_tier_that_is_paused_a_full_route_is_waited_for(self, outbox):
+        put_many(outbox, 2)
+        fail(outbox, begin(outbox, limit=1))
+        assert take(outbox, full=["second"]) == []
+        assert routes(take(outbox, full=["first"])) == {"second": 2}
+
+    def test_a_route_comes_back_by_a_probe_while_the_other_is_full(self, outbox, clock):
+        put_many(outbox, 5)
+        fail(outbox, begin(outbox, limit=1))
+        clock.now += 1
+        assert routes(take(outbox, full=["second"])) == {"first": 1}
+        assert take(outbox, full=["second"]) == []  # while it is under way
+
+    def test_a_full_route_is_not_probed(self, outbox, clock):
+        put_many(outbox, 5)
+        fail(outbox, begin(outbox, limit=1))
+        clock.now += 1
+        assert routes(take(outbox, limit=2, full=["first"])) == {"second": 2}
+        assert take(outbox, full=["first", "second"]) == []
+        assert routes(take(outbox, limit=2)) == {"first": 1, "second": 1}
+
+    def test_what_may_have_left_waits_for_its_route_when_that_is_full(self, outbox, clock):
+        (row,) = put_many(outbox, 1)
+        (mine,) = begin(outbox, SHARED)
+        (other,) = {"big", "small"} - {mine.route}
+        fail(outbox, [mine], Unclear("no answer"))
+        clock.now = look(outbox, row).due_at
+        put_many(outbox, 3)
+        assert routes(take(outbox, SHARED, full=[mine.route])) == {other: 3}
+        assert look(outbox, row).due_at == clock.now + ABOUT_TO_START
+        clock.now += ABOUT_TO_START
+        assert routes(take(outbox, SHARED)) == {mine.route: 1}
+
+    def test_what_may_have_left_goes_again_by_a_route_behind(self, outbox, clock):
+        (row,) = put_many(outbox, 1)
+        fail(outbox, begin(outbox))
+        fail(outbox, begin(outbox), Unclear("no answer"))
+        clock.now = look(outbox, row).due_at
+        put_many(outbox, 1)
+        (probe,) = begin(outbox, limit=1)
+        fail(outbox, [probe], Accepted("250"))
+        put_many(outbox, 1)
+        assert routes(take(outbox)) == {"first": 1, "second": 1}
 
 
 class BesidesContract(Ground):

@@ -51,7 +51,7 @@ def clock(monkeypatch):
 class Free:
     """Lanes that carry nothing."""
 
-    idle, spare = True, 100
+    idle = True
 
     def free(self, _route):
         return 5
@@ -59,8 +59,11 @@ class Free:
     def window(self, _route):
         return 10
 
-    def room(self, _transport):
+    def room(self, _route):
         return 10
+
+    def spare(self, windows):
+        return list(windows)
 
     def reports(self):
         return []

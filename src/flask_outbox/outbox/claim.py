@@ -5,7 +5,7 @@ worker took over in the meantime is left alone.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice, zip_longest
 
 from sqlalchemy import (
@@ -137,6 +137,7 @@ def claim(  # noqa: PLR0913  each is named
     limit: int,
     worker: str,
     routing: Callable[[str], Routing] = Routing.single,
+    full: Collection[str] = (),
     failed: list[Recorded] | None = None,
     takes: float = 0.0,
 ) -> list[Submission]:
@@ -146,15 +147,16 @@ def claim(  # noqa: PLR0913  each is named
     transport whose routes are all paused is not looked at; a route that comes back gives one
     message to try it with, and none more while that is under way. A row that was on the line when a
     worker died comes alone in its list. What cannot be decrypted, and what is over a limit, is held
-    back, and does not stand in the way. ``routing`` tells the routes of a transport; ``failed``
-    gets what became of rows that cannot be read; ``takes``: seconds that a claim takes about, so
+    back, and does not stand in the way. ``routing`` tells the routes of a transport; those that are
+    ``full`` get none, while the others of their tier do, and no other tier instead; ``failed`` gets
+    what became of rows that cannot be read; ``takes``: seconds that a claim takes about, so
     that no turn is given that would be over before its end.
     """
     routings = [routing(name) for name in transports]
     width = 0
     for _ in range(ROUNDS_MOST):
         try:
-            found, is_over = _claim(outbox, routings, limit, worker, width, takes)
+            found, is_over = _claim(outbox, routings, full, limit, worker, width, takes)
         except Contended:  # several claims at once, on MariaDB
             continue
         if failed is not None:
@@ -169,6 +171,7 @@ def claim(  # noqa: PLR0913  each is named
 def _claim(  # noqa: PLR0913, PLR0917  as above
     outbox: Outbox,
     routings: Sequence[Routing],
+    full: Collection[str],
     limit: int,
     worker: str,
     width: int,
@@ -182,7 +185,7 @@ def _claim(  # noqa: PLR0913, PLR0917  as above
     try:
         with outbox.begin() as connection:
             now = outbox.now(connection, lasting=False)  # what is undone is due again, not begun
-            open_ = open_routes(connection, routings, now)
+            open_ = open_routes(connection, routings, now, full)
             gate = Gate(connection, outbox.rates, [each.transport for each in open_])
             if gate.shut(now):
                 now = outbox.now(connection)
@@ -238,7 +241,7 @@ def _candidates(
     def due(one: Open, priority: Priority) -> Sequence[Terms]:
         name = one.transport
         terms = {"transport": name, "priority": priority.value, "now": now, "most": most[name]}
-        if one.fit:
+        if one.takes:
             return _FIND_DUE.rows(connection, terms)
         if name in probed:
             return []

@@ -4,7 +4,7 @@ The rules stand in ``mail/route.py``; here they meet the rows. That a route bega
 it works again, is news: of two workers that find out at once one tells it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +63,8 @@ class Open:
     """A transport that may be claimed for: which of its routes may be used now."""
 
     routing: Routing
-    fit: Sequence[str]
+    fit: Sequence[str]  # of any tier, but for those that are full
+    takes: Sequence[str]  # those of the tier in use
     to_probe: Sequence[str]  # on probation: one mail each, and not while another is under way
     waits: Mapping[str, float]  # until when each of the others is not to be used
 
@@ -73,10 +74,14 @@ class Open:
         return self.routing.transport
 
 
-def open_routes(connection: Connection, routings: Sequence[Routing], now: float) -> list[Open]:
+def open_routes(
+    connection: Connection, routings: Sequence[Routing], now: float, full: Collection[str] = ()
+) -> list[Open]:
     """List the transports of which a route may be used, neither paused nor probed right now.
 
-    To be called in the claim's transaction, in which a route on probation stays locked.
+    ``full`` names routes that are not to get more for now. Those are passed over, and are no reason
+    to use the next tier. To be called in the claim's transaction, in which a route on probation
+    stays locked.
     """
     known = routes(connection, [name for each in routings for name in each.routes])
     unsure = [name for name, each in known.items() if each.on_probation and not each.paused(now)]
@@ -86,11 +91,17 @@ def open_routes(connection: Connection, routings: Sequence[Routing], now: float)
         for name, started, leased_at in connection.execute(_PROBES, {"names": unsure}):
             if started or (leased_at is not None and abs(now - leased_at) < ABOUT_TO_START):
                 probed.add(name)
-    looked_at = (_look(each, known, probed, now) for each in routings)
-    return [each for each in looked_at if each.fit or each.to_probe]
+    looked_at = (_look(each, known, probed, full, now) for each in routings)
+    return [each for each in looked_at if each.takes or each.to_probe]
 
 
-def _look(routing: Routing, known: Mapping[str, Route], probed: set[str], now: float) -> Open:
+def _look(
+    routing: Routing,
+    known: Mapping[str, Route],
+    probed: set[str],
+    full: Collection[str],
+    now: float,
+) -> Open:
     fit: list[str] = []
     to_probe: list[str] = []
     waits: dict[str, float] = {}
@@ -98,11 +109,16 @@ def _look(routing: Routing, known: Mapping[str, Route], probed: set[str], now: f
         each = known[name]
         if each.paused(now):
             waits[name] = each.paused_until or now
-        elif name in probed:
+        elif not each.on_probation:
+            fit.append(name)
+        elif name in probed or name in full:
             waits[name] = now + ABOUT_TO_START
         else:
-            (to_probe if each.on_probation else fit).append(name)
-    return Open(routing, fit, to_probe, waits)
+            to_probe.append(name)
+    fit_by_tier = [[name for name in tier if name in fit] for tier in routing.tiers]
+    in_use = next(filter(None, fit_by_tier), fit)
+    takes = [name for name in in_use if name not in full]
+    return Open(routing, [name for name in fit if name not in full], takes, to_probe, waits)
 
 
 @dataclass(slots=True)
@@ -132,7 +148,7 @@ def allot(open_: Open, rows: Sequence[Terms], share: float, now: float) -> Allot
     for name in open_.to_probe[: len(free)]:
         allotted.take(name, free.pop()["id"])
     for number, row in enumerate(free):
-        chosen = open_.routing.choose(open_.fit, (share + number / len(free)) % 1.0)
+        chosen = open_.routing.choose(open_.takes, (share + number / len(free)) % 1.0)
         if chosen is None:  # all that there is to do is to probe
             allotted.wait(now + ABOUT_TO_START, row["id"])
         else:

@@ -34,6 +34,7 @@ def turn(outbox: Outbox, leased: Leased, lanes: Lanes, sign: Signing) -> list[Re
             limit=limit,
             worker=leased.worker,
             routing=leased.routing,
+            full=leased.full(lanes),
             failed=recorded,
             takes=leased.pace.takes,
         )

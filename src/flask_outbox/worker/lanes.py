@@ -8,7 +8,7 @@ long the database is away.
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.outcome import Deferred, Fault
@@ -22,7 +22,9 @@ from flask_outbox.worker.ways import Ways
 
 RECORD_WITHIN = 0.05  # seconds
 RECORD_AT_MOST = 100  # outcomes in one commit
-LANES_MOST = 100  # of one worker, where its routes are not known beforehand
+LANES_MOST = 100  # loaded routes that have one, in a worker, and lanes that these have besides
+
+Window = list[Submission]
 
 
 class _Load:
@@ -56,10 +58,9 @@ class Lanes:
         self._heard: list[Report] = []
         self._heard_at = 0.0
 
-    def room(self, transport: str) -> int:
-        """How many the lanes of a transport take: those of the widest tier of its routes."""
-        tiers = self._ways.routing(transport).tiers
-        return self._connections * max(sum(map(self._ways.window, tier)) for tier in tiers)
+    def room(self, route: str) -> int:
+        """How many the lanes of a route take."""
+        return self._connections * self._ways.window(route)
 
     def window(self, route: str) -> int:
         """How many one lane takes."""
@@ -69,13 +70,30 @@ class Lanes:
         """Count the lanes of a route that carry nothing now."""
         return self._connections - self._busy[route]
 
-    @property
-    def spare(self) -> int | None:
-        """How many more may carry something, of all routes; None: as many as are free."""
-        if not self._ways.may_load:
-            return None
-        most = max(LANES_MOST, self._connections * len(self._ways.names))
-        return max(0, most - self._busy.total())
+    def spare(self, windows: Iterable[Window]) -> list[Window]:
+        """Leave out those whose lanes would be too many, of routes that are loaded.
+
+        So many of these have a lane, and there are so many besides the first of each. While one
+        waits for its first, nobody gets another: what says nothing holds up nobody else.
+        """
+        is_loaded = self._ways.is_loaded
+        held = Counter({name: at for name, at in self._busy.items() if at and is_loaded(name)})
+        given: list[Window] = []
+        further: list[Window] = []
+        one_waits = False
+        for window in windows:
+            route = window[0].route
+            if not is_loaded(route):
+                given.append(window)
+            elif held[route]:
+                further.append(window)
+            elif len(held) < LANES_MOST:
+                held[route] = 1
+                given.append(window)
+            else:
+                one_waits = True
+        more = 0 if one_waits else LANES_MOST - (held.total() - len(held))
+        return [*given, *further[:more]]
 
     @property
     def busy(self) -> bool:

@@ -3,11 +3,11 @@
 import time
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice, zip_longest
 
 from flask_outbox.mail.route import Routing
 from flask_outbox.mail.submission import Submission
-from flask_outbox.worker.lanes import Lanes
+from flask_outbox.worker.lanes import Lanes, Window
 from flask_outbox.worker.pace import Pace
 from flask_outbox.worker.ways import Ways
 
@@ -16,8 +16,6 @@ QUICK = 0.5  # seconds: a claim that is used up sooner is followed by one of twi
 LOADED_AT_ONCE = 16  # transports that one claim asks for, of those that are made by a loader
 LATE = 5.0  # seconds from one claim to the next, while much has to expire
 LULL = 5.0  # seconds that a row which may kill us waits for everything else to be off the line
-
-Window = list[Submission]
 
 
 class Leased:
@@ -36,7 +34,8 @@ class Leased:
         self.held_up = False  # nothing more is claimed for now
         self._ways = ways
         self._waiting: defaultdict[str, deque[Submission]] = defaultdict(deque)  # by route
-        self._round: deque[str] = deque()  # transports to be loaded that have not had their turn
+        self._round: list[str] = []  # transports to be loaded that have mail and had no turn yet
+        self._served: list[str] = []  # those that had one and may have more, the latest last
         self.pace = Pace()
         self._alone: deque[Submission] = deque()
         self._alone_since = 0.0
@@ -52,28 +51,52 @@ class Leased:
         """Tell the routes of a transport."""
         return self._ways.routing(transport)
 
-    def begin_round(self, transports: Iterable[str]) -> None:
-        """Ask for these, too, a few with each claim: they are made by a loader, and have mail."""
-        self._round = deque(transports)
+    def join(self, transports: Iterable[str]) -> None:
+        """Ask for these, too, a few with each claim: a loader makes them, and they have mail.
 
-    @property
-    def is_round_over(self) -> bool:
-        """Whether each of them had its turn."""
-        return not self._round
+        By turns for who is new, and for who was served already and has more: so neither waits for
+        the end of the others.
+        """
+        due = dict.fromkeys(transports)
+        self._round = [name for name in self._round if name in due]
+        self._served = [name for name in self._served if name in due]
+        known = {*self._round, *self._served}
+        self._round += [name for name in due if name not in known]
 
     def hungry(self, lanes: Lanes) -> list[str]:
         """Name the transports that have less than a window for each of their lanes."""
         if self.closed or self.held_up:
             return []
-        held = len(self._alone)
+        full = self.full(lanes)
 
         def is_hungry(name: str) -> bool:
-            waiting = sum(len(self._waiting.get(route, ())) for route in self.routing(name).routes)
-            return waiting + held < lanes.room(name)
+            routes = (route for route in self.routing(name).routes if route not in full)
+            waiting = sum(len(self._waiting.get(route, ())) for route in routes)
+            return waiting + len(self._alone) < self._room(lanes, name, full)
 
         configured = () if self.dry else self._ways.names
-        loaded = islice(filter(is_hungry, self._round), LOADED_AT_ONCE)
-        return [*filter(is_hungry, configured), *loaded]
+        by_turns = chain.from_iterable(zip_longest(self._round, self._served))
+        loaded = (name for name in by_turns if name is not None and is_hungry(name))
+        return [*filter(is_hungry, configured), *islice(loaded, LOADED_AT_ONCE)]
+
+    def full(self, lanes: Lanes) -> list[str]:
+        """Name the routes all of whose lanes are busy, with as much again waiting for them.
+
+        They get nothing more for now, so that a far side which says nothing does not end up with
+        all that others would have sent.
+        """
+        return [
+            route
+            for route, waiting in self._waiting.items()
+            if len(waiting) >= lanes.room(route) and lanes.free(route) < 1
+        ]
+
+    def _room(self, lanes: Lanes, transport: str, full: Collection[str]) -> int:
+        """How many its lanes take: those of the widest tier, but for what is full."""
+        return max(
+            sum(lanes.room(route) for route in tier if route not in full)
+            for tier in self.routing(transport).tiers
+        )
 
     @property
     def is_late(self) -> bool:
@@ -82,7 +105,8 @@ class Leased:
 
     def batch(self, lanes: Lanes, transports: Iterable[str]) -> int:
         """Choose how many to claim: one round of the lanes, more while they are quick."""
-        least = sum(map(lanes.room, transports))
+        full = self.full(lanes)
+        least = sum(self._room(lanes, name, full) for name in transports)
         quick = time.monotonic() - self._claimed_at < QUICK
         self._batch = min(MOST, max(least, self._batch * 2 if quick else least))
         self._claimed_at = time.monotonic()
@@ -92,9 +116,10 @@ class Leased:
         """Hold what a claim brought; less than its limit: there was no more to be had."""
         self.dry = self.dry or len(claimed) < limit
         self.brought = len(claimed)
-        rest = [name for name in self._round if name not in asked]
-        again = [name for name in self._round if name in asked] if len(claimed) == limit else []
-        self._round = deque([*rest, *again])
+        again = [name for name in (*self._round, *self._served) if name in asked]
+        self._round = [name for name in self._round if name not in asked]
+        self._served = [name for name in self._served if name not in asked]
+        self._served += again if len(claimed) == limit else []
         self.pace.put(claimed, time.monotonic() - self._claimed_at)
         for each in claimed:
             (self._alone if each.alone else self._waiting[each.route]).append(each)
@@ -114,13 +139,12 @@ class Leased:
             self._alone_since = self._alone_since or time.monotonic()
             waited = time.monotonic() - self._alone_since
             return [[alone[0]]] if lanes.idle or waited > LULL else []
-        windows = (
+        return lanes.spare(
             window
             for route, waiting in self._waiting.items()
-            if waiting
-            for window in _share(self.pace.ready(waiting), lanes.free(route), lanes.window(route))
+            if waiting and (free := lanes.free(route))
+            for window in _share(self.pace.ready(waiting), free, lanes.window(route))
         )
-        return list(islice(windows, lanes.spare))
 
     def missed(self) -> list[Submission]:
         """Give up that whose turn is over: it gets another."""
@@ -142,6 +166,9 @@ class Leased:
                 self._waiting[each.route].remove(each)
             self.pace.forget(each)
             self._others_first = each.alone
+        for route in dict.fromkeys(window[0].route for window in windows):
+            if waiting := self._waiting.pop(route, None):
+                self._waiting[route] = waiting  # behind those that get their turn before it now
         kept = ([begun[each.id] for each in window if each.id in begun] for window in windows)
         return [window for window in kept if window]
 

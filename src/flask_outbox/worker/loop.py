@@ -34,6 +34,7 @@ from flask_outbox.worker.unexpected import place
 from flask_outbox.worker.upkeep import Upkeep
 from flask_outbox.worker.ways import Load, Ways
 
+NAMES_EVERY = 0.05  # seconds: who else has mail is asked no more often, whatever there is to do
 POLL_STEPS = 16  # after work the next look comes after this share of `poll`, then twice that, …
 OVERDUE = 0.05  # seconds: what fell due after the claim, or is held back by a route on probation
 IN_TIME = AHEAD / 4  # seconds: for what a rate lets go by and by
@@ -116,6 +117,8 @@ class Worker:
         self._upkeep = Upkeep(plan.outbox, self._leased, self._lanes, plan.badge, plan.retention)
         self._news = News(self._bell.ring)
         self._look_at = 0.0  # when to ask the outbox again, after it had nothing
+        self._names_at = 0.0  # when it may be asked again who else has mail
+        self._is_curious = True  # that is yet to be asked
         self._pause = plan.poll / POLL_STEPS
         self._is_paced = plan.outbox.rates.are_set
         self._frees = plan.outbox.rates.are_of_number
@@ -219,10 +222,7 @@ class Worker:
     def _step(self) -> None:
         """Take one turn, and say what came of it."""
         plan, leased = self._plan, self._leased
-        if self._woken or time.monotonic() >= self._look_at:
-            self._woken = leased.dry = False
-            if leased.is_round_over:
-                leased.begin_round(self._ways.due(plan.outbox))
+        self._look()
         leased.held_up = self._news.is_behind
         was_dry = leased.dry
         if self._troubles:  # what goes out must be something that can be recorded
@@ -239,6 +239,18 @@ class Worker:
             self._look_at = time.monotonic() + self._next_look()
         if recorded and (not self._is_paced or self._frees or any(map(_is_due_again, recorded))):
             leased.dry = False  # what one outcome held back, by its route or its row, may go now
+
+    def _look(self) -> None:
+        """Where it is time to, ask anew for what is configured, and who else has mail."""
+        now = time.monotonic()
+        if self._woken or now >= self._look_at:
+            self._woken = self._leased.dry = False
+            self._is_curious = True
+        # What is recorded puts off the look time and again.
+        if now >= self._names_at + (0.0 if self._is_curious else self._plan.poll):
+            self._leased.join(self._ways.due(self._plan.outbox))
+            self._is_curious = False
+            self._names_at = now + NAMES_EVERY
 
     def _record(self, reports: Sequence[Report]) -> None:
         """Record out of turn."""
@@ -267,7 +279,9 @@ class Worker:
             self._in_vain = self._in_vain + 1 if in_vain else 0
             self._has_more = wait < STAYS_FOR and self._in_vain < IN_VAIN_MOST
             return max(IN_TIME, min(self._pause, wait))
-        return min(self._pause, wait if wait > 0.0 else OVERDUE)
+        if wait <= 0.0:  # a route that is full rings when it is not
+            wait = self._pause if self._leased.full(self._lanes) else OVERDUE
+        return min(self._pause, wait)
 
     def _seconds(self) -> float:
         """Tell how long the thread may sleep if nobody rings."""
@@ -275,8 +289,9 @@ class Worker:
             return 0.0
         look_at = self._look_at if self._leased.dry else float("inf")
         leave_at = self._leave_at if self._leased.closed else self._stop_at
+        names_at = self._names_at if self._leased.dry and self._is_curious else float("inf")
         begins_at = self._leased.pace.begins_at
-        at = min(self._lanes.record_at, self._upkeep.at, look_at, leave_at, begins_at)
+        at = min(self._lanes.record_at, self._upkeep.at, look_at, names_at, leave_at, begins_at)
         return min(self._plan.poll, max(0.0, at - time.monotonic()))
 
     def _rest(self, seconds: float) -> None:

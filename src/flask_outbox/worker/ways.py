@@ -61,10 +61,9 @@ class Ways:
         """The transports that are configured."""
         return list(self._routings)
 
-    @property
-    def may_load(self) -> bool:
-        """Whether there may be more than those."""
-        return self._load is not None
+    def is_loaded(self, route: str) -> bool:
+        """Whether it is none that is configured."""
+        return route not in self._transports
 
     def routing(self, transport: str) -> Routing:
         """Tell the routes of a transport; a loaded one has one, and never one of another's."""
@@ -94,7 +93,7 @@ class Ways:
 
     def next_due(self, outbox: Outbox) -> float | None:
         """Tell when the next message may go, by the database's clock; None: never."""
-        return next_due(outbox, self.names, self.routing, besides=self.may_load)
+        return next_due(outbox, self.names, self.routing, besides=self._load is not None)
 
     def _try(self, load: Load, name: str) -> Transport:
         try:
