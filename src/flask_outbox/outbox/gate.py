@@ -13,7 +13,16 @@ from sqlalchemy import Connection, select
 from flask_outbox.mail.rates import NO_LIMIT, NONE, Limit, Meter, Queue, Rates, Turn
 from flask_outbox.mail.turns import give_turns
 from flask_outbox.outbox.claimed import People
-from flask_outbox.outbox.rates import by, domain_named, domain_of, meters, sent_from, to, write
+from flask_outbox.outbox.rates import (
+    are_any,
+    by,
+    domain_named,
+    domain_of,
+    meters,
+    sent_from,
+    to,
+    write,
+)
 from flask_outbox.outbox.schedule import Priority
 from flask_outbox.outbox.settle import QUEUED
 from flask_outbox.outbox.slots import MOVE, QUEUES, move
@@ -85,6 +94,8 @@ class Gate:
 
     def _look(self, rows: Sequence[Terms], people: People, now: float) -> None:
         """Find the limits of each row but its transport's own, with one small query."""
+        if not are_any(self._connection, self._rates):
+            return
         limits: dict[str, Limit] = {}
         warm_up = self._rates.warm_up
         for row in rows:

@@ -36,7 +36,7 @@ from flask_outbox.mail.rates import (
 )
 from flask_outbox.mail.say import Say
 from flask_outbox.mail.submission import Submission
-from flask_outbox.outbox.statements import Among, Each, Statement
+from flask_outbox.outbox.statements import Among, Each, Query, Statement
 from flask_outbox.outbox.tables import rate
 from flask_outbox.outbox.unless import insert_unless
 
@@ -51,6 +51,7 @@ IDLE_MOST = 1000
 SLOTS: Mapping[Queue, str] = {each: f"{each.value}_slot" for each in Queue if each is not Queue.NOW}
 _NAMES: BindParameter[list[str]] = bindparam("names", expanding=True)
 _KNOWN = Statement(lambda among: select(rate).where(among(rate.c.name)))
+_FIRST = Query(select(rate.c.name).limit(1))
 _LOCKED = Statement(lambda among: _named(among).with_for_update())
 _UNLOCKED_ONES = Statement(lambda among: _named(among).with_for_update(skip_locked=True))
 _NEW = insert_unless(rate)
@@ -99,6 +100,11 @@ def sent_from(domain: str) -> str:
 def domain_of(address: str) -> str:
     """Give what stands behind the @, as A-labels."""
     return address.rpartition("@")[2]
+
+
+def are_any(connection: Connection, rates: Rates) -> bool:
+    """Tell whether anything is limited: the app set a limit, or a far side slowed us."""
+    return rates.are_set or bool(_FIRST.rows(connection, {}))
 
 
 def meters(
