@@ -6,6 +6,8 @@ import time
 
 import pytest
 from celery import Celery
+from celery.beat import Scheduler, Service
+from celery.signals import beat_init
 from flask import Flask, current_app
 
 from app_server import running
@@ -199,6 +201,35 @@ def test_the_task_may_be_registered_before_the_app_of_celery_is_configured():
     assert app.conf.beat_schedule["flask_outbox.sweep"]["task"] == TASK
     assert "mine" in app.conf.beat_schedule
     assert app.tasks[TASK].ignore_result
+
+
+def test_beat_has_the_sweep_though_the_apps_schedule_was_set_after_it():
+    app = Celery("shop", set_as_current=False)
+    app.config_from_object(NOWHERE)
+    register(app, sweep=7.0)
+    app.conf.beat_schedule = {"mine": {"task": "x", "schedule": 1}}
+    beat = Service(app, scheduler_cls=Scheduler)
+    beat_init.send(sender=beat)
+    assert sorted(beat.scheduler.schedule) == ["flask_outbox.sweep", "mine"]
+    assert beat.scheduler.schedule["flask_outbox.sweep"].task == TASK
+    without = Celery("other", set_as_current=False)
+    without.config_from_object(NOWHERE)
+    register(without, sweep=None)
+    other = Service(without, scheduler_cls=Scheduler)
+    beat_init.send(sender=other)
+    assert "flask_outbox.sweep" not in other.scheduler.schedule
+
+
+def test_what_is_retried_by_hand_is_told_of(make_app):
+    engine = Heard()
+    mail = Mail(engine=engine)
+    app = make_app(mail)
+    row = later(app, "ada")
+    wait_for(lambda: len(engine.dues) == 1)
+    with app.app_context():
+        assert mail.cancel(row)
+    app.test_cli_runner().invoke(args=["outbox", "retry", row], catch_exceptions=False)
+    wait_for(lambda: len(engine.dues) == 2)
 
 
 def test_the_sweep_is_once_a_minute():

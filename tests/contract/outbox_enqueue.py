@@ -9,15 +9,19 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import delete
 
 from contract.outbox_ground import Ground
 from flask_outbox.mail.errors import KeyConflict, MessageError
+from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.submission import Dsn
+from flask_outbox.outbox import enqueue as enqueuing
 from flask_outbox.outbox.claim import has_open
 from flask_outbox.outbox.enqueue import Priority, Schedule, enqueue, uuid7
 from flask_outbox.outbox.enqueue import put as put_alone
 from flask_outbox.outbox.prune import prune
 from flask_outbox.outbox.status import cancel, list_messages, status, submission
+from flask_outbox.outbox.tables import message
 from outbox_mail import ADA, BOB, EPOCH, a_submission, look, put, put_many, take
 
 WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=30)
@@ -154,6 +158,21 @@ class EnqueueContract(Ground):
         second = put(outbox, key="order-7", fingerprint="g")
         assert second != first
         assert status(outbox, first) is None
+
+    def test_whoever_has_the_key_may_be_forgotten_while_it_is_looked_for(self, outbox, monkeypatch):
+        first = put(outbox, key="order-7", fingerprint="f")
+        holder, gone = enqueuing._holder, []
+
+        def forgotten(connection, *terms):
+            if not gone:
+                connection.execute(delete(message).where(message.c.id == first))
+                gone.append(True)
+            return holder(connection, *terms)
+
+        monkeypatch.setattr(enqueuing, "_holder", forgotten)
+        second = put(outbox, key="order-7", fingerprint="g")
+        assert second != first
+        assert status(outbox, second).state is State.QUEUED
 
     @pytest.mark.parametrize(
         ("wrong", "field"),

@@ -5,6 +5,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import func, select, update
@@ -18,6 +19,7 @@ from flask_outbox.mail.rates import DAY, DOUBLES_IN, TOO_LATE, Limit, Rates
 from flask_outbox.mail.route import Routing
 from flask_outbox.mail.submission import Receipt
 from flask_outbox.outbox import claim as claims
+from flask_outbox.outbox import slots
 from flask_outbox.outbox.claim import next_due, reclaim, release, start
 from flask_outbox.outbox.enqueue import Priority, Schedule, enqueue
 from flask_outbox.outbox.prune import prune
@@ -459,13 +461,16 @@ class RateContract(Ground):
         say(outbox, begin(outbox)[0], Accepted("250"))
         assert meters_of(outbox) == []
 
-    def test_a_rate_that_is_set_higher_holds_for_new_mail_at_once(self, limited, clock):
-        flood(limited(domains={"gmail.com": 1.0}), 100)
-        take(limited(domains={"gmail.com": 1.0}))
-        faster = limited(domains={"gmail.com": 100.0})
-        clock.now += 0.1
-        new = flood(faster, 1)
-        assert set(new) <= set(ids(take(faster)))
+    def test_a_rate_that_is_set_higher_holds_at_once_for_new_mail_too(self, limited, clock):
+        outbox = limited(domains={"gmail.com": 1.0})
+        flood(outbox, 100)
+        take(outbox, 1000)
+        outbox.rates = Rates(domains={"gmail.com": 50.0})
+        (new,) = flood(outbox, 1)
+        times = pass_the_time(outbox, clock, 4.0, step=0.25)
+        assert len(times) == 100
+        assert all(later - sooner > 0.99 / 50.0 for sooner, later in pairwise(sorted(times)))
+        assert look(outbox, new).state is State.ACCEPTED
 
     def test_a_transport_that_waited_for_a_day_goes_on_when_its_rate_is_set_higher(
         self, limited, clock
@@ -474,7 +479,7 @@ class RateContract(Ground):
         put_many(outbox, 20)
         assert len(take(outbox)) == 1
         outbox.rates = Rates(transports={"*": 100.0})
-        assert len(take(outbox)) == 19
+        assert len(pass_the_time(outbox, clock, 1.0, step=0.25)) == 19
 
     @pytest.mark.parametrize("step", [-35.0, -55.0, -61.0])
     def test_a_clock_that_is_set_back_stops_no_transport(self, limited, clock, step):
@@ -546,7 +551,7 @@ class RateContract(Ground):
             take(outbox)
             cancel(outbox, id_)
         clock.now += 2.0
-        assert bring_forward(outbox) == 0
+        assert bring_forward(outbox).moved == 0
         new = flood(outbox, 1)
         assert ids(take(outbox)) == new
 
@@ -561,7 +566,7 @@ class RateContract(Ground):
             cancel(outbox, id_)
         clock.now += 2.0
         left = [id_ for id_ in put_in if look(outbox, id_).state is State.QUEUED]
-        assert bring_forward(outbox) > 50
+        assert bring_forward(outbox).moved > 50
         slots = [look(outbox, id_).due_at for id_ in left]
         assert slots == sorted(slots)
         assert slots[-1] <= clock.now + len(left) + 10.0
@@ -575,9 +580,9 @@ class RateContract(Ground):
         outbox = limited(domains={"gmail.com": 1.0})
         put_in = flood(outbox, 200)
         take(outbox, 400)
-        assert bring_forward(outbox) == 0
+        assert bring_forward(outbox).moved == 0
         clock.now += 2.0
-        assert bring_forward(outbox) == 0
+        assert bring_forward(outbox).moved == 0
         due = look(outbox, put_in[-1]).due_at
         assert due == pytest.approx(EPOCH + 199 - 0.25, abs=1e-5)
 
@@ -590,7 +595,7 @@ class RateContract(Ground):
             cancel(outbox, id_)
         waits = [look(outbox, id_).due_at for id_ in (first, *scheduled)]
         clock.now += 2.0
-        assert bring_forward(outbox) == 0
+        assert bring_forward(outbox).moved == 0
         assert [look(outbox, id_).due_at for id_ in (first, *scheduled)] == waits
 
     def test_when_a_rate_is_set_higher_who_waits_comes_sooner(self, limited, clock):
@@ -599,9 +604,8 @@ class RateContract(Ground):
         take(outbox, 400)
         clock.now += 2.0
         outbox.rates = Rates(domains={"gmail.com": 100.0})
-        assert ids(take(outbox, 1)) == put_in[1:2]  # whoever comes first does not hide the others
-        assert bring_forward(outbox) > 150
-        assert bring_forward(outbox) == 0
+        assert bring_forward(outbox).moved > 150
+        assert bring_forward(outbox).moved == 0
         assert look(outbox, put_in[-1]).due_at < clock.now + 10.0
 
     def test_a_domain_that_is_warmed_up_closes_up_over_all_transports(self, limited, clock):
@@ -612,11 +616,31 @@ class RateContract(Ground):
         for id_ in first:
             cancel(outbox, id_)
         clock.now += DAY / 50 + 1.0
-        assert bring_forward(outbox) > 0
+        assert bring_forward(outbox).moved > 0
         left = [id_ for id_ in second if look(outbox, id_).state is State.QUEUED]
         slots = [look(outbox, id_).due_at for id_ in left]
         assert slots[0] <= clock.now + 1.0
         assert slots[-1] <= clock.now + len(left) * DAY / 50
+
+    def test_who_looks_for_room_does_so_for_a_moment_and_goes_on_next_time(
+        self, limited, clock, monkeypatch
+    ):
+        outbox = limited(domains={"*": 1.0})
+        domains = [f"{name}.example" for name in "abc"]
+        for each in domains:
+            for id_ in flood(outbox, 200, f"ann@{each}")[:150]:
+                take(outbox, 1000)
+                cancel(outbox, id_)
+        clock.now += 2.0
+        looked = slots.Looked(0)
+        moved = []
+        for _ in domains:
+            times_told = iter((0.0, 0.0, 1.0))  # the first is looked at in time
+            told = SimpleNamespace(monotonic=times_told.__next__)
+            monkeypatch.setattr(slots, "time", told)
+            looked = bring_forward(outbox, looked.after)
+            moved.append(looked.moved)
+        assert moved == [50, 50, 50]
 
     # --- of a sending domain ---
 

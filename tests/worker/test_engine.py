@@ -302,6 +302,35 @@ def test_a_drain_ends_in_time_and_says_that_something_is_left(outbox, transport,
     assert eyes.states() == {"<first@example.com>": "accepted", "<second@example.com>": "queued"}
 
 
+def test_what_is_under_way_when_its_time_is_over_comes_to_its_end(outbox, transport, eyes):
+    plan = Plan(outbox=outbox, transports={"default": transport}, connections=1, grace=0.1)
+    first = transport.hold("first")
+    put(outbox, a_submission("first", at_most_once=True), a_submission("second"))
+    found = []
+    thread = threading.Thread(target=lambda: found.append(drain(plan, seconds=0.2)))
+    thread.start()
+    wait_for(lambda: transport.begun)
+    thread.join(1.0)  # ten times its grace
+    first.set()
+    thread.join(BOUND)
+    assert found == [(1, True)]
+    assert eyes.states() == {"<first@example.com>": "accepted", "<second@example.com>": "queued"}
+
+
+def test_but_told_to_leave_it_waits_no_longer_than_its_grace(outbox, transport, eyes):
+    plan = Plan(outbox=outbox, transports={"default": transport}, connections=1, grace=0.1)
+    transport.hold("first")
+    leave = threading.Event()
+    put(outbox, a_submission("first"))
+    thread = threading.Thread(target=lambda: drain(plan, seconds=0.2, leave=leave.is_set))
+    thread.start()
+    wait_for(lambda: transport.begun)
+    leave.set()
+    thread.join(BOUND)
+    assert not thread.is_alive()
+    assert eyes.states() == {"<first@example.com>": "sending"}
+
+
 def test_told_to_leave_a_drain_finishes_what_is_under_way_and_says_so(outbox, transport, eyes):
     plan = Plan(outbox=outbox, transports={"default": transport}, connections=1, grace=BOUND)
     first = transport.hold("first")
@@ -334,6 +363,19 @@ def test_a_worker_that_died_is_not_counted_for_longer_than_half_a_lease(outbox, 
     assert drain(plan, at_once=1) == (0, False)
     eyes.change("UPDATE outbox_worker SET beat_at = beat_at - 1.1")
     assert drain(plan, at_once=1) == (1, False)
+
+
+def test_nor_is_one_that_beat_by_a_clock_that_was_set_back_since(outbox, plan, eyes):
+    heartbeat(outbox, "dead", host="elsewhere", pid=1)
+    eyes.change("UPDATE outbox_worker SET beat_at = beat_at + 3600")
+    put(outbox, a_submission())
+    assert drain(plan, at_once=1) == (1, False)
+
+
+def test_nor_one_with_other_settings_which_may_not_know_what_waits(outbox, plan):
+    heartbeat(outbox, "older", host="elsewhere", pid=1, badge=Badge(settings="before"))
+    put(outbox, a_submission())
+    assert drain(replace(plan, badge=Badge(settings="now")), at_once=1) == (1, False)
 
 
 def test_a_drain_that_ended_is_not_counted(outbox, plan):

@@ -400,6 +400,13 @@ def test_a_worker_knows_when_mail_of_a_loaded_transport_is_due(outbox, plan, eye
         wait_for(lambda: eyes.one("state") == "accepted")
 
 
+@pytest.mark.parametrize("by", ["default", "acme"])
+def test_a_drain_sends_what_stands_behind_one_that_goes_alone(outbox, plan, eyes, by):
+    put(outbox, *(a_submission(f"n{number}", transport=by) for number in range(20)))
+    eyes.change("UPDATE outbox_message SET alone = 1 WHERE message_id = '<n0@example.com>'")
+    assert Worker(replace(plan, load=lambda _name: Told())).drain() == 20
+
+
 def test_what_cannot_be_loaded_pauses_its_route_and_charges_nothing(outbox, plan, eyes, caplog):
     def load(name):
         raise KeyError("canary")

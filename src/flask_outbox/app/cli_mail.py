@@ -1,6 +1,7 @@
 """``flask outbox``: look at messages, decide about them, and forget them. See cli.py."""
 
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -161,6 +162,8 @@ def retry(ids: Sequence[str], state: str | None) -> None:
             failed += _say(each, "queued again" if done else None)
         except MessageError as error:
             failed += _say(each, None, str(error))
+    if wakes := runtime.wakes:  # the embedded worker of another process looks by itself
+        wakes.wake(time.time())
     sys.exit(1 if failed else 0)
 
 

@@ -182,8 +182,7 @@ class Meter:
     slow: float | None = None  # the rate when it was slowed
     slowed_at: float = 0.0
     until: float = 0.0  # nothing goes before
-    lower: float | None = None  # the rate was that when these slots were handed out
-    beyond: dict[Queue, float] = field(default_factory=dict[Queue, float])
+    raised: bool = False  # since its slots were handed out; not stored
     reason: str = ""  # why it was slowed
     under_way: int = 0  # not stored
     changed: bool = False
@@ -276,8 +275,6 @@ class Meter:
 
     def stand_behind(self, queue: Queue, slot: float | None) -> None:
         """Let whoever comes next have the slot after this one; None: nobody waits in the queue."""
-        self.lower = None
-        self.beyond.clear()
         self.latest.pop(queue, None)
         if slot is not None:
             self.latest[queue] = slot

@@ -23,6 +23,7 @@ __all__ = ["Priority", "Schedule", "enqueue", "put", "uuid7"]
 
 NOW = Schedule()
 
+TRIES = 3  # of a key whose holder goes while it is looked for
 _MESSAGE_UNLESS_KEY = {
     dialect: statement.values(NEW_MESSAGE)
     for dialect, statement in insert_unless(
@@ -97,11 +98,15 @@ def write(
         insert_whole(connection, schema, values, addresses, kept)
         return row, True
     unless = _MESSAGE_UNLESS_KEY[connection.dialect.name]
-    connection.execute(unless, values, execution_options=outbox.options)
-    if (holder := _holder(connection, outbox, schedule.key, marks)) != row:
-        return holder, False
-    insert_parts(connection, schema, values, addresses, kept)
-    return row, True
+    for _ in range(TRIES):
+        connection.execute(unless, values, execution_options=outbox.options)
+        holder = _holder(connection, outbox, schedule.key, marks)
+        if holder == row:
+            insert_parts(connection, schema, values, addresses, kept)
+            return row, True
+        if holder is not None:
+            return holder, False
+    raise OutboxUnavailable("Whoever had the key= was forgotten again and again. Try once more.")
 
 
 def put(outbox: Outbox, submission: Submission, schedule: Schedule = NOW) -> tuple[str, bool]:
@@ -123,9 +128,11 @@ def _is_there(outbox: Outbox, row: str) -> bool:
     return False
 
 
-def _holder(connection: Connection, outbox: Outbox, key: str, marks: Sequence[str]) -> str:
-    """Find the message that has the key, and see that it is the same one."""
-    there = connection.execute(_BY_KEY, {"key": key}, execution_options=outbox.options).one()
+def _holder(connection: Connection, outbox: Outbox, key: str, marks: Sequence[str]) -> str | None:
+    """Find the message that has the key, and see that it is the same one; None: it is gone."""
+    there = connection.execute(_BY_KEY, {"key": key}, execution_options=outbox.options).first()
+    if there is None:  # pruned, or erased, since it kept ours from being written (PostgreSQL)
+        return None
     if there.fingerprint not in marks:
         raise KeyConflict(
             "This key= was used before, for a message with other content. Use another key for "

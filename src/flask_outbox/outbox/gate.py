@@ -25,7 +25,7 @@ from flask_outbox.outbox.rates import (
 )
 from flask_outbox.outbox.schedule import Priority
 from flask_outbox.outbox.settle import QUEUED
-from flask_outbox.outbox.slots import MOVE, QUEUES, move
+from flask_outbox.outbox.slots import MOVE, QUEUES, Line, move
 from flask_outbox.outbox.statements import Terms
 from flask_outbox.outbox.tables import LEASED, message, recipient
 
@@ -108,6 +108,9 @@ class Gate:
                 limits[name] = self._rates.from_domain(author)
             self._concerned[row["id"]] = its
         self._meters = meters(self._connection, limits, now)
+        for each in self._meters.values():
+            if each.raised:
+                Line(self._connection, each, (), now).close_up()
         self._next_at = {name: each.next_at for name, each in self._meters.items()}
         if any(each.limit.at_once for each in self._meters.values()):
             self._count()

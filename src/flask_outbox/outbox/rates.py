@@ -180,18 +180,18 @@ def meter(name: str, limit: Limit, row: RowMapping | Mapping[str, Any] | None, n
     if row["written_at"] > now + AT_ONCE and (limit.rate or 0.0) * AHEAD >= 1.0:
         found.next_at = min(found.next_at, now + AHEAD)  # the clock was set back, by a little
     if limit.rate is not None and row["rate"] is not None and limit.rate > row["rate"]:
-        found.next_at = min(found.next_at, now + 1 / limit.rate)
-        found.lower, found.beyond, found.latest = row["rate"], found.latest, {}
+        # No turn is given twice: what the old rate let go ahead of time stays as it is.
+        found.next_at = min(found.next_at, now + AHEAD + 1 / limit.rate)
+        found.raised = found.changed = True
     return found
 
 
 def _row(one: Meter, now: float) -> dict[str, Any]:
-    latest = one.latest | one.beyond  # what is there is to be found by bring_forward
     return {
         "name": one.name,
         "next_at": one.next_at,
-        **{column: latest.get(queue) for queue, column in SLOTS.items()},
-        "rate": one.lower if one.beyond else one.limit.rate,
+        **{column: one.latest.get(queue) for queue, column in SLOTS.items()},
+        "rate": one.limit.rate,
         "slow": one.slow,
         "slowed_at": one.slowed_at,
         "closed_until": one.until,

@@ -6,15 +6,14 @@ long as an app's transaction takes; and where a limit is raised, slots are furth
 be. So a worker looks now and then whether there is room while somebody waits.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
     Connection,
     Double,
-    Executable,
-    Row,
     String,
     Text,
     bindparam,
@@ -29,16 +28,18 @@ from flask_outbox.mail.rates import AHEAD, Meter, Queue
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.rates import SLOTS, limit_named, locked, meter, transport_named, write
 from flask_outbox.outbox.schedule import Priority
-from flask_outbox.outbox.statements import Each
+from flask_outbox.outbox.statements import Each, Statement
 from flask_outbox.outbox.tables import message, rate
 from flask_outbox.outbox.waiting import transports
 
 EARLY = AHEAD / 2  # seconds before its slot that a mail is due
 FAR = 60.0  # seconds ahead: who stands behind nearer slots is not helped
 SOONER = 10.0  # seconds that make it worth while to move a mail
+LOOKS_FOR = 0.25  # seconds: the worker does nothing else meanwhile
 LIMITS_MOST = 100  # of one look
-GLANCE = 100  # messages that are looked at to see whether any can be moved
-MOVED_MOST = 1000  # of one queue at a time
+TRANSPORTS_MOST = 20  # that one limit of a sending domain is looked for in
+LOOKED_AT = 5000  # messages of a queue, of which some may wait for something else
+MOVED_MOST = 1000  # of them at a time
 
 QUEUES: Mapping[str, Queue] = {
     Priority.URGENT.value: Queue.NOW,
@@ -59,17 +60,23 @@ _FAR_AHEAD = (
     .order_by(rate.c.name)
     .limit(LIMITS_MOST)
 )
-_OF_QUEUE = (
+_FIRST = (
     select(_m.id, _m.due_at, _m.reason)
     .where(
         _m.transport == bindparam("transport"),
         _m.priority == bindparam("priority"),
         _m.due_at > bindparam("now"),
     )
-    .limit(bindparam("most"))
+    .order_by(_m.due_at, _m.id)
+    .limit(LOOKED_AT)
 )
-_FIRST = _OF_QUEUE.order_by(_m.due_at, _m.id)
-_FIRST_LOCKED = _FIRST.with_for_update(skip_locked=True)
+_LOCK = Statement(
+    lambda among: (
+        select(_m.id)
+        .where(among(_m.id), _m.due_at > bindparam("now"))
+        .with_for_update(skip_locked=True)
+    )
+)
 MOVE = Each(
     {"row": String(), "slot": Double(), "now": Double(), "why": Text()},
     lambda given: (
@@ -104,27 +111,36 @@ def over(limit: str) -> str:
     return f"over the limit {limit}"
 
 
-def bring_forward(outbox: Outbox) -> int:
-    """Let who waits come sooner where there is room; tell how many were moved."""
-    moved, after = 0, ""
-    while True:
+class Looked(NamedTuple):
+    """How many mails were moved, and after which limit to go on next time."""
+
+    moved: int
+    after: str = ""
+
+
+def bring_forward(outbox: Outbox, after: str = "") -> Looked:
+    """Let who waits come sooner where there is room, for a moment only."""
+    moved, end = 0, time.monotonic() + LOOKS_FOR
+    with outbox.read() as connection:
+        now = outbox.now(connection)
+        terms = {"after": after, "far": now + FAR}
+        rows = connection.execute(_FAR_AHEAD, terms).mappings().all()
+        every = transports(connection)[:TRANSPORTS_MOST] if rows else []
+    for row in rows:
+        name = row["name"]
+        if time.monotonic() > end:
+            return Looked(moved, after)
+        limit = limit_named(outbox.rates, name)
         with outbox.read() as connection:
-            now = outbox.now(connection)
-            terms = {"after": after, "far": now + FAR}
-            rows = connection.execute(_FAR_AHEAD, terms).mappings().all()
-            every = transports(connection) if rows else []
-            limits = {row["name"]: limit_named(outbox.rates, row["name"]) for row in rows}
-            found = [meter(row["name"], limits[row["name"]], row, now) for row in rows]
-            to_do = [each.name for each in found if _Line(connection, each, every, now).has_room]
-        for name in to_do:
+            found = meter(name, limit, row, now)
+            has_room = Line(connection, found, every, now).has_room
+        if has_room:
             with suppress(Contended), outbox.begin() as connection:  # a claim goes first
                 now = outbox.now(connection)
-                ours = locked(connection, {name: limits[name]}, now, (), wait=False)
-                for each in ours.values():
-                    moved += _Line(connection, each, every, now).close_up()
-        if len(rows) < LIMITS_MOST:
-            return moved
-        after = rows[-1]["name"]
+                for each in locked(connection, {name: limit}, now, (), wait=False).values():
+                    moved += Line(connection, each, every, now).close_up()
+        after = name
+    return Looked(moved, after if len(rows) == LIMITS_MOST else "")
 
 
 class _Look(NamedTuple):
@@ -135,7 +151,7 @@ class _Look(NamedTuple):
     last: float | None  # slot, after these moves; None: nobody waits
 
 
-class _Line:
+class Line:
     """Those who wait for one limit, in its queues."""
 
     def __init__(
@@ -150,61 +166,59 @@ class _Line:
     @property
     def has_room(self) -> bool:
         """Tell whether anybody may come sooner: it lets go less than it could."""
-        if self._meter.beyond:
+        if self._meter.raised:
             return True
         return self._meter.next_one(self._now) <= self._now and any(
-            moves or self._is_stale(queue, last)
-            for queue, moves, last in self._look(_FIRST, GLANCE)
+            moves or self._is_stale(queue, last) for queue, moves, last in map(self._look, STANDING)
         )
 
     def close_up(self) -> int:
         """Move them, and stand whoever comes next behind them; tell how many."""
-        moved, raised = 0, bool(self._meter.beyond)
-        for queue, moves, last in list(self._look(_FIRST_LOCKED, MOVED_MOST)):
-            if moves:
-                MOVE.run(self._connection, moves)
-                moved += len(moves)
-            if self._is_stale(queue, last) or raised:
+        moved = 0
+        for queue, moves, last in list(map(self._look, STANDING)):
+            ids = sorted(each["row"] for each in moves)
+            ours = {row["id"] for row in _LOCK.rows(self._connection, ids=ids, now=self._now)}
+            if its := [each for each in moves if each["row"] in ours]:
+                MOVE.run(self._connection, its)
+                moved += len(its)
+            if self._is_stale(queue, last):
                 self._meter.stand_behind(queue, last)
         write(self._connection, [self._meter], self._now)
         return moved
 
-    def _latest(self, queue: Queue) -> float | None:
-        return self._meter.beyond.get(queue, self._meter.latest.get(queue))
-
     def _is_stale(self, queue: Queue, last: float | None) -> bool:
-        latest = self._latest(queue) or 0.0
+        latest = self._meter.latest.get(queue, 0.0)
         return latest > self._now + FAR and latest - (last or 0.0) > SOONER
 
-    def _look(self, query: Executable, most: int) -> Iterator[_Look]:
+    def _look(self, queue: Queue) -> _Look:
         one, now = self._meter, self._now
-        for queue in STANDING:
-            rows, is_all = self._first(queue, query, most)
-            at, last = max(one.next_one(now), now + AHEAD), None
-            moves: list[dict[str, Any]] = []
-            gain = 0.0
-            for row in rows:
-                slot = row.due_at + EARLY
-                if slot > at:
-                    gain = max(gain, slot - at)
-                    moves.append(move(row.id, at, one.name, now))
-                last, at = min(slot, at), at + 1 / one.slots_a_second(at)
-            if gain <= SOONER:
-                moves, last = [], rows[-1].due_at + EARLY if rows else None
-            yield _Look(queue, moves, last if is_all else self._latest(queue))
+        rows, is_all = self._first(queue)
+        at = max(one.next_one(now), now + AHEAD)
+        moves: list[dict[str, Any]] = []
+        gain, last = 0.0, None
+        for row in rows:
+            slot = row.due_at + EARLY
+            if slot > at:
+                gain = max(gain, slot - at)
+                moves.append(move(row.id, at, one.name, now))
+            last, at = min(slot, at), at + 1 / one.slots_a_second(at)
+        if gain <= SOONER:
+            moves, last = [], rows[-1].due_at + EARLY if rows else None
+        return _Look(queue, moves, last if is_all else one.latest.get(queue))
 
-    def _first(self, queue: Queue, query: Executable, most: int) -> tuple[list[Row[Any]], bool]:
+    def _first(self, queue: Queue) -> tuple[list[Any], bool]:
         """Give the first who wait in it, in order, and whether these are all."""
-        found: list[Row[Any]] = []
-        is_all = True
+        found: list[Any] = []
+        is_all = len(self._by) < TRANSPORTS_MOST
         for transport in self._by:
             for priority in (name for name, its in QUEUES.items() if its is queue):
                 terms = {"transport": transport, "priority": priority, "now": self._now}
-                rows = self._connection.execute(query, {**terms, "most": most}).all()
-                is_all = is_all and len(rows) < most
+                rows = self._connection.execute(_FIRST, terms).all()
+                is_all = is_all and len(rows) < LOOKED_AT
                 found += [row for row in rows if row.reason == over(self._meter.name)]
-        return sorted(found, key=_due), is_all
+        found.sort(key=_due)
+        return found[:MOVED_MOST], is_all and len(found) <= MOVED_MOST
 
 
-def _due(row: Row[Any]) -> float:
+def _due(row: Any) -> float:
     return float(row.due_at)

@@ -14,19 +14,20 @@ import time
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Protocol
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.worker.say import say
 from flask_outbox.worker.unexpected import place
 
 TASK = "flask_outbox.drain"
+SWEEPS = "flask_outbox.sweep"  # beat's name for it
 SWEEP = 60.0  # seconds from one look at what fell due by itself to the next
 SECONDS = 30.0  # that one task drains
 AT_ONCE = 2
 LIMIT = 2.0  # seconds for each step of putting a task on the queue
 SOON = 1.0  # seconds: what is due within them is due
-STALE = 300.0  # seconds after which a hint is not worth a task: sweeps have passed
+STALE = 3600.0  # seconds after which a hint is not worth a task; clocks differ by less
 HANG = 3600.0  # seconds; a drain ends by itself, whatever limit the app has for its own tasks
 
 # The least of what each broker's client must be told to keep to LIMIT.
@@ -50,6 +51,7 @@ class Served(Protocol):
 
 served: WeakSet[Served] = WeakSet()  # the floor above makes its apps known here
 registered: WeakSet[Any] = WeakSet()
+swept: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()  # the entry of beat for each
 
 
 def register(celery_app: Any, *, sweep: float | None = SWEEP, at_once: int = AT_ONCE) -> None:
@@ -70,11 +72,20 @@ def register(celery_app: Any, *, sweep: float | None = SWEEP, at_once: int = AT_
     declare(drain)
     if sweep is not None:
         task = celery_app.signature(TASK)
-        celery_app.add_periodic_task(sweep, task, name="flask_outbox.sweep")
+        celery_app.add_periodic_task(sweep, task, name=SWEEPS)
+        swept[celery_app] = {"task": TASK, "schedule": sweep}
     signals = import_module("celery.signals")
     signals.worker_init.connect(leaving.reset)
     signals.worker_shutting_down.connect(leaving.begin)
+    signals.beat_init.connect(_put_the_sweep_back)
     registered.add(celery_app)
+
+
+def _put_the_sweep_back(sender: Any, **_named: Any) -> None:
+    """See that beat has it: who set ``beat_schedule`` after register() has taken it out."""
+    scheduler = sender.scheduler
+    if (entry := swept.get(sender.app)) and SWEEPS not in scheduler.schedule:
+        scheduler.update_from_dict({SWEEPS: entry})
 
 
 def _drain(celery_app: Any, at_once: int) -> int:

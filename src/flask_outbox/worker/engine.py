@@ -13,7 +13,6 @@ from contextlib import suppress
 from typing import NamedTuple, Protocol
 from weakref import WeakSet
 
-from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.workers import workers
 from flask_outbox.worker.loop import STAYS_FOR, Plan, Worker, never
 from flask_outbox.worker.say import say
@@ -161,12 +160,12 @@ def drain(
 ) -> Drained:
     """Send what is due in this thread: until nothing is, or for so long, or until told to leave.
 
-    ``at_once``: do nothing where so many workers are heard of, so that hints which come faster than
-    mail leaves do not pile up. Raises OutboxUnavailable.
+    ``at_once``: do nothing where so many workers with the same settings are heard of, so that hints
+    which come faster than mail leaves do not pile up. Raises OutboxUnavailable.
     """
     end = float("inf") if seconds is None else time.monotonic() + seconds
     tried = empty = 0
-    while at_once is None or _at_work(plan.outbox) < at_once:
+    while at_once is None or _at_work(plan) < at_once:
         left = None if seconds is None else end - time.monotonic()
         found = Worker(plan).drain(left, leave)
         tried += found
@@ -181,11 +180,21 @@ def drain(
     return Drained(tried, is_left=False)
 
 
-def _at_work(outbox: Outbox) -> int:
-    """Count the workers that were heard of within half a lease: they beat twice in that."""
+def _at_work(plan: Plan) -> int:
+    """Count the workers that were heard of within half a lease: they beat twice in that.
+
+    Who runs with other settings may not know the transport that something waits for; and a beat in
+    the future was told by a clock that was set back since.
+    """
+    outbox = plan.outbox
     with outbox.read() as connection:
-        since = outbox.now(connection) - outbox.lease / 2
-        return sum(each.beat_at > since and not each.has_ended for each in workers(connection))
+        now = outbox.now(connection)
+        return sum(
+            abs(now - each.beat_at) < outbox.lease / 2
+            and not each.has_ended
+            and each.settings == plan.badge.settings
+            for each in workers(connection)
+        )
 
 
 def _is_due(plan: Plan) -> bool:

@@ -118,7 +118,7 @@ class Worker:
         self._news = News(self._bell.ring)
         self._look_at = 0.0  # when to ask the outbox again, after it had nothing
         self._names_at = 0.0  # when it may be asked again who else has mail
-        self._is_curious = True  # that is yet to be asked
+        self._is_curious = self._ways.loads  # that is yet to be asked
         self._pause = plan.poll / POLL_STEPS
         self._is_paced = plan.outbox.rates.are_set
         self._frees = plan.outbox.rates.are_of_number
@@ -162,6 +162,8 @@ class Worker:
     def drain(self, seconds: float | None = None, leave: Callable[[], bool] = never) -> int:
         """Work until nothing is due, or for so long; give the number of messages that were tried.
 
+        What is under way when the time is over comes to its end.
+
         After its last mail it forgets what ended long ago, and sends what comes meanwhile.
         ``leave`` is asked at least once a poll, and stops it. Raises OutboxUnavailable where the
         outbox cannot be used.
@@ -175,7 +177,7 @@ class Worker:
 
     def _has_nothing_due(self) -> bool:
         leased = self._leased
-        if leased.held_up or leased.hungry(self._lanes) or self._has_more:
+        if leased.held_up or leased.hungry(self._lanes) or self._has_more or self._is_curious:
             return False
         return self._is_idle() and self._upkeep.has_forgotten
 
@@ -213,10 +215,12 @@ class Worker:
             return False
         if not self._leased.closed:
             self._leased.closed = self._lanes.leaving = True
-            if self._leave_at == float("inf"):  # nobody said: its time is over
-                self._leave_at = time.monotonic() + self._plan.grace
             with suppress(Exception):  # if not now, then when the leases end
                 self._release(self._leased.let_all_go())
+        # Whose time is over ends its sends all the same, however long these take, as it was begun
+        # with; grace is for who was told to leave, and for a database that is away.
+        if self._leave_at == float("inf") and (self._stopping or not self._lanes.busy):
+            self._leave_at = time.monotonic() + self._plan.grace
         return self._abandoned or self._is_done() or time.monotonic() >= self._leave_at
 
     def _step(self) -> None:
@@ -239,13 +243,14 @@ class Worker:
             self._look_at = time.monotonic() + self._next_look()
         if recorded and (not self._is_paced or self._frees or any(map(_is_due_again, recorded))):
             leased.dry = False  # what one outcome held back, by its route or its row, may go now
+            self._is_curious = self._ways.loads
 
     def _look(self) -> None:
         """Where it is time to, ask anew for what is configured, and who else has mail."""
         now = time.monotonic()
         if self._woken or now >= self._look_at:
             self._woken = self._leased.dry = False
-            self._is_curious = True
+            self._is_curious = self._ways.loads
         # What is recorded puts off the look time and again.
         if now >= self._names_at + (0.0 if self._is_curious else self._plan.poll):
             self._leased.join(self._ways.due(self._plan.outbox))
@@ -268,19 +273,22 @@ class Worker:
         brought, self._has_more = self._leased.brought, False
         self._pause = plan.poll / POLL_STEPS if brought else min(plan.poll, self._pause * 2)
         if brought and not self._is_paced:
+            self._in_vain = 0
             return self._pause
         due = self._ways.next_due(plan.outbox)
         if due is None:
             return self._pause
         with plan.outbox.read() as connection:
             wait = due - plan.outbox.now(connection)
+        in_vain = not brought and wait <= 0.0
         if self._is_paced:
-            in_vain = not brought and wait <= 0.0 and not self._lanes.busy
-            self._in_vain = self._in_vain + 1 if in_vain else 0
+            in_vain = in_vain and not self._lanes.busy
+        self._in_vain = self._in_vain + 1 if in_vain else 0
+        if self._is_paced:
             self._has_more = wait < STAYS_FOR and self._in_vain < IN_VAIN_MOST
             return max(IN_TIME, min(self._pause, wait))
-        if wait <= 0.0:  # a route that is full rings when it is not
-            wait = self._pause if self._leased.full(self._lanes) else OVERDUE
+        if wait <= 0.0:  # who holds it back, a probe or a full route, rings when that is over
+            wait = OVERDUE * 2.0 ** min(self._in_vain, 16)
         return min(self._pause, wait)
 
     def _seconds(self) -> float:

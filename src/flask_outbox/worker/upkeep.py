@@ -29,6 +29,7 @@ class Upkeep:
     ) -> None:
         self._beat_at = 0.0
         self._slots_at = 0.0
+        self._slots_after = ""
         self._retention = retention
         self._outbox = outbox
         self._leased = leased
@@ -59,7 +60,7 @@ class Upkeep:
             outbox, name, host=platform.node(), pid=os.getpid(), badge=self._badge
         )
         if now >= self._slots_at:
-            bring_forward(outbox)
+            self._slots_after = bring_forward(outbox, self._slots_after).after
             self._slots_at = now + SLOTS_EVERY
         self._beat_at = now + min(outbox.lease / OFTEN, BEAT_WITHIN)
         news, self._news = self._news, []

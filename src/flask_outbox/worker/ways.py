@@ -61,6 +61,11 @@ class Ways:
         """The transports that are configured."""
         return list(self._routings)
 
+    @property
+    def loads(self) -> bool:
+        """Whether there may be more than those."""
+        return self._load is not None
+
     def is_loaded(self, route: str) -> bool:
         """Whether it is none that is configured."""
         return route not in self._transports
@@ -89,11 +94,11 @@ class Ways:
 
     def due(self, outbox: Outbox) -> list[str]:
         """Name the transports to be loaded that have mail which may go now."""
-        return due_besides(outbox, self._routings) if self._load is not None else []
+        return due_besides(outbox, self._routings) if self.loads else []
 
     def next_due(self, outbox: Outbox) -> float | None:
         """Tell when the next message may go, by the database's clock; None: never."""
-        return next_due(outbox, self.names, self.routing, besides=self._load is not None)
+        return next_due(outbox, self.names, self.routing, besides=self.loads)
 
     def _try(self, load: Load, name: str) -> Transport:
         try:
