@@ -18,6 +18,7 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    text,
     update,
 )
 
@@ -51,7 +52,7 @@ IDLE_MOST = 1000
 SLOTS: Mapping[Queue, str] = {each: f"{each.value}_slot" for each in Queue if each is not Queue.NOW}
 _NAMES: BindParameter[list[str]] = bindparam("names", expanding=True)
 _KNOWN = Statement(lambda among: select(rate).where(among(rate.c.name)))
-_FIRST = Query(select(rate.c.name).limit(1))
+_FIRST = Query(select(rate.c.name).where(rate.c.name > text("''")).limit(1))  # none is empty
 _LOCKED = Statement(lambda among: _named(among).with_for_update())
 _UNLOCKED_ONES = Statement(lambda among: _named(among).with_for_update(skip_locked=True))
 _NEW = insert_unless(rate)
