@@ -100,7 +100,7 @@ def worker(processes: int) -> None:
 
 
 @outbox.command()
-@click.option("--seconds", type=Finite(min=0, min_open=True), help="Stop after so long.")
+@click.option("--seconds", type=Finite(min=0, min_open=True), help="Begin nothing after so long.")
 def drain(seconds: float | None) -> None:
     """Send what is due now, and end; status 1 if something due is left.
 

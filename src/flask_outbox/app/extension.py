@@ -216,9 +216,10 @@ class Mail(_MailMixin):
     def drain(self, *, seconds: float | None = None, at_once: int | None = None) -> int:
         """Send what is due now, in this thread, and tell how many messages were tried.
 
-        For what an engine starts. ``seconds``: for at most so long; if more is due then, the engine
-        is woken again. ``at_once``: do nothing where so many workers are sending. Under TESTING,
-        and where sending is suppressed, what is due counts as sent. Raises OutboxUnavailable.
+        For what an engine starts. ``seconds``: begin nothing after so long; if more is due then,
+        the engine is woken again. ``at_once``: do nothing where so many workers are sending with
+        the same settings. Under TESTING, and where sending is suppressed, what is due counts as
+        sent. Raises OutboxUnavailable.
         """
         return runtime_of(self._app()).drain(seconds, at_once)
 

@@ -124,30 +124,29 @@ class Gate:
             if name in self._meters:
                 self._meters[name].under_way = count
 
-    def _of(self, row: Terms) -> list[Meter]:
-        """Give the meters that may hold it up."""
-        return [self._meters[name] for name in self._concerned[row["id"]] if name in self._meters]
+    def _of(self, row: Terms) -> tuple[list[Meter], list[Meter]]:
+        """Give the meters that may hold it up, and those that only count it.
 
-    def _free_of(self, row: Terms) -> set[str]:
-        """Name the limits that only count it: urgent mail does not wait for a domain to be warm."""
+        Urgent mail does not wait for a domain to be warm.
+        """
+        its = [self._meters[name] for name in self._concerned[row["id"]] if name in self._meters]
         if row["priority"] != Priority.URGENT.value:
-            return set()
-        return {each.name for each in self._of(row) if each.limit.warm_since is not None}
+            return its, []
+        return (
+            [each for each in its if each.limit.warm_since is None],
+            [each for each in its if each.limit.warm_since is not None],
+        )
 
     def _passes(self, row: Terms, now: float) -> bool:
-        if not self._meters or not (concerned := self._of(row)):
+        if not self._meters:
             return True
+        may_hold, count = self._of(row)
         queue = QUEUES.get(row["priority"], Queue.NORMAL)
         turn = row["slot_at"]
         had_slot = turn is not None and turn >= row["due_at"] and now - turn < LATE
-        free = self._free_of(row)
-        waits_for = [
-            each
-            for each in concerned
-            if each.name not in free and not each.passes(now, queue, had_slot=had_slot)
-        ]
+        waits_for = [each for each in may_hold if not each.passes(now, queue, had_slot=had_slot)]
         if not waits_for:
-            for each in concerned:
+            for each in (*may_hold, *count):
                 each.take(now)  # for now: close() gives the turns
             return True
         slots = {each.name: each.slot(now, queue, had_slot=had_slot) for each in waits_for}
@@ -164,13 +163,10 @@ class Gate:
             self._meters[name].next_at = next_at
         mails: list[tuple[str, Meter | None, list[Meter]]] = []
         for row in chosen if self._meters or self._own else ():
-            free = self._free_of(row)
-            its = self._of(row)
-            for each in its:
-                if each.name in free:
-                    each.take(now)
-            held_by = [each for each in its if each.name not in free]
-            mails.append((row["id"], self._own.get(row["transport"]), held_by))
+            may_hold, count = self._of(row)
+            for each in count:
+                each.take(now)
+            mails.append((row["id"], self._own.get(row["transport"]), may_hold))
         turns = give_turns(mails, now)
         own_ones = filter(None, self._own.values())
         write(self._connection, [*own_ones, *self._meters.values()], now)

@@ -280,9 +280,7 @@ class Worker:
             return self._pause
         with plan.outbox.read() as connection:
             wait = due - plan.outbox.now(connection)
-        in_vain = not brought and wait <= 0.0
-        if self._is_paced:
-            in_vain = in_vain and not self._lanes.busy
+        in_vain = not brought and wait <= 0.0 and not (self._is_paced and self._lanes.busy)
         self._in_vain = self._in_vain + 1 if in_vain else 0
         if self._is_paced:
             self._has_more = wait < STAYS_FOR and self._in_vain < IN_VAIN_MOST
