@@ -207,7 +207,9 @@ def test_beat_has_the_sweep_though_the_apps_schedule_was_set_after_it():
     app = Celery("shop", set_as_current=False)
     app.config_from_object(NOWHERE)
     register(app, sweep=7.0)
+    assert "flask_outbox.sweep" in app.conf.beat_schedule
     app.conf.beat_schedule = {"mine": {"task": "x", "schedule": 1}}
+    assert "flask_outbox.sweep" not in app.conf.beat_schedule
     beat = Service(app, scheduler_cls=Scheduler)
     beat_init.send(sender=beat)
     assert sorted(beat.scheduler.schedule) == ["flask_outbox.sweep", "mine"]
