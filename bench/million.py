@@ -40,7 +40,8 @@ from flask_outbox.outbox.enqueue import put
 from flask_outbox.outbox.record import record
 from flask_outbox.outbox.schedule import Priority, Schedule
 from flask_outbox.transports.base import Carries
-from flask_outbox.worker.loop import Plan, Worker
+from flask_outbox.worker.loop import Worker
+from flask_outbox.worker.plan import Plan
 
 CLAIM_P99, URGENT, GROWN = 10.0, 2.0, 16.0  # ms, s, MiB
 NUMBERS = {

@@ -31,7 +31,8 @@ from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.enqueue import enqueue
 from flask_outbox.outbox.stats import stats
 from flask_outbox.transports.smtp import Smtp
-from flask_outbox.worker.loop import Plan, Worker
+from flask_outbox.worker.loop import Worker
+from flask_outbox.worker.plan import Plan
 
 FAST, BUSY = "fast.example", "busy.example"
 BUSY_TAKES = 5  # a second; the sink answers 450 4.7.1 to what is more

@@ -22,7 +22,8 @@ from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.transports.smtp import Smtp
 from flask_outbox.worker import process
-from flask_outbox.worker.loop import Plan, Worker
+from flask_outbox.worker.loop import Worker
+from flask_outbox.worker.plan import Plan
 from hostile import Act, Session
 
 LEASE = 1.0

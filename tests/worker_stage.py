@@ -16,7 +16,8 @@ from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.enqueue import enqueue
 from flask_outbox.outbox.schedule import Schedule
 from flask_outbox.transports.base import Carries
-from flask_outbox.worker.loop import Plan, Worker
+from flask_outbox.worker.loop import Worker
+from flask_outbox.worker.plan import Plan
 
 BOUND = 20.0  # seconds after which a wait of a test has failed
 ACCEPTED = Accepted("250 ok", "7F3")

@@ -25,7 +25,7 @@ from flask_outbox.outbox.claim import claim
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.enqueue import enqueue
 from flask_outbox.outbox.tables import message
-from flask_outbox.worker.loop import Plan
+from flask_outbox.worker.plan import Plan
 from worker_stage import Eyes, Told, a_submission, at_work, put, wait_for
 
 SIZE, ROOM = "16m", "200m"  # full, and with room again

@@ -20,7 +20,8 @@ from flask_outbox.transports.postmark import Postmark
 from flask_outbox.transports.resend import Resend
 from flask_outbox.transports.sendgrid import SendGrid
 from flask_outbox.transports.ses import Ses
-from flask_outbox.worker.loop import Plan, drain
+from flask_outbox.worker.loop import drain
+from flask_outbox.worker.plan import Plan
 from hostile import polite, raw, reset, stall, take, then
 from hostile_http import HostileHttp, say
 from outbox_mail import Clock

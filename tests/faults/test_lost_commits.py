@@ -19,7 +19,7 @@ from flask_outbox.outbox.claim import claim, extend, reclaim, release, start
 from flask_outbox.outbox.enqueue import Schedule, put
 from flask_outbox.outbox.record import record
 from flask_outbox.outbox.workers import heartbeat
-from flask_outbox.worker.loop import Plan
+from flask_outbox.worker.plan import Plan
 from worker_stage import Eyes, Told, a_submission, at_work, wait_for
 
 ONCE = Schedule(key="order-7", fingerprint="f")

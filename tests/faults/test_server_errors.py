@@ -20,7 +20,7 @@ from flask_outbox.outbox.claim import claim
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.enqueue import put as put_down
 from flask_outbox.outbox.tables import message
-from flask_outbox.worker.loop import Plan
+from flask_outbox.worker.plan import Plan
 from worker_stage import Eyes, Told, a_submission, at_work, put, wait_for
 
 ONE = "<one@example.com>"

@@ -8,7 +8,7 @@ import databases
 from cutter import Cutter
 from faults_worker import PATIENCE, an_outbox, started
 from flask_outbox.outbox.database import Outbox
-from flask_outbox.worker.loop import Plan
+from flask_outbox.worker.plan import Plan
 from hostile import Hostile, later
 from worker_stage import Eyes, Told, a_submission, at_work, put, wait_for
 

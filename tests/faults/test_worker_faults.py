@@ -11,7 +11,7 @@ import pytest
 from faults_worker import PATIENCE
 from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.outbox.database import Outbox
-from flask_outbox.worker.loop import Plan
+from flask_outbox.worker.plan import Plan
 from hostile import Hostile
 from worker_stage import Eyes, Told, a_submission, at_work, put, wait_for
 
@@ -109,7 +109,7 @@ FORK = """
 from flask_outbox.outbox.notify import Notifier
 from flask_outbox.transports.smtp import Smtp
 from flask_outbox.worker.embedded import Embedded
-from flask_outbox.worker.loop import Plan
+from flask_outbox.worker.plan import Plan
 
 place, port = sys.argv[1], int(sys.argv[2])
 outbox, eyes = Outbox(place), Eyes(place)
@@ -161,7 +161,8 @@ WHO = ("before", "parent", "child")
 
 MEMORY = """
 import gc
-from flask_outbox.worker.loop import Plan, drain
+from flask_outbox.worker.loop import drain
+from flask_outbox.worker.plan import Plan
 
 class Fast(Told):
     def send(self, submissions):

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from flask_outbox.outbox.database import Outbox
-from flask_outbox.worker.loop import Plan
+from flask_outbox.worker.plan import Plan
 from worker_stage import Eyes, Told
 
 

@@ -19,7 +19,7 @@ from flask_outbox.mail.errors import ConfigurationError
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.worker import embedded as module
 from flask_outbox.worker.embedded import Embedded
-from flask_outbox.worker.loop import Plan
+from flask_outbox.worker.plan import Plan
 from hostile import Hostile
 from worker_stage import BOUND, Told, a_submission, put, wait_for
 
@@ -265,7 +265,7 @@ from hostile import Hostile, later
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.transports.smtp import Smtp
 from flask_outbox.worker.embedded import Embedded
-from flask_outbox.worker.loop import Plan
+from flask_outbox.worker.plan import Plan
 from worker_stage import Eyes, a_submission, put, wait_for
 
 outbox = Outbox("sqlite:///{file}")

@@ -15,7 +15,7 @@ from flask_outbox.outbox.stats import stats
 from flask_outbox.outbox.workers import Badge, heartbeat
 from flask_outbox.worker import engine as module
 from flask_outbox.worker.engine import Wakes, drain
-from flask_outbox.worker.loop import Plan
+from flask_outbox.worker.plan import Plan
 from forked import in_child
 from worker_stage import BOUND, Told, a_submission, at_work, put, wait_for
 

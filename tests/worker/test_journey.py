@@ -6,7 +6,8 @@ from dataclasses import replace
 from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.mail.outcome import Deferred, Fault, Refused
 from flask_outbox.worker import journey
-from flask_outbox.worker.loop import Plan, drain
+from flask_outbox.worker.loop import drain
+from flask_outbox.worker.plan import Plan
 from worker_stage import Told, a_submission, at_work, put, wait_for
 
 

@@ -9,7 +9,7 @@ from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.notify import Deaf, Notifier
 from flask_outbox.worker import listening as module
 from flask_outbox.worker.listening import Listening
-from flask_outbox.worker.loop import Plan
+from flask_outbox.worker.plan import Plan
 from worker_stage import Told, a_submission, at_work, put, wait_for
 
 NEVER = 300.0  # seconds between two polls: what is found was heard of

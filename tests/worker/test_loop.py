@@ -19,7 +19,8 @@ from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.schedule import Schedule
 from flask_outbox.transports.smtp import Smtp
 from flask_outbox.worker import journey, leased, loop
-from flask_outbox.worker.loop import Plan, Worker, drain
+from flask_outbox.worker.loop import Worker, drain
+from flask_outbox.worker.plan import Plan
 from hostile import Hostile
 from worker_stage import Told, a_submission, at_work, put, wait_for
 
@@ -58,7 +59,7 @@ def claims(monkeypatch):
 def test_a_wake_is_answered_at_once_however_long_the_poll(outbox, plan, eyes, claims):
     with at_work(replace(plan, poll=60.0)) as worker:
         wait_for(lambda: claims)
-        wait_for(lambda: worker._pause > 3.0)
+        wait_for(lambda: worker._looks._pause > 3.0)
         before = time.monotonic()
         put(outbox, a_submission())
         worker.wake()

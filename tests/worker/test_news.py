@@ -8,8 +8,9 @@ import pytest
 
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.worker import loop
-from flask_outbox.worker.loop import Plan, Worker, drain
+from flask_outbox.worker.loop import Worker, drain
 from flask_outbox.worker.news import BEHIND, News
+from flask_outbox.worker.plan import Plan
 from worker_stage import BOUND, Told, a_submission, at_work, put, wait_for
 
 

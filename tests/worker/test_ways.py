@@ -17,7 +17,8 @@ from flask_outbox.outbox.schedule import Priority, Schedule
 from flask_outbox.worker import ways as the_ways
 from flask_outbox.worker.lanes import Lanes
 from flask_outbox.worker.leased import LOADED_AT_ONCE, Leased
-from flask_outbox.worker.loop import NAMES_EVERY, Worker, drain
+from flask_outbox.worker.looks import NAMES_EVERY, Looks
+from flask_outbox.worker.loop import Worker, drain
 from flask_outbox.worker.ways import Ways
 from worker_stage import BOUND, Told, a_submission, at_work, put, wait_for
 
@@ -271,14 +272,16 @@ def test_who_has_mail_is_not_asked_at_every_turn(outbox, tenants, monkeypatch):
 
 def test_it_is_asked_once_a_poll_however_often_the_look_is_put_off(outbox, plan):
     put(outbox, a_submission(transport="acme"))
-    worker = Worker(replace(plan, load=lambda _name: Told()))
-    worker._look()
+    ways, lanes = replace(plan, load=lambda _name: Told()).ways, Free()
+    leased = Leased("w", ways)
+    looks = Looks(outbox, ways, plan.poll, leased, lanes)
+    looks.before_turn()
     for its_time, asks in ((False, False), (True, True)):
-        worker._leased.join([])
-        worker._look_at = math.inf
-        worker._names_at -= its_time * (plan.poll + NAMES_EVERY)
-        worker._look()
-        assert ("acme" in worker._leased.hungry(worker._lanes)) is asks
+        leased.join([])
+        looks._look_at = math.inf
+        looks._names_at -= its_time * (plan.poll + NAMES_EVERY)
+        looks.before_turn()
+        assert ("acme" in leased.hungry(lanes)) is asks
 
 
 def test_those_who_come_and_those_who_were_served_are_asked_for_by_turns(monkeypatch):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from flask_outbox.wire import aio, sync
     from flask_outbox.worker.embedded import Embedded
     from flask_outbox.worker.engine import Engine, Wakes
-    from flask_outbox.worker.loop import Plan
+    from flask_outbox.worker.plan import Plan
 
 T = TypeVar("T")
 
@@ -301,7 +301,7 @@ class Made:
     def plan(self) -> "Plan":
         """Say what a worker works with."""
         from flask_outbox.app.overhear import Overheard  # noqa: PLC0415  in workers only
-        from flask_outbox.worker.loop import Plan  # noqa: PLC0415  in workers only
+        from flask_outbox.worker.plan import Plan  # noqa: PLC0415  in workers only
 
         _ = self.dkim_keys  # a worker that could not sign would better not begin
         ways = [self.way(name) for name in self.names()]

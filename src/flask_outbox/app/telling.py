@@ -26,7 +26,7 @@ from flask_outbox.mail.unseal import unseal
 
 if TYPE_CHECKING:
     from flask_outbox.outbox.record import Recorded
-    from flask_outbox.worker.loop import Alert
+    from flask_outbox.worker.plan import Alert
 
 log = logging.getLogger("flask_outbox")
 

@@ -20,7 +20,8 @@ from typing import NoReturn
 
 from flask_outbox.mail.errors import ConfigurationError
 from flask_outbox.worker.anew import Handed
-from flask_outbox.worker.loop import LAST_WORDS, Plan, Worker
+from flask_outbox.worker.loop import LAST_WORDS, Worker
+from flask_outbox.worker.plan import Plan
 from flask_outbox.worker.say import say
 from flask_outbox.worker.unexpected import place
 

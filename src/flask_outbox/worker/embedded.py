@@ -14,7 +14,8 @@ from weakref import WeakSet
 
 from flask_outbox.mail.errors import ConfigurationError
 from flask_outbox.worker.bell import Bell
-from flask_outbox.worker.loop import LAST_WORDS, Plan, Worker, never
+from flask_outbox.worker.loop import LAST_WORDS, Worker
+from flask_outbox.worker.plan import Plan, never
 from flask_outbox.worker.say import say
 from flask_outbox.worker.unexpected import place
 

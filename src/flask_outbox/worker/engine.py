@@ -14,7 +14,9 @@ from typing import NamedTuple, Protocol
 from weakref import WeakSet
 
 from flask_outbox.outbox.workers import workers
-from flask_outbox.worker.loop import STAYS_FOR, Plan, Worker, never
+from flask_outbox.worker.looks import STAYS_FOR
+from flask_outbox.worker.loop import Worker
+from flask_outbox.worker.plan import Plan, never
 from flask_outbox.worker.say import say
 from flask_outbox.worker.unexpected import place
 

@@ -13,7 +13,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
-from flask_outbox.worker.loop import LAST_WORDS, Plan, Worker
+from flask_outbox.worker.loop import LAST_WORDS, Worker
+from flask_outbox.worker.plan import Plan
 
 _HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 

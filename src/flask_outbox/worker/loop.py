@@ -3,95 +3,40 @@
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from random import random
 
 from flask_outbox.mail.errors import Contended, OutboxUnavailable
 from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.lifecycle import State
-from flask_outbox.mail.rates import AHEAD
-from flask_outbox.mail.route import RouteNews, Routing, is_ours
+from flask_outbox.mail.route import is_ours
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.claim import release
-from flask_outbox.outbox.database import Outbox
-from flask_outbox.outbox.prune import Keep
 from flask_outbox.outbox.record import Recorded, record
-from flask_outbox.outbox.workers import UNKNOWN, Badge, WorkerLost, end, goodbye
-from flask_outbox.transports.base import Signing, Transport, unsigned
+from flask_outbox.outbox.workers import WorkerLost, end, goodbye
 from flask_outbox.worker.bell import Bell
 from flask_outbox.worker.carriers import choose_carrier
 from flask_outbox.worker.journey import turn
 from flask_outbox.worker.lanes import Lanes
 from flask_outbox.worker.leased import Leased
 from flask_outbox.worker.listening import Listening
+from flask_outbox.worker.looks import Looks
 from flask_outbox.worker.news import News, Telling
-from flask_outbox.worker.retention import Retention
+from flask_outbox.worker.plan import Plan, never
 from flask_outbox.worker.say import say
 from flask_outbox.worker.unexpected import place
 from flask_outbox.worker.upkeep import Upkeep
-from flask_outbox.worker.ways import Load, Ways
 
-NAMES_EVERY = 0.05  # seconds: who else has mail is asked no more often, whatever there is to do
-POLL_STEPS = 16  # after work the next look comes after this share of `poll`, then twice that, …
-OVERDUE = 0.05  # seconds: what fell due after the claim, or is held back by a route on probation
-IN_TIME = AHEAD / 4  # seconds: for what a rate lets go by and by
-STAYS_FOR = 1.0  # seconds: a drain stays for what a rate lets go within
-IN_VAIN_MOST = 3
 TROUBLE_FIRST = 0.1  # seconds to back off while the database is away
 TROUBLE_MOST = 15.0
 LAST_NEWS = 1.0  # seconds that what was recorded in a hurry may take to be told
 LAST_WORDS = 5.0  # seconds beyond the grace that whoever waits for a worker should give it
 
-Alert = RouteNews | WorkerLost
-
-
-def _nobody(heard: Recorded | Alert) -> None:
-    """Observe nothing."""
-
 
 def _nothing() -> None:
     """Do nothing."""
-
-
-def never() -> bool:
-    """Stay."""
-    return False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a worker works with; all times in seconds.
-
-    ``transports`` are by route, and each is a transport of that name but for those that
-    ``routings`` put together; ``load`` makes those of other names, for as long as a window takes.
-    ``connections`` are per route, ``timeout`` bounds one message on the wire, ``grace`` what
-    is under way when the worker is told to stop. ``observe`` hears what became of each message,
-    in a thread of its own and in order, after it was committed, and ``alert`` what somebody should
-    look at; what they raise is logged and forgotten. ``badge`` says what this worker runs with,
-    ``retention`` what it forgets in passing.
-    """
-
-    outbox: Outbox
-    transports: Mapping[str, Transport]
-    routings: Sequence[Routing] = ()
-    load: Load | None = None
-    connections: int = 5
-    timeout: float = 600.0
-    grace: float = 30.0
-    poll: float = 1.0
-    observe: Callable[[Recorded], None] = _nobody
-    alert: Callable[[Alert], None] = _nobody
-    badge: Badge = UNKNOWN
-    retention: Retention = field(default_factory=lambda: Retention(Keep()))
-    sign: Signing = unsigned
-
-    @property
-    def ways(self) -> Ways:
-        """What can be sent for."""
-        return Ways(self.transports, self.routings, self.load)
 
 
 class Worker:
@@ -106,7 +51,6 @@ class Worker:
         self._bell = Bell()
         self._stopping = False
         self._abandoned = False
-        self._woken = False
         self._leave: Callable[[], bool] = never
         self._began: Callable[[], None] = _nothing
         self._farewell = goodbye
@@ -116,21 +60,14 @@ class Worker:
         self._leased = Leased(self.name, self._ways)
         self._upkeep = Upkeep(plan.outbox, self._leased, self._lanes, plan.badge, plan.retention)
         self._news = News(self._bell.ring)
-        self._look_at = 0.0  # when to ask the outbox again, after it had nothing
-        self._names_at = 0.0  # when it may be asked again who else has mail
-        self._is_curious = self._ways.loads  # that is yet to be asked
-        self._pause = plan.poll / POLL_STEPS
-        self._is_paced = plan.outbox.rates.are_set
-        self._frees = plan.outbox.rates.are_of_number
-        self._has_more = False  # that a rate lets go soon
-        self._in_vain = 0  # looks in a row for what was due and could not be had
+        self._looks = Looks(plan.outbox, self._ways, plan.poll, self._leased, self._lanes)
         self._stop_at = self._leave_at = float("inf")
         self._troubles = 0
         self._count = 0
 
     def wake(self) -> None:
         """Look at the outbox at once: something was put there."""
-        self._woken = True
+        self._looks.wake()
         self._bell.ring()
 
     def stop(self, grace: float | None = None) -> None:
@@ -176,8 +113,8 @@ class Worker:
         return self._count
 
     def _has_nothing_due(self) -> bool:
-        leased = self._leased
-        if leased.held_up or leased.hungry(self._lanes) or self._has_more or self._is_curious:
+        leased, looks = self._leased, self._looks
+        if leased.held_up or leased.hungry(self._lanes) or looks.has_more or looks.is_curious:
             return False
         return self._is_idle() and self._upkeep.has_forgotten
 
@@ -226,9 +163,8 @@ class Worker:
     def _step(self) -> None:
         """Take one turn, and say what came of it."""
         plan, leased = self._plan, self._leased
-        self._look()
+        self._looks.before_turn()
         leased.held_up = self._news.is_behind
-        was_dry = leased.dry
         if self._troubles:  # what goes out must be something that can be recorded
             self._record(self._lanes.heard())
         self._tell(self._upkeep.mind())
@@ -239,23 +175,7 @@ class Worker:
         self._tell(recorded)
         paused = {each.submission.route for each in recorded if was_our_fault(each)}
         self._release(leased.let_go(paused))  # what would go by a route that is paused now
-        if leased.dry and not was_dry:
-            self._look_at = time.monotonic() + self._next_look()
-        if recorded and (not self._is_paced or self._frees or any(map(_is_due_again, recorded))):
-            leased.dry = False  # what one outcome held back, by its route or its row, may go now
-            self._is_curious = self._ways.loads
-
-    def _look(self) -> None:
-        """Where it is time to, ask anew for what is configured, and who else has mail."""
-        now = time.monotonic()
-        if self._woken or now >= self._look_at:
-            self._woken = self._leased.dry = False
-            self._is_curious = self._ways.loads
-        # What is recorded puts off the look time and again.
-        if now >= self._names_at + (0.0 if self._is_curious else self._plan.poll):
-            self._leased.join(self._ways.due(self._plan.outbox))
-            self._is_curious = False
-            self._names_at = now + NAMES_EVERY
+        self._looks.after_turn(recorded)
 
     def _record(self, reports: Sequence[Report]) -> None:
         """Record out of turn."""
@@ -267,37 +187,13 @@ class Worker:
         """Give back what was not started."""
         release(self._plan.outbox, submissions)
 
-    def _next_look(self) -> float:
-        """Tell in how many seconds to ask the outbox again: when the next is due, or as polled."""
-        plan = self._plan
-        brought, self._has_more = self._leased.brought, False
-        self._pause = plan.poll / POLL_STEPS if brought else min(plan.poll, self._pause * 2)
-        if brought and not self._is_paced:
-            self._in_vain = 0
-            return self._pause
-        due = self._ways.next_due(plan.outbox)
-        if due is None:
-            return self._pause
-        with plan.outbox.read() as connection:
-            wait = due - plan.outbox.now(connection)
-        in_vain = not brought and wait <= 0.0 and not (self._is_paced and self._lanes.busy)
-        self._in_vain = self._in_vain + 1 if in_vain else 0
-        if self._is_paced:
-            self._has_more = wait < STAYS_FOR and self._in_vain < IN_VAIN_MOST
-            return max(IN_TIME, min(self._pause, wait))
-        if wait <= 0.0:  # who holds it back, a probe or a full route, rings when that is over
-            wait = OVERDUE * 2.0 ** min(self._in_vain, 16)
-        return min(self._pause, wait)
-
     def _seconds(self) -> float:
         """Tell how long the thread may sleep if nobody rings."""
         if self._leased.hungry(self._lanes) or self._leased.windows(self._lanes):
             return 0.0
-        look_at = self._look_at if self._leased.dry else float("inf")
         leave_at = self._leave_at if self._leased.closed else self._stop_at
-        names_at = self._names_at if self._leased.dry and self._is_curious else float("inf")
         begins_at = self._leased.pace.begins_at
-        at = min(self._lanes.record_at, self._upkeep.at, look_at, names_at, leave_at, begins_at)
+        at = min(self._lanes.record_at, self._upkeep.at, self._looks.at, leave_at, begins_at)
         return min(self._plan.poll, max(0.0, at - time.monotonic()))
 
     def _rest(self, seconds: float) -> None:
@@ -343,10 +239,6 @@ class Worker:
             if alert is not None:
                 tellings.append(partial(self._plan.alert, alert))
         self._news.tell(tellings)
-
-
-def _is_due_again(recorded: Recorded) -> bool:
-    return recorded.state is State.QUEUED
 
 
 _WANT_A_PERSON = (State.FAILED, State.UNKNOWN)  # what got too old was meant to

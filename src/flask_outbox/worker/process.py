@@ -23,7 +23,7 @@ from flask_outbox.worker import anew
 from flask_outbox.worker.anew import Handed
 from flask_outbox.worker.bell import Bell
 from flask_outbox.worker.child import ABANDON, BAD_SETTING, RETIRE, STOP, be_worker
-from flask_outbox.worker.loop import Plan
+from flask_outbox.worker.plan import Plan
 from flask_outbox.worker.say import say
 
 AGAIN_FIRST = 0.5  # seconds until a worker that died is started again
