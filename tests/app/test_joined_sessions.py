@@ -17,7 +17,8 @@ from flask_outbox import (
     State,
     message_queued,
 )
-from flask_outbox.outbox.database import Outbox, place
+from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.kinds import place
 from shop import ask, note, open_shop, url_of
 
 

@@ -8,7 +8,8 @@ from tempfile import TemporaryFile
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from flask_outbox.outbox.database import Outbox, place
+from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.kinds import place
 from flask_outbox.outbox.schema import APPS, is_current, version
 from flask_outbox.outbox.tables import REVISION, metadata
 

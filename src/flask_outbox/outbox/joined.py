@@ -25,8 +25,9 @@ from flask_outbox.outbox.begin import (
     commits_by_itself,
     is_autocommit,
 )
-from flask_outbox.outbox.database import Outbox, place
+from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.enqueue import write
+from flask_outbox.outbox.kinds import place
 from flask_outbox.outbox.schedule import Schedule
 from flask_outbox.outbox.tables import VERSION_TABLE, Exact, message, metadata
 

@@ -17,7 +17,7 @@ from flask_outbox.mail.say import Say
 from flask_outbox.outbox.tables import REVISION, VERSION_TABLE, metadata, schema_version
 
 if TYPE_CHECKING:
-    from flask_outbox.outbox.database import Database
+    from flask_outbox.outbox.kinds import Database
 
 log = Say("flask_outbox.outbox")
 
