@@ -156,9 +156,9 @@ class RateContract(Ground):
         begin = outbox.begin
 
         @contextmanager
-        def cut():
+        def cut(**said):
             monkeypatch.setattr(outbox, "begin", begin)
-            with begin() as connection:
+            with begin(**said) as connection:
                 yield connection
             raise InDoubt("it is done, and nobody said so")
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from flask_outbox.mail.errors import ConfigurationError, OutboxUnavailable
 from flask_outbox.mail.outcome import Accepted, Refused
+from flask_outbox.outbox.claim import claim, release
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.erase import erase
+from flask_outbox.outbox.sqlite import READING
 from flask_outbox.outbox.tables import content
 from outbox_mail import ADA, KEYRING, a_submission, look, one, put, say, take
 from outbox_process import other_process
@@ -76,6 +78,23 @@ def test_what_was_acknowledged_survives_a_power_cut(outbox):
     assert pragma(outbox, "journal_mode") == "wal"
     assert pragma(outbox, "synchronous") == 2
     assert pragma(outbox, "foreign_keys") == 1
+
+
+def test_only_a_claim_does_not_wait_for_the_disk(outbox):
+    levels = []
+
+    def look_at(connection):
+        if not connection.get_execution_options().keys() & READING.keys():
+            levels.append(connection.exec_driver_sql("PRAGMA synchronous").scalar_one())
+
+    put(outbox)
+    event.listen(outbox.open(), "commit", look_at)
+    claimed = claim(outbox, transports=["default"], limit=1, worker="w")
+    assert levels == [1]
+    release(outbox, claimed)
+    say(outbox, one(outbox), Accepted("250 ok"))
+    put(outbox)
+    assert levels == [1, 2, 1, 2, 2, 2]  # claim, release, claim, start, record, put
 
 
 def test_an_outbox_waits_for_others_longer_than_half_a_minute(tmp_path):

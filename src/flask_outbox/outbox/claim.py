@@ -183,8 +183,8 @@ def _claim(  # noqa: PLR0913, PLR0917  as above
     asked_at = 0.0
     fence = outbox.random(16).hex()
     try:
-        with outbox.begin() as connection:
-            now = outbox.now(connection, lasting=False)  # what is undone is due again, not begun
+        with outbox.begin(lasting=False) as connection:  # what is undone is due again, not begun
+            now = outbox.now(connection)
             open_ = open_routes(connection, routings, now, full)
             gate = Gate(connection, outbox.rates, [each.transport for each in open_])
             if gate.shut(now):

@@ -75,23 +75,22 @@ class Outbox:
         """What a statement of ours needs on a connection that is not from here."""
         return self.database.options
 
-    def begin(self) -> AbstractContextManager[Connection]:
+    def begin(self, *, lasting: bool = True) -> AbstractContextManager[Connection]:
         """Give a connection in a write transaction, committed at the end, rolled back on error.
 
+        ``lasting``: what it commits must outlive a crash of the database; else its commit need not
+        wait for the disk, where the database can be told so.
         Raises InDoubt where the database fell silent at the commit.
         """
-        return self.database.writing(self.open())
+        return self.database.writing(self.open(), lasting=lasting)
 
     def read(self) -> AbstractContextManager[Connection]:
         """Give a connection that sees one state of the database and writes nothing."""
         return self.database.reading(self.open())
 
-    def now(self, connection: Connection, *, lasting: bool = True) -> float:
-        """Tell the database's time, which every lease is compared with.
-
-        ``lasting``: what this transaction commits must outlive a crash of the database.
-        """
-        return self._clock() if self._clock else self.database.now(connection, lasting=lasting)
+    def now(self, connection: Connection) -> float:
+        """Tell the database's time, which every lease is compared with."""
+        return self._clock() if self._clock else self.database.now(connection)
 
     def about_now(self, connection: Connection) -> float:
         """Tell the time of a database that is asked for it seldom, where asking is a round trip.

@@ -64,8 +64,13 @@ class Database(Protocol):
     def must_fit(self, content: bytes) -> None:
         """Raise TooLargeError for what it takes in no statement."""
 
-    def writing(self, engine: Engine) -> AbstractContextManager[Connection]:
-        """Give a connection in a write transaction, committed at the end."""
+    def writing(
+        self, engine: Engine, *, lasting: bool = True
+    ) -> AbstractContextManager[Connection]:
+        """Give a connection in a write transaction, committed at the end.
+
+        ``lasting``: what it commits must outlive a crash of the server, or of the machine.
+        """
         ...
 
     def reading(self, engine: Engine) -> AbstractContextManager[Connection]:
@@ -76,7 +81,7 @@ class Database(Protocol):
         """Turn what its driver raises into OutboxUnavailable, where it cannot be used."""
         ...
 
-    def now(self, connection: Connection, *, lasting: bool = True) -> float:
+    def now(self, connection: Connection) -> float:
         """Tell its time, in a transaction of ours."""
         ...
 

@@ -23,6 +23,7 @@ log = Say("flask_outbox.outbox")
 CONNECT = 10  # seconds for a connection to be made
 ISOLATION = "READ COMMITTED"
 POOL: Mapping[str, Any] = {"pool_size": 5, "max_overflow": 15, "pool_pre_ping": True}
+PASSING: Mapping[str, Any] = {"outbox_passes": True}  # a transaction that a crash may undo
 CANNOT = ("OperationalError", "InterfaceError", "InternalError")  # PEP 249: not the program's fault
 
 
@@ -100,9 +101,11 @@ class Server:
         """Take anything."""
 
     @contextmanager
-    def writing(self, engine: Engine) -> Generator[Connection]:
+    def writing(self, engine: Engine, *, lasting: bool = True) -> Generator[Connection]:
         """Give a connection in a transaction, committed at the end."""
         with self.explained(), engine.connect() as connection:
+            if not lasting:
+                connection.execution_options(**PASSING)
             transaction = connection.begin()
             try:
                 yield connection
@@ -125,9 +128,10 @@ class Server:
         with self.explained(), engine.connect() as connection:
             yield connection
 
-    def now(self, connection: Connection, *, lasting: bool = True) -> float:
-        """Ask the server for the time, in a transaction of ours."""
-        sql = self.now_sql if lasting else self.passing_sql
+    def now(self, connection: Connection) -> float:
+        """Ask the server for the time, in a transaction of ours, which is told what it needs."""
+        passes = PASSING.keys() <= connection.get_execution_options().keys()
+        sql = self.passing_sql if passes else self.now_sql
         return float(connection.exec_driver_sql(sql).scalar_one())
 
     def time(self, connection: Connection) -> float:

@@ -37,8 +37,9 @@ FORK_WAITS = 5.0  # seconds for a transaction under way to end before a fork
 READING = {"outbox_reads": True}
 WAITS = "outbox_waits"
 WIPES = "outbox_wipes"
+SYNCS = "outbox_syncs"
 
-FULL = 2  # of PRAGMA synchronous
+NORMAL, FULL = 1, 2  # of PRAGMA synchronous; with NORMAL the next FULL commit brings it to the disk
 
 PRAGMAS = (
     "PRAGMA journal_mode = WAL",
@@ -184,8 +185,11 @@ class Sqlite:
                 )
 
     @contextmanager
-    def writing(self, engine: Engine) -> Generator[Connection]:
-        """Give a connection in a write transaction, committed at the end."""
+    def writing(self, engine: Engine, *, lasting: bool = True) -> Generator[Connection]:
+        """Give a connection in a write transaction, committed at the end.
+
+        What an app's own engine syncs, and when, is the app's to say.
+        """
         with self._turn(self._writing):
             if self._apps is not None:  # whose pool may be small
                 with engine.connect() as connection:
@@ -199,6 +203,7 @@ class Sqlite:
             if writer is None or writer.engine is not engine or writer.invalidated:
                 self._let_writer_go()
                 writer = self._writer = engine.connect()
+            self._let_sync(writer, FULL if lasting else NORMAL)
             with writer.begin():
                 yield writer
 
@@ -257,7 +262,7 @@ class Sqlite:
                 raise
             raise OutboxUnavailable(said) from error
 
-    def now(self, connection: Connection, *, lasting: bool = True) -> float:  # noqa: ARG002  all last
+    def now(self, connection: Connection) -> float:
         """Ask the database for the time; of the driver, since every enqueue does."""
         driver: Any = connection.connection.dbapi_connection
         cursor = driver.cursor()  # an app's may be aiosqlite's, which has no execute() of its own
@@ -293,6 +298,14 @@ class Sqlite:
             driver: Any = connection.connection.dbapi_connection
             driver.execute(f"PRAGMA busy_timeout = {milliseconds}")
             connection.info[WAITS] = milliseconds
+
+    @staticmethod
+    def _let_sync(connection: Connection, level: int) -> None:
+        """Set how a commit is brought to the disk, which can only be said between transactions."""
+        if connection.info.get(SYNCS, FULL) != level:
+            driver: Any = connection.connection.dbapi_connection
+            driver.execute(f"PRAGMA synchronous = {level}").close()
+            connection.info[SYNCS] = level
 
     @staticmethod
     def _let_wipe(connection: Connection) -> None:
