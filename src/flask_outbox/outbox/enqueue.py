@@ -91,6 +91,8 @@ def write(
         "key": schedule.key,
         "fingerprint": marks[0],
     }
+    if schedule.delay is not None:  # counted by a clock that may be set back, as at= is not
+        values["due_from"] = now
     addresses = list(dict.fromkeys(submission.recipients))
     kept = {"message": row, "content": stored, "cipher": cipher}
     schema = outbox.database.schema
