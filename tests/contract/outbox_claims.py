@@ -21,6 +21,7 @@ from flask_outbox.outbox.claim import (
     start,
 )
 from flask_outbox.outbox.enqueue import Priority
+from flask_outbox.outbox.erase import erase
 from flask_outbox.outbox.expire import EXPIRED_MOST, expire, expire_leased
 from flask_outbox.outbox.status import history, list_messages
 from flask_outbox.outbox.tables import content, message
@@ -41,6 +42,7 @@ from outbox_mail import (
 
 YEAR = 365 * 86400.0
 HOUR = 3600.0
+PARTY = tuple(f"guest{number}@example.org" for number in range(11))  # too many for one statement
 
 
 def ids(submissions):
@@ -424,6 +426,54 @@ class ClaimContract(Ground):
         clock.now += outbox.patience.give_up
         say(outbox, one(outbox), Deferred("451 later"))
         assert look(outbox, id_).state is State.FAILED
+
+    @pytest.mark.parametrize("step", [-HOUR, -YEAR])
+    @pytest.mark.parametrize("key", [None, "order-7"])
+    @pytest.mark.parametrize("to", [(ADA,), PARTY])
+    def test_what_was_to_wait_waits_as_long_by_the_clock_that_was_set_back(
+        self, outbox, clock, to, key, step
+    ):
+        plain = put(outbox, a_submission(*to))
+        id_ = put(outbox, a_submission(*to), delay=60, key=key)
+        also_plain = put(outbox, a_submission(*to))
+        clock.now += step
+        reclaim(outbox)
+        found = look(outbox, id_)
+        assert (found.created_at, found.due_at) == (EPOCH, clock.now + 60)
+        assert {each.due_at for each in found.recipients} == {found.due_at}
+        assert ids(take(outbox)) == [plain, also_plain]
+        clock.now += 60
+        assert ids(take(outbox)) == [id_]
+
+    def test_its_patience_is_counted_by_that_clock(self, outbox, clock):
+        id_ = put(outbox, delay=60)
+        clock.now -= YEAR
+        reclaim(outbox)
+        clock.now += 60 + outbox.patience.give_up
+        say(outbox, one(outbox), Deferred("451 later"))
+        assert look(outbox, id_).state is State.FAILED
+
+    def test_a_wait_stays_as_it_is_while_the_clock_goes_on(self, outbox, clock):
+        id_ = put(outbox, delay=3600)
+        clock.now += 60
+        reclaim(outbox)
+        assert look(outbox, id_).due_at == EPOCH + 3600
+
+    @pytest.mark.parametrize("erased", ["before", "after"])
+    @pytest.mark.parametrize(
+        ("schedule", "waits"), [({"delay": 60}, 60), ({}, 0), ({"at": EPOCH + 60}, HOUR + 60)]
+    )
+    def test_so_it_is_where_one_of_its_recipients_is_erased(
+        self, outbox, clock, erased, schedule, waits
+    ):
+        id_ = put(outbox, a_submission(ADA, BOB), **schedule)
+        if erased == "before":
+            erase(outbox, ADA)
+        clock.now -= HOUR
+        if erased == "after":
+            erase(outbox, ADA)
+        reclaim(outbox)
+        assert look(outbox, id_).due_at == clock.now + waits
 
     def test_a_time_that_the_app_named_stays_when_the_clock_goes_back(self, outbox, clock):
         id_ = put(outbox, at=EPOCH + 60)

@@ -133,6 +133,21 @@ class EnqueueContract(Ground):
             other = enqueue(connection, outbox, a_submission())
         assert {each.id for each in list_messages(outbox)} == {first, other}
 
+    @pytest.mark.parametrize("sensitive", [False, True])
+    @pytest.mark.parametrize("fingerprint", ["", "f"])
+    def test_what_was_kept_without_a_fingerprint_is_compared_with_nothing(
+        self, outbox, fingerprint, sensitive
+    ):
+        sealed = a_submission(sensitive=sensitive)
+        first = put(outbox, sealed, key="order-7")
+        assert put(outbox, sealed, key="order-7", fingerprint=fingerprint) == first
+        assert [each.id for each in list_messages(outbox)] == [first]
+
+    def test_what_has_no_fingerprint_is_not_what_has_one(self, outbox):
+        put(outbox, key="order-7", fingerprint="f")
+        with pytest.raises(KeyConflict):
+            put(outbox, key="order-7")
+
     def test_equal_keys_from_sixteen_threads_make_one_row(self, make_outbox):
         outbox = make_outbox()
         together = Barrier(16)

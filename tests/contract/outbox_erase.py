@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import LargeBinary, insert, select, update
 
 from contract.outbox_ground import Ground
-from flask_outbox.mail.errors import Contended, MessageError
+from flask_outbox.mail.errors import Contended, KeyConflict, MessageError
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Refused, Unclear
 from flask_outbox.mail.submission import Dsn
@@ -133,7 +133,7 @@ class EraseContract(Ground):
 
     def test_nothing_of_others_is_touched(self, outbox):
         for whom in NOT_ADA:
-            put(outbox, to(whom, metadata={"user": whom}), key=whom)
+            put(outbox, to(whom, metadata={"user": whom}), key=whom, fingerprint=f"of {whom}")
             say(outbox, one(outbox), Accepted(f"250 {whom}"))
         for whom in NOT_ADA:
             put(outbox, to(whom))
@@ -175,6 +175,27 @@ class EraseContract(Ground):
             extra = json.loads(found.scalar_one())
         assert extra["dsn"]["notify"] == {ERASED: ["NEVER"], "*": ["FAILURE"]}
         assert any(OTHERS in (each.reply or "") for each in look(outbox, id_).recipients)
+
+    @pytest.mark.parametrize("sensitive", [False, True])
+    @pytest.mark.parametrize("fingerprint", ["of it", "of another"])
+    def test_nobody_who_guesses_it_sees_by_its_key_whom_it_was_to(
+        self, outbox, fingerprint, sensitive
+    ):
+        id_ = put(outbox, to(ADA, sensitive=sensitive), key="order-7", fingerprint="of it")
+        say(outbox, one(outbox), Accepted("250"))
+        erase(outbox, ADA)
+        with outbox.read() as connection:
+            kept = connection.execute(select(message.c.key, message.c.fingerprint)).all()
+        assert [tuple(each) for each in kept] == [("order-7", "")]
+        again = to(ADA, sensitive=sensitive)
+        assert put(outbox, again, key="order-7", fingerprint=fingerprint) == id_
+        assert take(outbox) == []
+
+    def test_what_is_left_is_still_compared_by_its_key(self, outbox):
+        put(outbox, to(ADA, BOB), key="order-7", fingerprint="of it")
+        erase(outbox, ADA)
+        with pytest.raises(KeyConflict):
+            put(outbox, to(ADA), key="order-7", fingerprint="of another")
 
     @pytest.mark.parametrize(
         "joined",

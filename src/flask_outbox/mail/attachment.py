@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from mimetypes import guess_type
-from typing import Any
+from typing import Any, cast
 
 from flask_outbox.mail.errors import MessageError
 from flask_outbox.mail.files import FilePath
@@ -41,10 +41,26 @@ def _refuse_other_than_text(value: Any, field: str) -> None:
         raise MessageError(f"{field} must be str, not {type(value).__name__}")
 
 
+def in_order(values: Any) -> Any:
+    """Sort a set by its text: its own order is another in each process. All else stays."""
+    if not isinstance(values, (set, frozenset)):
+        return values
+    return sorted(cast("set[Any]", values), key=_text)
+
+
+def _text(each: Any) -> tuple[str, bytes]:
+    """Give what a set is sorted by; equal text of another kind, or other data, comes second."""
+    if not isinstance(each, Attachment):
+        return str(each), type(each).__name__.encode()
+    data = each.data.encode(errors="replace") if isinstance(each.data, str) else each.data
+    named = (each.filename, each.content_type, each.cid, type(each.data).__name__)
+    return str(named), data if isinstance(data, bytes) else b""
+
+
 def mapped(value: Any, field: str) -> dict[Any, Any]:
     """Copy a dict, or pairs."""
     try:
-        return dict(value)
+        return dict(in_order(value))
     except (TypeError, ValueError):
         raise MessageError(f"{field} must be a dict, not {type(value).__name__}") from None
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from flask_outbox.mail.address import parse_address, refuse_control_characters
+from flask_outbox.mail.attachment import in_order
 from flask_outbox.mail.errors import BadHeaderError, MessageError
 from flask_outbox.mail.limits import Limits, check_words
 from flask_outbox.mail.submission import ROW, Dsn
@@ -22,12 +23,12 @@ def read_options(values: Sequence[str], field: str, limits: Limits) -> tuple[str
         if not text.isascii() or not text or " " in text or "\t" in text:
             raise BadHeaderError(f"{field} must be words of printable ASCII, one option each")
     check_words(values, field, limits)
-    return tuple(values)
+    return tuple(in_order(values))
 
 
 def read_tags(values: Any, limits: Limits) -> tuple[str, ...]:
     """Check the words that a provider files it under; a repeated one counts once."""
-    tags = tuple(dict.fromkeys([_plain(tag, "tags") for tag in values]))
+    tags = tuple(dict.fromkeys([_plain(tag, "tags") for tag in in_order(values)]))
     check_words(tags, "tags", limits)
     return tags
 

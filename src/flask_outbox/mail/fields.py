@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from flask_outbox.mail.address import Address, parse_address, refuse_control_characters
+from flask_outbox.mail.attachment import in_order
 from flask_outbox.mail.errors import BadHeaderError, MessageError, MissingFieldError
 from flask_outbox.mail.headers import (
     LONGEST_LINE,
@@ -94,9 +95,10 @@ def read_reply_to(
 
 
 def as_list(values: Any, field: str) -> Collection[Any]:
-    """Refuse what would be read letter by letter, or not at all."""
+    """Refuse what would be read letter by letter, or not at all; a set gets an order."""
     if type(values) is list or isinstance(values, (list, tuple, AbstractSet)):
-        return values  # pyright: ignore[reportUnknownVariableType]
+        several: Collection[Any] = in_order(values)
+        return several
     raise MessageError(f"{field} must be a list; write {field}=[...] around the address")
 
 

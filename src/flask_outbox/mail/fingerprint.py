@@ -1,12 +1,14 @@
 """What makes two messages the same to ``key=``: all that was composed, nothing that was added."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict
 from hashlib import sha256
 from typing import Any, cast
 
 from flask_outbox.mail.address import Address
+from flask_outbox.mail.attachment import in_order
 from flask_outbox.mail.files import FilePath, OpenFile
 from flask_outbox.mail.message import Attachment, Invitation, Message
 from flask_outbox.mail.submission import Dsn
@@ -21,7 +23,7 @@ _FIELDS = (
 
 
 def fingerprint(message: Message) -> str:
-    """Hash what was composed; Date, Message-ID and boundaries do not count.
+    """Hash what was composed; Date, Message-ID, boundaries and a set's own order do not count.
 
     A file counts by its path, an open file by what can be read from it, any other iterable of
     blocks, which may only be read once, by its attachment's name and type alone.
@@ -50,8 +52,8 @@ def _plain(value: Any) -> Any:  # noqa: PLR0911  a table of types
         case Mapping():
             pairs: Mapping[Any, Any] = value  # pyright: ignore[reportUnknownVariableType]
             return {str(key): _plain(each) for key, each in pairs.items()}
-        case list() | tuple():
-            return [_plain(each) for each in cast("Sequence[Any]", value)]
+        case list() | tuple() | AbstractSet():
+            return [_plain(each) for each in in_order(cast("Collection[Any]", value))]
         case _:
             return "" if hasattr(value, "__iter__") else str(value)
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flask_outbox.mail.address import Address, parse_address
+from flask_outbox.mail.attachment import in_order
 from flask_outbox.mail.errors import MessageError
 from flask_outbox.mail.fields import Mailboxes, as_str, read_reply_to
 from flask_outbox.mail.message import Attachment, Message
@@ -36,7 +37,7 @@ def render(
             _stripped(name): _stripped(as_str(value, "extra_headers"))
             for name, value in message.extra_headers.items()
         }
-    clean.attachments = [_with_a_clean_name(each) for each in message.attachments or ()]
+    clean.attachments = [_with_a_clean_name(each) for each in in_order(message.attachments or ())]
     boxes = Mailboxes(
         _address(message.sender, "sender") if message.sender else None,
         _addresses(message.recipients),
@@ -69,7 +70,7 @@ def _with_a_clean_name(attachment: Attachment) -> Attachment:
 
 
 def _addresses(values: Any) -> list[Address]:
-    return [_address(each, "recipients") for each in values or ()]
+    return [_address(each, "recipients") for each in in_order(values or ())]
 
 
 def _address(value: Any, field: str) -> Address:

@@ -12,7 +12,7 @@ from secrets import token_hex
 from typing import Any, cast, overload
 
 from flask_outbox.mail.address import Address
-from flask_outbox.mail.attachment import Attachment, Data, Invitation, mapped
+from flask_outbox.mail.attachment import Attachment, Data, Invitation, in_order, mapped
 from flask_outbox.mail.errors import MessageError
 from flask_outbox.mail.files import FilePath, OpenFile, Readable
 from flask_outbox.mail.submission import NOTHING, Dsn
@@ -53,11 +53,11 @@ def _domain(sender: str) -> str:
 
 
 def _listed(value: Iterable[Any] | None, field: str) -> list[Any]:
-    """Copy a list of recipients; a lone str would be taken for a list of letters."""
+    """Copy a list of recipients, or a set in order; a lone str would be taken for its letters."""
     if isinstance(value, (str, bytes, Address)):
         raise MessageError(f"{field} must be a list; write {field}=[...] around it")
     try:
-        return list(value) if value else []
+        return list(in_order(value)) if value else []
     except TypeError:
         raise MessageError(f"{field} must be a list, not {type(value).__name__}") from None
 

@@ -11,6 +11,7 @@ from hashlib import sha256
 
 from flask_outbox.mail.address import parse_address
 from flask_outbox.mail.alternatives import alternatives
+from flask_outbox.mail.attachment import in_order
 from flask_outbox.mail.body import Part, attachment_part, multipart
 from flask_outbox.mail.envelope import read_dsn, read_metadata, read_options, read_tags
 from flask_outbox.mail.errors import TooLargeError
@@ -139,7 +140,7 @@ def compose(  # noqa: PLR0913  as seal
     texts = alternatives(message, charset, text_from_html=text_from_html)
     inline: list[Part] = []
     others: list[Part] = []
-    for attachment in message.attachments or ():
+    for attachment in in_order(message.attachments or ()):
         part = attachment_part(attachment, roots, ascii_names=ascii_attachments)
         (inline if _is_inline(attachment) and "html" in texts else others).append(part)
     token = _token(fields["message-id"], [*texts.values(), *inline, *others])

@@ -54,7 +54,8 @@ def enqueue(
     """Write it down and return the id of its row.
 
     A ``key`` that is there already gives the id of the message that has it, or raises KeyConflict
-    where the fingerprint is another; neither disturbs the caller's transaction.
+    where the fingerprint is another; neither disturbs the caller's transaction. A message that has
+    none, or lost it when it was erased, is compared with nothing.
     """
     return write(connection, outbox, submission, schedule)[0]
 
@@ -91,6 +92,8 @@ def write(
         "key": schedule.key,
         "fingerprint": marks[0],
     }
+    if schedule.delay is not None:  # counted by a clock that may be set back, as at= is not
+        values["due_from"] = now
     addresses = list(dict.fromkeys(submission.recipients))
     kept = {"message": row, "content": stored, "cipher": cipher}
     schema = outbox.database.schema
@@ -133,7 +136,7 @@ def _holder(connection: Connection, outbox: Outbox, key: str, marks: Sequence[st
     there = connection.execute(_BY_KEY, {"key": key}, execution_options=outbox.options).first()
     if there is None:  # pruned, or erased, since it kept ours from being written (PostgreSQL)
         return None
-    if there.fingerprint not in marks:
+    if there.fingerprint and there.fingerprint not in marks:
         raise KeyConflict(
             "This key= was used before, for a message with other content. Use another key for "
             "another message; the same key only to repeat the same call."

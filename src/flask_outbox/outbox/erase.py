@@ -186,6 +186,7 @@ def _without(held: Held, person: _Person) -> dict[str, Any]:
         "sender": ERASED if person.has(row["sender"]) else row["sender"],
         "extra": rewritten(row["extra"], person.gone_from_theirs),
         "key": None if key is not None and person.gone_from_theirs(key) != key else key,
+        "fingerprint": "",  # whoever guesses what was in it could tell by it whom it was to
         "reason": "" if of_theirs else person.gone_from(held.reason),
     }
 

@@ -105,7 +105,8 @@ def _insert(
         statement = insert(table).values({**_named(table, rows[0]), **_NEW[table.name]})
         return _text(connection, schema, statement)
 
-    sql, order = _compiled((dialect.name, dialect.driver, schema, table.name), compiled)
+    which = (dialect.name, dialect.driver, schema, table.name, *rows[0])
+    sql, order = _compiled(which, compiled)
     values: list[Any] = [*rows]
     if order is not None:
         values = [[row[name] for name in order] for row in rows]
@@ -131,7 +132,7 @@ def _insert_together(  # noqa: PLR0913, PLR0917  the three tables of a message
         ]
         return f"WITH m AS ({said[0]}), r AS ({said[1]}) {said[2]}", None
 
-    which = (connection.dialect.driver, schema, len(addresses))
+    which = (connection.dialect.driver, schema, len(addresses), *row)
     sql, _ = _compiled(which, compiled)
     places = zip(map(_address, count()), addresses, strict=False)
     cursor.execute(sql, {**row, **dict(places), **stored})

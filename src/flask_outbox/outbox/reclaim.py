@@ -49,7 +49,7 @@ _LEFT_BEHIND = (
     .with_for_update(skip_locked=True, of=message)
 )
 # Due at a time that a clock told which was ahead. What was never tried says so by its id, which
-# begins with the time; what was given back or deferred says so by due_from.
+# begins with the time; what has a delay, was given back or deferred says so by due_from.
 _FRESH = (
     _m.id > bindparam("first"),
     _m.due_at == _m.created_at,

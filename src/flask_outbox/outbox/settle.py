@@ -123,7 +123,7 @@ def _message(held: Held) -> dict[str, Any]:
         "due_at": due,
         # Whoever comes again does not stand behind all that came since.
         "slot_at": max(due, held.now) if due is not None else held.row["slot_at"],
-        "due_from": held.now if queued else None,
+        "due_from": _due_from(held) if queued else None,
         "first_due": held.first_due,
         "attempts": held.attempts,
         "crashes": held.crashes,
@@ -133,6 +133,13 @@ def _message(held: Held) -> dict[str, Any]:
         "ended_at": None if held.state in OPEN else held.now,
         **NOBODYS,
     }
+
+
+def _due_from(held: Held) -> float | None:
+    """Tell since when it waits: as before, where it only loses one of its recipients."""
+    waited = held.row["state"] == QUEUED
+    due_from: float | None = held.row["due_from"] if waited else held.now
+    return due_from
 
 
 def _place(held: Held, place: Place) -> dict[str, Any]:

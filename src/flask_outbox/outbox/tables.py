@@ -90,7 +90,8 @@ message = Table(
     Column("priority", String(8), nullable=False),
     Column("state", String(16), nullable=False),  # the summary of its recipients' states
     Column("due_at", Double),
-    # When due_at was set, if after the enqueue; NULL also where the app named the time itself.
+    # When due_at was counted: at the enqueue where that had a delay, or later. NULL: it is due at
+    # once, or at the time that the app named.
     Column("due_from", Double),
     Column("slot_at", Double),  # its turn, where it had or has one: a slot, a route, a retry
     Column("created_at", Double, nullable=False),
