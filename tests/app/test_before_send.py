@@ -92,6 +92,20 @@ def test_each_function_may_change_what_goes_out(make, memory, way):
     assert message.recipients == ["ada@example.org"]
 
 
+def test_a_set_of_recipients_is_a_copy_too_and_the_sandbox_goes_through_it_in_one_order(
+    make, memory
+):
+    app, mail = make(MAIL_ALLOW_ONLY="@example.org, archive@example.com")
+    mail.before_send(lambda message: message.recipients.add("archive@example.com"))
+    theirs = {f"{letter}@example.org" for letter in "hgfedcba"}
+    message = note()
+    message.recipients = set(theirs)
+    with app.app_context():
+        mail.send(message)
+    assert memory.sent[0].recipients == tuple(sorted({*theirs, "archive@example.com"}))
+    assert message.recipients == theirs
+
+
 @WAYS
 def test_a_function_may_cancel_with_a_reason(make, memory, way):
     app, mail = make()

@@ -74,7 +74,7 @@ def _own(value: Any) -> Any:
         value = copy(value)
         value.headers = _own(value.headers)
         return value
-    return copy(cast("object", value)) if isinstance(value, (list, dict)) else value
+    return copy(cast("object", value)) if isinstance(value, (list, dict, set)) else value
 
 
 def prepare(  # noqa: PLR0913  what the app and the caller each decide
@@ -157,4 +157,4 @@ def _size(value: object) -> int:
 def _values(value: object) -> list[Any]:
     if isinstance(value, dict):
         return list(cast("dict[str, Any]", value).values())
-    return list(cast("list[Any]", value)) if isinstance(value, (list, tuple)) else []
+    return list(cast("list[Any]", value)) if isinstance(value, (list, tuple, set)) else []

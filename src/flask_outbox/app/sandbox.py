@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from flask_outbox.app.settings import Settings
 from flask_outbox.mail.address import Address, parse_address
+from flask_outbox.mail.attachment import in_order
 from flask_outbox.mail.message import Mailbox, Message
 from flask_outbox.mail.say import Say
 
@@ -33,7 +34,7 @@ def contained(message: Message, settings: Settings) -> Message:
         if isinstance(several, (str, Address)):
             return message  # sealing says what is wrong with it
         stay: list[Mailbox] = []
-        for each in several:
+        for each in in_order(several):
             addr = parse_address(each, field).addr
             if _is_allowed(addr, settings):
                 stay.append(each)
