@@ -3,25 +3,42 @@
 The order is messages, their recipients, routes, limits, and within each by the primary key.
 """
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 from sqlalchemy import insert, select, update
 
 from database_fixtures import KINDS
 from flask_outbox.mail.outcome import Accepted, Deferred
-from flask_outbox.mail.rates import Limit, Meter
+from flask_outbox.mail.rates import SLOWED_FIRST, Limit, Meter, Rates
 from flask_outbox.outbox import rates
 from flask_outbox.outbox.claim import reclaim
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.prune import Keep, Pruned, pieces
 from flask_outbox.outbox.rates import IDLE, forget_idle, locked
 from flask_outbox.outbox.routes import probe_now, routes
+from flask_outbox.outbox.stats import stats
 from flask_outbox.outbox.tables import message, rate, recipient, route
-from outbox_mail import ADA, BOB, EPOCH, Clock, a_submission, begin, look, put, put_many, say
+from heard import heard
+from outbox_mail import (
+    ADA,
+    BOB,
+    EPOCH,
+    Clock,
+    a_submission,
+    begin,
+    look,
+    put,
+    put_many,
+    say,
+    take,
+)
 from worker_stage import wait_for
 
 DAY = 86400.0
+BUSY = Deferred("421 4.7.0 too fast")
 WAITS = {
     "postgresql": "SELECT * FROM pg_stat_activity WHERE wait_event_type = 'Lock'",
     "mysql": "SELECT * FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
@@ -85,12 +102,17 @@ def test_who_does_not_have_the_first_of_a_piece_takes_nothing_of_it(outbox, cloc
     assert list(pieces(outbox, keep)) == [Pruned(contents=3), Pruned(messages=3)]
 
 
-def test_a_limit_that_somebody_has_is_not_forgotten_nor_waited_for(outbox, clock, other):
-    idle_limits(outbox, clock, "b", "a", "c")
+@pytest.mark.parametrize("count", [3, 300])
+def test_a_limit_that_somebody_has_is_not_forgotten_nor_waited_for(outbox, clock, other, count):
+    names = [f"{number:03}" for number in range(count)]
+    idle_limits(outbox, clock, *names)
+    theirs = names[count // 2]
     with outbox.begin() as connection:
-        assert locked(connection, {"b": Limit(1.0)}, clock.now, ())
-        assert other.submit(in_one, outbox, forget_idle, clock.now).result(20) == 2
-    assert names_of(outbox, rate) == ["b"]
+        assert locked(connection, {theirs: Limit(1.0)}, clock.now, ())
+        forgets = other.submit(in_one, outbox, forget_idle, clock.now)
+        assert forgets.result(20) == count - 1
+    with outbox.read() as connection:
+        assert connection.execute(select(rate.c.name)).scalars().all() == [theirs]
 
 
 def test_who_forgets_limits_and_who_needs_several_lock_in_one_order(outbox, server, clock, other):
@@ -111,9 +133,36 @@ def idle_limits(outbox, clock, *names):
     clock.now = EPOCH + IDLE + 1.0
 
 
-def names_of(outbox, table):
-    with outbox.read() as connection:
-        return sorted(connection.execute(select(table.c.name)).scalars())
+@contextmanager
+def forgotten_before_it_is_locked(outbox, now, other):
+    """Let a prune come in between somebody's look at the limits and their lock."""
+    ours, tried = threading.get_ident(), []
+
+    def hear(statement, _terms):
+        locks = "FOR UPDATE" in statement and "outbox_rate" in statement
+        if locks and threading.get_ident() == ours and not tried:
+            tried.append(other.submit(in_one, outbox, forget_idle, now).result(20))
+
+    with heard(outbox, hear):
+        yield
+
+
+def test_a_domain_is_slowed_though_its_limit_was_forgotten_just_now(outbox, clock, other):
+    idle_limits(outbox, clock, "to example.org by default")
+    put(outbox)
+    (begun,) = begin(outbox)
+    with forgotten_before_it_is_locked(outbox, clock.now, other):
+        assert len(say(outbox, begun, BUSY)) == 1
+    (found,) = stats(outbox).slowed
+    assert found.rate == pytest.approx(SLOWED_FIRST)
+
+
+def test_a_claim_keeps_to_a_limit_that_was_forgotten_just_now(outbox, clock, other):
+    outbox.rates = Rates(domains={"*": 1.0})
+    put_many(outbox, 5)
+    idle_limits(outbox, clock, "to example.org by default")
+    with forgotten_before_it_is_locked(outbox, clock.now, other):
+        assert len(take(outbox)) == 1
 
 
 # --- routes ---

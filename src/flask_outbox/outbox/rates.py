@@ -126,7 +126,8 @@ def meters(
     new = held.keys() - rows.keys()
     if connection.dialect.name == "sqlite" and not new:  # all of it is locked
         return held
-    return locked(connection, {name: limits[name] for name in held}, now, new, wait=wait)
+    ours = locked(connection, {name: limits[name] for name in held}, now, new, wait=wait)
+    return held | ours if wait else ours  # what was forgotten just now, being idle, holds as well
 
 
 def locked(
@@ -144,7 +145,10 @@ def locked(
         connection.execute(_NEW[connection.dialect.name], made)
     query = _LOCKED if wait else _UNLOCKED_ONES
     rows = query.rows(connection, ids=sorted(limits))
-    return {row["name"]: meter(row["name"], limits[row["name"]], row, now) for row in rows}
+    found = {row["name"]: meter(row["name"], limits[row["name"]], row, now) for row in rows}
+    if wait and (gone := set(new) - found.keys()):  # forgotten just now, being idle
+        return locked(connection, limits, now, gone)
+    return found
 
 
 def write(connection: Connection, changed: Iterable[Meter], now: float) -> None:
