@@ -10,6 +10,7 @@ from contract.outbox_ground import Ground
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Refused, Unclear
 from flask_outbox.outbox import claim as claims
+from flask_outbox.outbox import reclaim as reclaiming
 from flask_outbox.outbox.claim import (
     claim,
     extend,
@@ -398,6 +399,17 @@ class ClaimContract(Ground):
         reclaim(outbox)
         assert ids(take(outbox)) == [id_]
         assert look(outbox, id_).created_at == EPOCH
+
+    def test_what_is_brought_back_then_is_bounded_and_the_rest_comes_next_time(
+        self, outbox, clock, monkeypatch
+    ):
+        monkeypatch.setattr(reclaiming, "MEND_MOST", 2)
+        put_many(outbox, 3)
+        clock.now -= YEAR
+        reclaim(outbox)
+        assert len(take(outbox)) == 2
+        reclaim(outbox)
+        assert len(take(outbox)) == 1
 
     def test_patience_too_is_counted_by_the_clock_that_was_set_back(self, outbox, clock):
         id_ = put(outbox)

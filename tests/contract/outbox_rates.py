@@ -83,6 +83,10 @@ def pass_the_time(outbox, clock, seconds, step=0.025, transports=("default",)):
     return times
 
 
+def most_in_a_second(times):
+    return max(sum(at <= each < at + 1.0 for each in times) for at in times)
+
+
 def take_by(routing, outbox, **terms):
     return claims.claim(
         outbox, transports=["default"], limit=100, worker="w", routing=lambda _: routing, **terms
@@ -480,6 +484,31 @@ class RateContract(Ground):
         assert len(take(outbox)) == 1
         outbox.rates = Rates(transports={"*": 100.0})
         assert len(pass_the_time(outbox, clock, 1.0, step=0.25)) == 19
+
+    def test_while_workers_with_an_old_and_a_higher_rate_claim_in_turns_none_is_exceeded(
+        self, limited, clock
+    ):
+        outbox = limited()
+        put_many(outbox, 100)
+        times = []
+        while clock.now < EPOCH + 2.0:
+            for rate_ in (10.0, 20.0, 20.0):
+                outbox.rates = Rates(transports={"*": rate_})
+                times += [each.turn.begins_at for each in take(outbox)]
+            clock.now += 0.125
+        assert len(times) > 25
+        assert most_in_a_second(times) <= 21
+
+    def test_turns_that_are_yet_to_come_count_when_a_rate_is_set_higher_again_and_again(
+        self, limited
+    ):
+        outbox = limited(transports={"*": 10.0})
+        put_many(outbox, 200)
+        times = [each.turn.begins_at for each in take(outbox)]
+        for rate_ in (20.0, 30.0, 40.0):
+            outbox.rates = Rates(transports={"*": rate_})
+            times += [each.turn.begins_at for each in take(outbox)]
+        assert times == pytest.approx([EPOCH + n / 10 for n in range(6)], abs=1e-5)
 
     @pytest.mark.parametrize("step", [-35.0, -55.0, -61.0])
     def test_a_clock_that_is_set_back_stops_no_transport(self, limited, clock, step):

@@ -49,6 +49,14 @@ def test_who_waits_for_one_keeps_nobody_waiting_that_others_can_use():
     assert turns == pytest.approx({"b": 0.0, "c": 0.1, "a": 0.5, "d": 1.0}, abs=1e-5)
 
 
+def test_so_it_is_of_who_has_to_wait_only_since_others_of_this_claim_went():
+    own, slow, later = meter("own", 10.0), meter("slow", 2.0), meter("later", 5.0)
+    later.take(NOW)
+    mails = [("a", own, [slow]), ("b", own, [slow, meter("free", 100.0)]), ("c", own, [later])]
+    turns = begins_at(give_turns(mails, NOW))
+    assert turns == pytest.approx({"a": 0.0, "c": 0.2, "b": 0.5}, abs=1e-5)
+
+
 def test_it_is_late_when_the_most_impatient_of_its_limits_says_so():
     (turn,) = give_turns([("a", meter("own", 1.0), [meter("to", 100.0)])], NOW).values()
     assert turn.ends_at - turn.begins_at == pytest.approx(TOO_LATE, abs=1e-5)

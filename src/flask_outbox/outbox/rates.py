@@ -75,7 +75,12 @@ _IDLE = (
     *(func.coalesce(each, 0.0) <= bindparam("now") for each in _LATEST),
 )
 _FIND_IDLE = select(rate.c.name).where(*_IDLE).order_by(rate.c.name).limit(IDLE_MOST)
-_FORGET_IDLE = delete(rate).where(rate.c.name.in_(_NAMES), *_IDLE)
+# What somebody has is not idle; who waited might hold what that one needs next.
+_LOCK_IDLE = (
+    select(rate.c.name).where(rate.c.name.in_(_NAMES), *_IDLE).with_for_update(skip_locked=True)
+)
+# One by one: MariaDB looks for several by reading a small table whole, and so waits for others'.
+_FORGET = delete(rate).where(rate.c.name == bindparam("b_name"))
 
 
 def _named(among: Among) -> Select[Any]:
@@ -121,7 +126,8 @@ def meters(
     new = held.keys() - rows.keys()
     if connection.dialect.name == "sqlite" and not new:  # all of it is locked
         return held
-    return locked(connection, {name: limits[name] for name in held}, now, new, wait=wait)
+    ours = locked(connection, {name: limits[name] for name in held}, now, new, wait=wait)
+    return held | ours if wait else ours  # what was forgotten just now, being idle, holds as well
 
 
 def locked(
@@ -139,7 +145,10 @@ def locked(
         connection.execute(_NEW[connection.dialect.name], made)
     query = _LOCKED if wait else _UNLOCKED_ONES
     rows = query.rows(connection, ids=sorted(limits))
-    return {row["name"]: meter(row["name"], limits[row["name"]], row, now) for row in rows}
+    found = {row["name"]: meter(row["name"], limits[row["name"]], row, now) for row in rows}
+    if wait and (gone := set(new) - found.keys()):  # forgotten just now, being idle
+        return locked(connection, limits, now, gone)
+    return found
 
 
 def write(connection: Connection, changed: Iterable[Meter], now: float) -> None:
@@ -309,7 +318,12 @@ def _told(one: Meter, now: float) -> SlowedRate:
 
 
 def forget_idle(connection: Connection, now: float) -> int:
-    """Forget a piece of those that hold nothing; looked for first, so as to wait for no lock."""
+    """Forget a piece of those that hold nothing; looked for first, and no lock is waited for."""
     terms = {"before": now - IDLE, "now": now}
     names = connection.execute(_FIND_IDLE, terms).scalars().all()
-    return connection.execute(_FORGET_IDLE, {**terms, "names": names}).rowcount if names else 0
+    if not names:
+        return 0
+    ours = connection.execute(_LOCK_IDLE, {**terms, "names": names}).scalars().all()
+    if ours:
+        connection.execute(_FORGET, [{"b_name": name} for name in ours])
+    return len(ours)

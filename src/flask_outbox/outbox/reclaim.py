@@ -3,16 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sqlalchemy import (
-    BindParameter,
-    Connection,
-    bindparam,
-    case,
-    func,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Double, String, bindparam, case, func, or_, select, update
 
 from flask_outbox.mail.errors import ConfigurationError
 from flask_outbox.mail.lifecycle import State
@@ -25,12 +16,14 @@ from flask_outbox.outbox.enqueue import uuid7
 from flask_outbox.outbox.held import Held, Judge, Kind
 from flask_outbox.outbox.record import Recorded
 from flask_outbox.outbox.settle import hold, settle
+from flask_outbox.outbox.statements import Each
 from flask_outbox.outbox.stored import Unreadable, unpack
 from flask_outbox.outbox.tables import LEASED, content, message, recipient
 
 log = Say("flask_outbox.outbox")
 
 RECLAIM_MOST = 100
+MEND_MOST = 10_000  # of one transaction
 POISON = "poison"
 
 _m = message.c
@@ -58,34 +51,37 @@ _FRESH = (
 )
 _AGAIN = (_m.due_from > bindparam("soon"), _m.due_at.is_not(None))
 _FROM_THE_FUTURE = [select(_m.id).where(*which).limit(1) for which in (_FRESH, _AGAIN)]
-_NOW: BindParameter[float] = bindparam("now")
-_since = func.coalesce(_m.due_from, _m.created_at)
-_ahead = _since - bindparam("now")
-_MEND_RECIPIENTS = [
-    update(recipient)
-    .where(
-        recipient.c.state == State.QUEUED.value,
-        recipient.c.message.in_(select(_m.id).where(*which)),
-    )
-    .values(
-        due_at=recipient.c.due_at
-        - select(_ahead).where(_m.id == recipient.c.message).scalar_subquery()
-    )
-    for which in (_FRESH, _AGAIN)
-]
-_MEND_MESSAGES = [
-    update(message)
+_ahead = func.coalesce(_m.due_from, _m.created_at) - bindparam("now")
+# Messages before their recipients, as everybody does; what another holds is looked at next time.
+_LOCK = [
+    select(_m.id.label("row"), _ahead.label("ahead"))
     .where(*which)
-    .ordered_values(  # MySQL reads what it has just set
-        (_m.due_at, _m.due_at - _ahead),
-        (
-            _m.first_due,
-            case((_m.first_due > bindparam("now"), _m.first_due - _ahead), else_=_m.first_due),
-        ),
-        (_m.due_from, _NOW),
-    )
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
     for which in (_FRESH, _AGAIN)
 ]
+_MEND_MESSAGES = Each(
+    {"row": String(), "ahead": Double(), "now": Double()},
+    lambda given: (
+        update(message)
+        .where(_m.id == given["row"])
+        .values(
+            due_at=_m.due_at - given["ahead"],
+            first_due=case(
+                (_m.first_due > given["now"], _m.first_due - given["ahead"]), else_=_m.first_due
+            ),
+            due_from=given["now"],
+        )
+    ),
+)
+_MEND_RECIPIENTS = Each(
+    {"row": String(), "ahead": Double()},
+    lambda given: (
+        update(recipient)
+        .where(recipient.c.message == given["row"], recipient.c.state == State.QUEUED.value)
+        .values(due_at=recipient.c.due_at - given["ahead"])
+    ),
+)
 
 
 def reclaim(outbox: Outbox) -> list[Recorded]:
@@ -171,12 +167,14 @@ def remains(held: Held, addresses: Sequence[str]) -> Submission:
 def _mend(connection: Connection, now: float, lease: float) -> None:
     """Bring due times back that were counted from a clock that stood in the future."""
     soon = now + lease
-    terms = {"now": now, "soon": soon, "first": uuid7(soon, 0, bytes(8))}
+    terms = {"now": now, "soon": soon, "first": uuid7(soon, 0, bytes(8)), "most": MEND_MOST}
     mended = 0
-    for which, look in enumerate(_FROM_THE_FUTURE):
-        if connection.execute(look, terms).first() is not None:
-            connection.execute(_MEND_RECIPIENTS[which], terms)
-            mended += connection.execute(_MEND_MESSAGES[which], terms).rowcount
+    for look, lock in zip(_FROM_THE_FUTURE, _LOCK, strict=True):
+        if connection.execute(look, terms).first() is None:  # locks nothing, as nearly always
+            continue
+        if rows := [{**row, "now": now} for row in connection.execute(lock, terms).mappings()]:
+            mended += _MEND_MESSAGES.run(connection, rows)
+            _MEND_RECIPIENTS.run(connection, rows)
     if mended:
         log.warning(
             "The clock was set back: %d messages were due too late, and are not now.", mended

@@ -41,11 +41,13 @@ _PROBES = (
 )
 _NEW = insert_unless(route)
 _CHANGE = update(route).where(route.c.name == bindparam("b_name"))
-_PROBE_NOW = (
-    update(route)
+_PAUSED = (
+    select(route.c.name)
     .where(route.c.paused_until > bindparam("now"))
-    .values(paused_until=bindparam("now"))
+    .order_by(route.c.name)  # all who lock several do it in this order
+    .with_for_update()
 )
+_PROBE_NOW = _CHANGE.values(paused_until=bindparam("now"))
 
 
 def routes(connection: Connection, names: Iterable[str], *, lock: bool = False) -> dict[str, Route]:
@@ -179,7 +181,9 @@ def _again(allotted: Allotted, open_: Open, row: Terms, now: float) -> None:
 
 def probe_now(connection: Connection, now: float) -> None:
     """End the pauses: whoever works now has other settings than those that failed."""
-    connection.execute(_PROBE_NOW, {"now": now})
+    names = connection.execute(_PAUSED, {"now": now}).scalars().all()
+    if names:
+        connection.execute(_PROBE_NOW, [{"b_name": name, "now": now} for name in names])
 
 
 def hear(connection: Connection, reports: Iterable[Report], now: float) -> dict[str, RouteNews]:

@@ -1,0 +1,223 @@
+"""Two who meet at the same rows: who locks several does it in one order, or leaves them alone.
+
+The order is messages, their recipients, routes, limits, and within each by the primary key.
+"""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import insert, select, update
+
+from database_fixtures import KINDS
+from flask_outbox.mail.outcome import Accepted, Deferred
+from flask_outbox.mail.rates import SLOWED_FIRST, Limit, Meter, Rates
+from flask_outbox.outbox import rates
+from flask_outbox.outbox.claim import reclaim
+from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.prune import Keep, Pruned, pieces
+from flask_outbox.outbox.rates import IDLE, forget_idle, locked
+from flask_outbox.outbox.routes import probe_now, routes
+from flask_outbox.outbox.stats import stats
+from flask_outbox.outbox.tables import message, rate, recipient, route
+from heard import heard
+from outbox_mail import (
+    ADA,
+    BOB,
+    EPOCH,
+    Clock,
+    a_submission,
+    begin,
+    look,
+    put,
+    put_many,
+    say,
+    take,
+)
+from worker_stage import wait_for
+
+DAY = 86400.0
+BUSY = Deferred("421 4.7.0 too fast")
+WAITS = {
+    "postgresql": "SELECT * FROM pg_stat_activity WHERE wait_event_type = 'Lock'",
+    "mysql": "SELECT * FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
+}
+
+
+@pytest.fixture(params=KINDS[1:])
+def server(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def outbox(server, clock):
+    url = server.new()
+    Outbox(url).upgrade()
+    outbox = Outbox(url, busy=5.0, clock=clock)
+    yield outbox
+    outbox.close()
+
+
+@pytest.fixture
+def other():
+    with ThreadPoolExecutor(1) as others:
+        yield others
+
+
+def meets(server, connection, future):
+    """Wait until it has to wait for us, or is over."""
+    ask = WAITS[connection.dialect.name]
+    wait_for(lambda: future.done() or server.ask(ask))
+
+
+def hold(connection, *ids):
+    query = select(message.c.id).where(message.c.id.in_(ids)).order_by(message.c.id)
+    assert len(connection.execute(query.with_for_update()).all()) == len(ids)
+
+
+def in_one(outbox, do, *terms):
+    with outbox.begin() as connection:
+        return do(connection, *terms)
+
+
+# --- what is forgotten ---
+
+
+def test_who_does_not_have_the_first_of_a_piece_takes_nothing_of_it(outbox, clock, other):
+    ids = put_many(outbox, 3)
+    for each in begin(outbox):
+        say(outbox, each, Accepted("250"))
+    clock.now += 2 * DAY
+    keep = Keep(content=DAY, rows=DAY)
+    with outbox.begin() as connection:
+        hold(connection, ids[0])
+        assert other.submit(list, pieces(outbox, keep)).result(20) == [Pruned(), Pruned()]
+        hold(connection, *ids)
+    assert list(pieces(outbox, keep)) == [Pruned(contents=3), Pruned(messages=3)]
+
+
+@pytest.mark.parametrize("count", [3, 300])
+def test_a_limit_that_somebody_has_is_not_forgotten_nor_waited_for(outbox, clock, other, count):
+    names = [f"{number:03}" for number in range(count)]
+    idle_limits(outbox, clock, *names)
+    theirs = names[count // 2]
+    with outbox.begin() as connection:
+        assert locked(connection, {theirs: Limit(1.0)}, clock.now, ())
+        forgets = other.submit(in_one, outbox, forget_idle, clock.now)
+        assert forgets.result(20) == count - 1
+    with outbox.read() as connection:
+        assert connection.execute(select(rate.c.name)).scalars().all() == [theirs]
+
+
+def test_who_forgets_limits_and_who_needs_several_lock_in_one_order(outbox, server, clock, other):
+    idle_limits(outbox, clock, "b", "a")
+    with outbox.begin() as connection:
+        assert locked(connection, {"a": Limit(1.0)}, clock.now, ())
+        forgets = other.submit(in_one, outbox, forget_idle, clock.now)
+        meets(server, connection, forgets)
+        assert "a" in locked(connection, {"a": Limit(1.0), "b": Limit(1.0)}, clock.now, ())
+    assert forgets.result(20) <= 1
+
+
+def idle_limits(outbox, clock, *names):
+    """Make them, one after another: so they lie in a PostgreSQL's table."""
+    for name in names:
+        with outbox.begin() as connection:
+            connection.execute(insert(rate), [rates._row(Meter(name), EPOCH)])
+    clock.now = EPOCH + IDLE + 1.0
+
+
+@contextmanager
+def forgotten_before_it_is_locked(outbox, now, other):
+    """Let a prune come in between somebody's look at the limits and their lock."""
+    ours, tried = threading.get_ident(), []
+
+    def hear(statement, _terms):
+        locks = "FOR UPDATE" in statement and "outbox_rate" in statement
+        if locks and threading.get_ident() == ours and not tried:
+            tried.append(other.submit(in_one, outbox, forget_idle, now).result(20))
+
+    with heard(outbox, hear):
+        yield
+
+
+def test_a_domain_is_slowed_though_its_limit_was_forgotten_just_now(outbox, clock, other):
+    idle_limits(outbox, clock, "to example.org by default")
+    put(outbox)
+    (begun,) = begin(outbox)
+    with forgotten_before_it_is_locked(outbox, clock.now, other):
+        assert len(say(outbox, begun, BUSY)) == 1
+    (found,) = stats(outbox).slowed
+    assert found.rate == pytest.approx(SLOWED_FIRST)
+
+
+def test_a_claim_keeps_to_a_limit_that_was_forgotten_just_now(outbox, clock, other):
+    outbox.rates = Rates(domains={"*": 1.0})
+    put_many(outbox, 5)
+    idle_limits(outbox, clock, "to example.org by default")
+    with forgotten_before_it_is_locked(outbox, clock.now, other):
+        assert len(take(outbox)) == 1
+
+
+# --- routes ---
+
+
+def test_who_ends_all_pauses_and_who_records_news_lock_in_one_order(outbox, server, clock, other):
+    for name in ("b", "a"):
+        with outbox.begin() as connection:
+            terms = {"failures": 1, "unclear": 0, "reason": "", "paused_at": EPOCH}
+            connection.execute(insert(route), [{"name": name, "paused_until": EPOCH + 9, **terms}])
+    with outbox.begin() as connection:
+        routes(connection, ["a"], lock=True)
+        probes = other.submit(in_one, outbox, probe_now, clock.now + 1)
+        meets(server, connection, probes)
+        assert not probes.done()
+        assert len(routes(connection, ["a", "b"], lock=True)) == 2
+    probes.result(20)
+    with outbox.read() as connection:
+        found = routes(connection, ["a", "b"])
+    assert [each.paused_until for each in found.values()] == [EPOCH + 1] * 2
+
+
+# --- what a clock that was set back left behind ---
+
+
+@pytest.fixture(params=["fresh", "deferred"])
+def from_the_future(request, outbox, clock):
+    ids = [put(outbox, a_submission(ADA, BOB)) for _ in range(3)]
+    if request.param == "deferred":
+        for each in begin(outbox):
+            say(outbox, each, Deferred("451 later"))
+    clock.now -= 3600.0
+    return ids
+
+
+def test_who_brings_due_times_back_leaves_what_another_has(
+    outbox, server, clock, other, from_the_future
+):
+    theirs, *rest = from_the_future
+    before = look(outbox, theirs)
+    with outbox.begin() as connection:
+        hold(connection, theirs)
+        mends = other.submit(reclaim, outbox)
+        meets(server, connection, mends)
+        its = update(recipient).where(recipient.c.message == theirs)
+        assert connection.execute(its.values(reply="as a cancel would")).rowcount == 2
+    assert mends.result(20) == []
+    assert look(outbox, theirs).due_at == before.due_at
+    assert {look(outbox, each).due_at < clock.now + 3000.0 for each in rest} == {True}
+    reclaim(outbox)
+    assert look(outbox, theirs).due_at == look(outbox, rest[0]).due_at
+
+
+def test_two_who_bring_due_times_back_do_so_together(outbox, from_the_future):
+    with ThreadPoolExecutor(4) as several:
+        runs = [several.submit(reclaim, outbox) for _ in range(12)]
+    assert [each.result() for each in runs] == [[]] * 12
+    assert len({look(outbox, each).due_at for each in from_the_future}) == 1
