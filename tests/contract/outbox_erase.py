@@ -13,6 +13,7 @@ from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Refused, Unclear
 from flask_outbox.mail.submission import Dsn
 from flask_outbox.outbox import erase as erasing
+from flask_outbox.outbox.claim import release
 from flask_outbox.outbox.erase import ERASED, Erased, erase
 from flask_outbox.outbox.status import history, list_messages, retry, submission
 from flask_outbox.outbox.tables import event, message, metadata, recipient
@@ -111,6 +112,19 @@ class EraseContract(Ground):
         assert erase(outbox, ADA) == Erased(messages=1, contents=1, events=1)
         assert ADA not in everything(outbox)
         assert [each.address for each in look(outbox, id_).recipients] == [ERASED, BOB]
+
+    def test_what_waits_for_others_keeps_its_place_in_line(self, outbox, clock):
+        ids = [put(outbox, to(ADA, BOB)), put(outbox, to(ADA, BOB), at=clock.now + 60)]
+        (sent,) = take(outbox)
+        release(outbox, [sent])
+        clock.now += 1
+        places = select(message.c.slot_at, message.c.due_from).where(message.c.id.in_(ids))
+        with outbox.read() as connection:
+            before = connection.execute(places.order_by(message.c.id)).all()
+        assert erase(outbox, ADA).cancelled == 2
+        with outbox.read() as connection:
+            assert connection.execute(places.order_by(message.c.id)).all() == before
+        assert before[1] == (None, None)
 
     def test_what_it_alone_was_still_to_get_is_cancelled_though_others_have_it(self, outbox):
         id_ = put(outbox, to(ADA, BOB))

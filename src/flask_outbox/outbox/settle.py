@@ -121,9 +121,7 @@ def _message(held: Held) -> dict[str, Any]:
         "b_fence": held.row["fence"],
         "state": held.state.value,
         "due_at": due,
-        # Whoever comes again does not stand behind all that came since.
-        "slot_at": max(due, held.now) if due is not None else held.row["slot_at"],
-        "due_from": _due_from(held) if queued else None,
+        **_place_in_line(held, due),
         "first_due": held.first_due,
         "attempts": held.attempts,
         "crashes": held.crashes,
@@ -135,11 +133,15 @@ def _message(held: Held) -> dict[str, Any]:
     }
 
 
-def _due_from(held: Held) -> float | None:
-    """Tell since when it waits: as before, where it only loses one of its recipients."""
-    waited = held.row["state"] == QUEUED
-    due_from: float | None = held.row["due_from"] if waited else held.now
-    return due_from
+def _place_in_line(held: Held, due: float | None) -> dict[str, Any]:
+    """Tell since when it waits, and for which turn: as before, where it waited already."""
+    row = held.row
+    if due is None:
+        return {"slot_at": row["slot_at"], "due_from": None}
+    if row["state"] == QUEUED:  # it only loses one of its recipients
+        return {"slot_at": row["slot_at"], "due_from": row["due_from"]}
+    # Whoever comes again does not stand behind all that came since.
+    return {"slot_at": max(due, held.now), "due_from": held.now}
 
 
 def _place(held: Held, place: Place) -> dict[str, Any]:
