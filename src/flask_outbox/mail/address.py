@@ -21,13 +21,13 @@ from flask_outbox.mail.errors import BadHeaderError, MessageError
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 _ATEXT = r"[a-zA-Z0-9_!#$%&'*+\-/=?^`{|}~]"
-_LABEL = r"(?![a-zA-Z0-9][a-zA-Z0-9-]--)[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?+"
+_LABEL = r"(?![a-zA-Z0-9][a-zA-Z0-9-]--)[a-zA-Z0-9](?>(?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)"
 _PLAIN = re.compile(
-    rf"(?=[^@]{{1,64}}@)({_ATEXT}++(?:\.{_ATEXT}++)*+)@({_LABEL}(?:\.{_LABEL})*+)",
+    rf"(?=[^@]{{1,64}}@)({_ATEXT}++(?>(?:\.{_ATEXT}++)*))@({_LABEL}(?>(?:\.{_LABEL})*))",
 )
 _PLAIN_LONGEST = 254  # RFC 5321 section 4.5.3.1.3, less the angle brackets
 
-_QUOTED_NAME = re.compile(r'"((?:[^"\\]|\\.)*+)"')
+_QUOTED_NAME = re.compile(r'"((?>(?:[^"\\]|\\.)*))"')
 _ESCAPED = re.compile(r"\\(.)")
 _NAME_NEEDS_QUOTES = re.compile(r'[()<>@,;:\\".\[\]]|^\s|\s$')
 _NAME_IS_AMBIGUOUS = re.compile(r'[<>@,;:\\"]')

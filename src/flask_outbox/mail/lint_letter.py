@@ -25,7 +25,7 @@ _MAILS_OWN = frozenset({"from", "to", "subject", "date", "message-id", "received
 _NO_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"})
 _BOUNDARY = re.compile(rb"boundary[*0-9\s]*+=", re.IGNORECASE)
 _CONTENT_TYPE = re.compile(
-    rb"^content-type[ \t]*+:[^\r\n]*+(?:\r?\n?[ \t][^\r\n]*+)*+", re.IGNORECASE | re.MULTILINE
+    rb"^content-type[ \t]*+:[^\r\n]*+(?>(?:\r?\n?[ \t][^\r\n]*+)*)", re.IGNORECASE | re.MULTILINE
 )
 _URL = re.compile(r"\b[a-zA-Z][a-zA-Z0-9+.-]{1,20}+://[^\s<>\"']++")
 _FOLD = re.compile(r"\r?\n(?=[ \t])")

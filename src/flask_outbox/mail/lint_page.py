@@ -12,7 +12,7 @@ from html import unescape
 # A tag as the HTML standard reads it (section 13.2.5): quotes count only after an equals sign.
 _VALUE = r"""(?:"[^"]*+"|'[^']*+'|(?!["'])[^\s>]++)"""
 _ATTRIBUTE = rf"[^\s/>=][^\s/>=]*+(?:\s*+=\s*+{_VALUE})?"
-_TAG = re.compile(rf"<(/?)([a-zA-Z][^\s/>]*+)((?:[\s/]++|{_ATTRIBUTE}|=)*+)>")
+_TAG = re.compile(rf"<(/?)([a-zA-Z][^\s/>]*+)((?>(?:[\s/]++|{_ATTRIBUTE}|=)*))>")
 _NAMED = re.compile(rf"([^\s/>=][^\s/>=]*+)(?:\s*+=\s*+({_VALUE}))?")
 _TAG_BEGINS = re.compile("</?[a-zA-Z]")
 _TAG_ENDS = re.compile(">")

@@ -10,9 +10,9 @@ from functools import lru_cache
 from flask_outbox.mail.errors import BadHeaderError, MessageError
 
 # Every line ends in CRLF and has at most 998 octets before it (RFC 5322 section 2.1.1).
-_LINES = re.compile(rb"(?:.{0,999}+(?<=\r)\n)*+")
+_LINES = re.compile(rb"(?>(?:.{0,999}+(?<=\r)\n)*)")
 # A block is fields, each a name and a colon, and the lines that continue it; none of them blank.
-_BLOCK = re.compile(rb"(?:[!-9;-~]++:.*+(?:\n[ \t]++[^ \t\r\n].*+)*+(?:\n|\Z))++")
+_BLOCK = re.compile(rb"(?>(?:[!-9;-~]++:.*+(?>(?:\n[ \t]++[^ \t\r\n].*+)*)(?:\n|\Z))+)")
 
 
 _SHORT = 128

@@ -41,7 +41,7 @@ LINE = 76
 # what has more than 12 digits may be ignored (section 3.5).
 EARLIEST, LATEST = 86_400, 10**12
 
-_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*+"|\((?:[^()\\]|\\.)*+\)')
+_QUOTED = re.compile(rb'"(?>(?:[^"\\]|\\.)*)"|\((?>(?:[^()\\]|\\.)*)\)')
 _ANGLE = re.compile(rb"<([^<>]*)>")
 
 Keys = Mapping[str, Sequence[DkimKey]]
