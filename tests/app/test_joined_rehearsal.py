@@ -72,6 +72,21 @@ def test_what_was_written_in_this_transaction_can_be_taken_back_in_it(shop, outb
     assert outbox.queued == []
 
 
+def test_what_is_taken_back_is_queued_again_after_a_rollback(shop, outbox):
+    row = shop.mail.send_later(note())
+    shop.db.session.commit()
+    savepoint = shop.db.session.begin_nested()
+    assert shop.mail.cancel(row)
+    savepoint.rollback()
+    assert shop.mail.status(row).state is State.QUEUED
+    assert shop.mail.cancel(row)
+    shop.db.session.rollback()
+    assert outbox.drain() == 1
+    assert not shop.mail.cancel(row)
+    shop.db.session.rollback()
+    assert shop.mail.status(row).state is State.ACCEPTED
+
+
 def test_a_session_that_only_sends_connects_to_nothing(shop, outbox):
     def connected(*_):
         raise AssertionError("a rehearsal leaves the database alone")

@@ -517,3 +517,70 @@ def test_our_tables_are_made_in_an_async_session_that_was_under_way(tmp_path, be
     left = []
     assert kept(mail, asyncio.run(work()))
     assert left == [False, True]
+
+
+# Many in one transaction
+
+
+@pytest.fixture
+def shop(database, tmp_path):
+    with open_shop(database, tmp_path / "shop", MAIL_WORKER="process") as shop:
+        yield shop
+
+
+def test_listeners_hear_of_each_message_as_it_was_whatever_became_of_it(shop):
+    heard = []
+
+    def hear(_app, message, **_):
+        heard.append(message.recipients)
+
+    message = note()
+    with message_queued.connected_to(hear):
+        for whom in ("a", "b"):
+            message.recipients = [f"{whom}@example.org"]
+            shop.mail.send_later(message)
+        shop.db.session.commit()
+    assert heard == [["a@example.org"], ["b@example.org"]]
+
+
+def test_the_tables_are_looked_at_once_in_a_first_transaction(shop):
+    asked = []
+    shop.db.event.listen(
+        shop.db.engine, "before_cursor_execute", lambda *all_: asked.append(all_[2])
+    )
+    shop.mail.send_later(note())
+    first = len(asked)
+    for number in range(5):
+        with shop.db.session.begin_nested():
+            shop.mail.send_later(note(body=str(number)))
+    savepoints = [each for each in asked[first:] if "SAVEPOINT" in each]
+    assert len(asked) == first + len(savepoints)
+    assert first > 1
+    shop.db.session.commit()
+
+
+def test_they_are_looked_at_again_where_the_savepoint_is_undone(engine, mail):
+    with Session(engine) as session:
+        savepoint = session.begin_nested()
+        undone = mail.send_later(note(), session=session)  # on SQLite it makes the tables
+        savepoint.rollback()
+        kept = mail.send_later(note(), session=session)
+        session.commit()
+    assert mail.status(undone) is None
+    assert mail.status(kept).state is State.QUEUED
+
+
+def test_the_end_of_a_flush_goes_through_no_list(shop):
+    class Listed(list):
+        def __iter__(self):
+            raise AssertionError("each flush would go through all that waits")
+
+    shop.mail.send_later(note())
+    (name,) = [each for each in shop.db.session.info if each.endswith("waiting")]
+    waiting = shop.db.session.info[name]
+    shop.db.session.info[name] = Listed(waiting)
+    shop.order()
+    shop.db.session.flush()
+    shop.db.session.info[name] = waiting
+    shop.db.session.commit()
+    assert len(shop.mails()) == 1

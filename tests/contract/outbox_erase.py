@@ -113,6 +113,12 @@ class EraseContract(Ground):
         assert ADA not in everything(outbox)
         assert [each.address for each in look(outbox, id_).recipients] == [ERASED, BOB]
 
+    def test_a_message_id_that_names_it_is_rewritten(self, outbox):
+        put(outbox, to(ADA, message_id=f"<welcome-{ADA}>"))
+        say(outbox, one(outbox), Accepted("250"))
+        assert erase(outbox, ADA).messages == 1
+        assert ADA not in everything(outbox)
+
     def test_what_waits_for_others_keeps_its_place_in_line(self, outbox, clock):
         ids = [put(outbox, to(ADA, BOB)), put(outbox, to(ADA, BOB), at=clock.now + 60)]
         (sent,) = take(outbox)

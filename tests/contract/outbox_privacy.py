@@ -310,6 +310,21 @@ class RetentionContract(Ground):
         assert Keep().everything
         assert list(pieces(outbox, Keep())) == []
 
+    @pytest.mark.parametrize("keep", [Keep(content=DAY), Keep(rows=DAY)])
+    def test_what_a_clock_wrote_that_stood_ahead_is_kept_no_longer(self, outbox, clock, keep):
+        clock.now += 400 * DAY
+        put_many(outbox, 3)
+        clock.now -= 400 * DAY
+        reclaim(outbox)
+        for each in begin(outbox):
+            say(outbox, each, Accepted("250"))
+        finished(outbox, many=2)
+        clock.now += DAY - 60
+        assert list(pieces(outbox, keep)) == []
+        clock.now += 120
+        assert sum(each.contents + each.messages for each in pieces(outbox, keep)) == 5
+        assert list(pieces(outbox, keep)) == []
+
     def test_a_piece_is_bounded_and_others_write_between_two(self, outbox, clock, caplog):
         caplog.set_level(logging.INFO)
         for _ in range(3):

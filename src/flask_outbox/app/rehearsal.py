@@ -133,6 +133,13 @@ class Rehearsal:
             self._rows[row] = replace(found, state=State.CANCELLED)
             return True
 
+    def restore(self, row: str) -> None:
+        """Undo that it was taken back."""
+        with self._lock:
+            found = self._rows.get(row)
+            if found is not None and found.state is State.CANCELLED:
+                self._rows[row] = replace(found, state=State.QUEUED)
+
     def drain(self, at: float, seen: Callable[[Rehearsed], None]) -> int:
         """Let happen what would have happened by then, in order; tell how many went out."""
         with self._lock:

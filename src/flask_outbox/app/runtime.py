@@ -215,17 +215,18 @@ class Runtime(Made):
 
     def cancel(self, row: str, session: Any = None) -> bool:
         """Take back what is queued, in the transaction of a session, where there is one."""
-        if self.rehearsal.knows(row):
-            return self.rehearsal.cancel(row)
-        if not self.exists:
+        is_rehearsed = self.rehearsal.knows(row)
+        if not (is_rehearsed or self.exists):
             return False
+        if (session := self._session(session)) is not None:
+            from flask_outbox.app import within  # noqa: PLC0415  brings SQLAlchemy
+
+            return within.cancel(self, session, row)
+        if is_rehearsed:
+            return self.rehearsal.cancel(row)
         from flask_outbox.outbox import status  # noqa: PLC0415  brings SQLAlchemy
 
-        if (session := self._session(session)) is None:
-            return status.cancel(self.outbox, row)
-        from flask_outbox.app import within  # noqa: PLC0415  brings SQLAlchemy
-
-        return within.cancel(self, session, row)
+        return status.cancel(self.outbox, row)
 
     def status(self, row: str) -> "Status | None":
         """Tell how far it came; within the transaction of the app's session, as that sees it."""

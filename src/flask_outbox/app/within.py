@@ -7,6 +7,8 @@ the session decides all the same: what it rolls back was never queued.
 import time
 from typing import TYPE_CHECKING, Any
 
+from flask_outbox.app.preparing import own_copy
+from flask_outbox.app.signals import message_queued
 from flask_outbox.app.telling import tell_queued
 from flask_outbox.mail.message import Message
 from flask_outbox.mail.submission import Submission
@@ -33,6 +35,9 @@ def enqueue(
             runtime.outbox, session, runtime.table, submission, schedule
         )
 
+    if rehearsed or message_queued.receivers:
+        message = own_copy(message)  # as it is now, whatever its app does with it
+
     def kept() -> None:
         if rehearsed:
             runtime.rehearsal.keep(row)
@@ -49,6 +54,12 @@ def enqueue(
 
 def cancel(runtime: "Runtime", given: Any, row: str) -> bool:
     """Take back what is queued."""
+    if runtime.rehearsal.knows(row):
+        is_taken = runtime.rehearsal.cancel(row)
+        if is_taken:
+            session = joined.session_of(given)
+            joined.follow(session, lambda: None, lambda: runtime.rehearsal.restore(row))
+        return is_taken
     return joined.cancel_within(runtime.outbox, joined.session_of(given), runtime.table, row)
 
 

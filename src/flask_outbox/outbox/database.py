@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, Transaction
 
 from flask_outbox.mail.rates import Rates
 from flask_outbox.mail.retry import Patience
@@ -63,6 +63,7 @@ class Outbox:
         self._clock = clock
         self._engine: Engine | None = None
         self._checked = False
+        self._seen_in: WeakSet[Transaction] = WeakSet()
         self._opening = threading.Lock()
         self._offset = 0.0, -ASK_AGAIN  # from our monotonic clock to the database's, and since when
         _ALL.add(self)
@@ -136,13 +137,21 @@ class Outbox:
         return engine
 
     def look_by(self, connection: Connection) -> None:
-        """See by a session's connection, which may hold the only lock, that it can be used."""
-        if self._engine is None:
+        """See by a session's connection, which may hold the only lock, that it can be used.
+
+        Once in a transaction, or again where the savepoint in which it was seen is undone.
+        """
+        if self._engine is not None:
+            return
+        around, within = connection.get_transaction(), connection.get_nested_transaction()
+        open_ = [each for each in (around, within) if each is not None]
+        if not any(each in self._seen_in for each in open_):
             database = self.database
             self._check(connection)
             if not is_current(connection, database):
                 must_be_current(database)
                 brought_up_to_date(connection, database)
+            self._seen_in.update(open_[-1:])
 
     def _check(self, connection: Connection) -> None:
         if not self._checked:

@@ -183,6 +183,7 @@ def _without(held: Held, person: _Person) -> dict[str, Any]:
     of_theirs = held.reason in {place.reply for place in person.theirs(held)}
     return {
         "b_id": row["id"],
+        "message_id": person.gone_from_theirs(row["message_id"]),
         "sender": ERASED if person.has(row["sender"]) else row["sender"],
         "extra": rewritten(row["extra"], person.gone_from_theirs),
         "key": None if key is not None and person.gone_from_theirs(key) != key else key,

@@ -216,9 +216,9 @@ def _committed(session: Session) -> None:
 @event.listens_for(Session, "after_transaction_end")
 def _ended(session: Session, transaction: SessionTransaction) -> None:
     waiting: list[_Waiting] | None = session.info.get(_WAITING)
-    if waiting is None:
-        return
     is_outermost = transaction.parent is None
+    if waiting is None or not (is_outermost or transaction.nested):  # a flush's own has none
+        return
     kept = session.info.get(_COMMITTED) is transaction
     if kept:
         del session.info[_COMMITTED]

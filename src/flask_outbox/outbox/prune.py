@@ -31,6 +31,7 @@ from flask_outbox.outbox.tables import content, event, message, recipient
 log = Say("flask_outbox.outbox")
 
 PIECE = 100  # messages of one transaction
+AFTER_ALL = "g"  # behind every id: those are hex
 OCTETS_MOST = 8 * 1024 * 1024  # content of one, or one message if it has more
 
 _m = message.c
@@ -128,16 +129,25 @@ _FORGET = (  # all by name: with the app's own engine SQLite may not follow fore
 def _walk(
     outbox: Outbox, age: float, find: Executable, lock: Executable, forget: Sequence[Delete]
 ) -> Iterator[int]:
-    """Go through what is that old, and tell after each piece how many are gone."""
-    after = ""
+    """Go through what is that old, and tell after each piece how many are gone.
+
+    First what was written so long ago; then what a clock that was set back since wrote.
+    """
+    after, from_the_future = "", False
     while True:
         with outbox.read() as connection:  # however long it looks, nobody waits for that
-            before = outbox.now(connection) - age
-            terms = {"before": before, "until": uuid7(max(before, 0.0), 0, bytes(8)), "most": PIECE}
-            rows = connection.execute(find, {**terms, "after": after}).all()
+            now = outbox.now(connection)
+            before = now - age
+            until = AFTER_ALL if from_the_future else _written(before)
+            after = max(after, _written(now)) if from_the_future else after
+            terms = {"before": before, "after": after, "until": until, "most": PIECE}
+            rows = connection.execute(find, terms).all()
         ids = _as_many_as_fit(rows)
-        if not ids:
+        if not ids and from_the_future:
             return
+        from_the_future = from_the_future or not ids
+        if not ids:
+            continue
         after = ids[-1]
         try:
             with outbox.begin() as connection:
@@ -147,6 +157,11 @@ def _walk(
         yield gone
         if not gone:
             return
+
+
+def _written(at: float) -> str:
+    """Give the id below which all are that were written before."""
+    return uuid7(max(at, 0.0), 0, bytes(8))
 
 
 def _as_many_as_fit(rows: Sequence[Any]) -> list[str]:
