@@ -1,7 +1,8 @@
 """What the far side said becomes rows: one transaction for a batch of reports.
 
-It locks messages, then routes, then limits (``hear`` before ``heed``). A claim locks routes before
-limits, too, and its messages in between, but waits for none of these.
+It locks messages, but for those that somebody has, then routes, then limits (``hear`` before
+``heed``). A claim locks routes before limits, too, and its messages in between, but waits for none
+of these.
 """
 
 from collections.abc import Callable, Mapping, Sequence
