@@ -240,6 +240,7 @@ def tell(outbox, begun, outcome=ACCEPTED):
     """Record it as a worker does; give the ids that are recorded, and those that somebody has."""
     busy = []
     recorded = record(outbox, reports(begun, outcome), lambda: 0.5, busy)
+    assert len({each.submission.id for each in busy}) == len(busy)
     return [{each.submission.id for each in some} for some in (recorded, busy)]
 
 
@@ -292,6 +293,19 @@ def test_a_row_that_is_gone_or_lost_is_not_said_to_be_somebodys(outbox, clock, o
     with outbox.begin() as connection:
         hold(connection, lost)
         assert other.submit(tell, outbox, begun).result(20) == [{ours}, set()]
+
+
+def test_a_row_that_was_lost_does_not_have_us_wait_for_one_that_somebody_has(outbox, clock, other):
+    put_many(outbox, 3)
+    begun = begin(outbox)
+    lost, theirs, ours = (each.id for each in begun)
+    clock.now += 2 * outbox.lease
+    with outbox.begin() as connection:
+        hold(connection, theirs, ours)
+        assert [each.submission.id for each in other.submit(reclaim, outbox).result(20)] == [lost]
+    with outbox.begin() as connection:
+        hold(connection, theirs)
+        assert other.submit(tell, outbox, begun).result(20) == [{ours}, {theirs}]
 
 
 def test_who_keeps_no_reports_waits_for_a_row_that_somebody_has(outbox, server, other):
