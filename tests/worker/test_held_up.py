@@ -159,3 +159,18 @@ def test_a_drain_ends_though_somebody_keeps_a_row(outbox, plan, transport, eyes,
         assert drain(replace(plan, grace=0.5)) == 1
         assert 0.5 <= time.monotonic() - began < 5.0
         assert accepted(eyes) == ids("one")
+
+
+def test_a_worker_that_leaves_at_once_tries_such_a_row_once_more(
+    outbox, plan, transport, has, monkeypatch
+):
+    monkeypatch.setattr(lanes, "RECORD_AGAIN", 60.0)
+    theirs = transport.hold("theirs")
+    put(outbox, a_submission("theirs"))
+    with at_work(plan) as worker:
+        wait_for(lambda: transport.begun)
+        with has("theirs"):
+            theirs.set()
+            wait_for(lambda: worker._lanes.held_up)
+        worker.abandon()
+    assert worker._lanes.idle
