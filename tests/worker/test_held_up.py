@@ -8,13 +8,17 @@ import pytest
 from sqlalchemy import select
 
 from database_fixtures import KINDS, new_place
+from flask_outbox.mail.exchange import Report
+from flask_outbox.mail.submission import Receipt
 from flask_outbox.outbox.claim import reclaim
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.tables import message
 from flask_outbox.outbox.workers import WorkerLost
 from flask_outbox.worker import lanes, loop
+from flask_outbox.worker.carriers import choose_carrier
 from flask_outbox.worker.loop import drain
-from worker_stage import Eyes, Told, a_submission, at_work, put, wait_for
+from flask_outbox.worker.ways import Ways
+from worker_stage import ACCEPTED, Eyes, Told, a_submission, at_work, put, wait_for
 
 LEASE = 1.0
 NAMES = [f"n{number}" for number in range(30)]
@@ -174,3 +178,19 @@ def test_a_worker_that_leaves_at_once_tries_such_a_row_once_more(
             wait_for(lambda: worker._lanes.held_up)
         worker.abandon()
     assert worker._lanes.idle
+
+
+def test_a_drain_does_not_end_while_something_else_is_left_to_be_recorded():
+    told = [
+        Report(each, Receipt.same(each, ACCEPTED))
+        for each in (a_submission("theirs", id="1"), a_submission("ours", id="2"))
+    ]
+    heard = lanes.Lanes(choose_carrier(1.0), Ways({"d": Told()}), 5, lambda: None)
+    for report in told:
+        heard.hear(report)
+    heard.forget(told[:1], busy=told[:1])
+    wait_for(lambda: time.monotonic() > max(heard._held_up.values()))
+    assert heard.held_up_for == 0.0
+    heard.forget(told[1:])
+    assert heard.held_up_for > 0.0
+    assert heard.heard() == told[:1]
