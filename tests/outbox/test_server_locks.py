@@ -8,19 +8,24 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from database_fixtures import KINDS
+from flask_outbox.mail.exchange import Report
+from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.outcome import Accepted, Deferred
 from flask_outbox.mail.rates import SLOWED_FIRST, Limit, Meter, Rates
+from flask_outbox.mail.submission import Receipt
 from flask_outbox.outbox import rates
-from flask_outbox.outbox.claim import reclaim
+from flask_outbox.outbox.claim import extend, reclaim
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.prune import Keep, Pruned, pieces
 from flask_outbox.outbox.rates import IDLE, forget_idle, locked
+from flask_outbox.outbox.record import record
 from flask_outbox.outbox.routes import probe_now, routes
 from flask_outbox.outbox.stats import stats
-from flask_outbox.outbox.tables import message, rate, recipient, route
+from flask_outbox.outbox.status import cancel_within
+from flask_outbox.outbox.tables import content, message, rate, recipient, route
 from heard import heard
 from outbox_mail import (
     ADA,
@@ -38,6 +43,7 @@ from outbox_mail import (
 from worker_stage import wait_for
 
 DAY = 86400.0
+ACCEPTED = Accepted("250")
 BUSY = Deferred("421 4.7.0 too fast")
 WAITS = {
     "postgresql": "SELECT * FROM pg_stat_activity WHERE wait_event_type = 'Lock'",
@@ -221,3 +227,144 @@ def test_two_who_bring_due_times_back_do_so_together(outbox, from_the_future):
         runs = [several.submit(reclaim, outbox) for _ in range(12)]
     assert [each.result() for each in runs] == [[]] * 12
     assert len({look(outbox, each).due_at for each in from_the_future}) == 1
+
+
+# --- what a worker has under way ---
+
+
+def reports(begun, outcome=ACCEPTED):
+    return [Report(each, Receipt.same(each, outcome)) for each in begun]
+
+
+def tell(outbox, begun, outcome=ACCEPTED):
+    """Record it as a worker does; give the ids that are recorded, and those that somebody has."""
+    busy = []
+    recorded = record(outbox, reports(begun, outcome), lambda: 0.5, busy)
+    assert len({each.submission.id for each in busy}) == len(busy)
+    return [{each.submission.id for each in some} for some in (recorded, busy)]
+
+
+def lease_of(outbox, id_):
+    with outbox.read() as connection:
+        query = select(message.c.lease_until).where(message.c.id == id_)
+        return connection.execute(query).scalar_one()
+
+
+@pytest.mark.parametrize("outcome", [ACCEPTED, BUSY, Deferred("451 later")])
+@pytest.mark.parametrize("count", [2, 60])
+def test_a_row_that_somebody_has_is_recorded_later_and_the_others_now(
+    outbox, other, count, outcome
+):
+    put_many(outbox, count)
+    begun = begin(outbox)
+    ids = {each.id for each in begun}
+    theirs = begun[count // 2].id
+    with outbox.begin() as connection:
+        hold(connection, theirs)
+        done, busy = other.submit(tell, outbox, begun, outcome).result(20)
+        assert (done, busy) == (ids - {theirs}, {theirs})
+    assert look(outbox, theirs).state is State.SENDING
+    assert tell(outbox, begun, outcome) == [{theirs}, set()]
+    assert {look(outbox, each).attempts for each in ids} == {1}
+
+
+def test_what_was_begun_again_is_recorded_beside_a_row_that_somebody_has(outbox, clock, other):
+    put_many(outbox, 3)
+    for each in begin(outbox):
+        say(outbox, each, Deferred("451 later"))
+    clock.now += DAY / 4
+    begun = begin(outbox)
+    with outbox.begin() as connection:
+        hold(connection, begun[0].id)
+        done, busy = other.submit(tell, outbox, begun).result(20)
+    assert (done, busy) == ({each.id for each in begun[1:]}, {begun[0].id})
+
+
+def test_a_row_that_is_gone_or_lost_is_not_said_to_be_somebodys(outbox, clock, other):
+    put_many(outbox, 3)
+    begun = begin(outbox)
+    gone, lost, ours = (each.id for each in begun)
+    clock.now += 2 * outbox.lease
+    with outbox.begin() as connection:
+        hold(connection, gone, ours)
+        assert len(other.submit(reclaim, outbox).result(20)) == 1
+        for table in (recipient.c.message, content.c.message, message.c.id):
+            connection.execute(delete(table.table).where(table == gone))
+    with outbox.begin() as connection:
+        hold(connection, lost)
+        assert other.submit(tell, outbox, begun).result(20) == [{ours}, set()]
+
+
+def test_a_row_that_was_lost_does_not_have_us_wait_for_one_that_somebody_has(outbox, clock, other):
+    put_many(outbox, 3)
+    begun = begin(outbox)
+    lost, theirs, ours = (each.id for each in begun)
+    clock.now += 2 * outbox.lease
+    with outbox.begin() as connection:
+        hold(connection, theirs, ours)
+        assert [each.submission.id for each in other.submit(reclaim, outbox).result(20)] == [lost]
+    with outbox.begin() as connection:
+        hold(connection, theirs)
+        assert other.submit(tell, outbox, begun).result(20) == [{ours}, {theirs}]
+
+
+def test_who_keeps_no_reports_waits_for_a_row_that_somebody_has(outbox, server, other):
+    put_many(outbox, 2)
+    begun = begin(outbox)
+    with outbox.begin() as connection:
+        hold(connection, begun[0].id)
+        records = other.submit(record, outbox, reports(begun), lambda: 0.5)
+        meets(server, connection, records)
+        assert not records.done()
+    assert len(records.result(20)) == 2
+
+
+@pytest.mark.parametrize("count", [2, 60])
+def test_leases_are_renewed_beside_a_row_that_somebody_has(outbox, clock, other, count):
+    put_many(outbox, count)
+    begun = begin(outbox)
+    theirs, *rest = (each.id for each in begun)
+    before = lease_of(outbox, theirs)
+    clock.now += 10.0
+    with outbox.begin() as connection:
+        hold(connection, theirs)
+        other.submit(extend, outbox, begun).result(20)
+    assert lease_of(outbox, theirs) == before
+    assert {lease_of(outbox, each) for each in rest} == {before + 10.0}
+    extend(outbox, begun)
+    assert lease_of(outbox, theirs) == before + 10.0
+
+
+# --- cancel, in a transaction that an app leaves open ---
+
+
+def test_who_cannot_cancel_a_mail_does_not_lock_it(outbox, other):
+    id_ = put(outbox)
+    (begun,) = begin(outbox)
+    with outbox.begin() as connection:
+        assert not cancel_within(connection, outbox, id_)
+        assert len(other.submit(say, outbox, begun, ACCEPTED).result(20)) == 1
+
+
+def test_who_cancels_what_is_not_there_holds_up_no_new_mail(outbox, other):
+    put(outbox)
+    with outbox.open().connect() as theirs:
+        theirs.execution_options(isolation_level="REPEATABLE READ", **outbox.options)
+        with theirs.begin():
+            assert not cancel_within(theirs, outbox, "x")
+            other.submit(put, outbox).result(20)
+
+
+def test_what_was_claimed_just_now_is_not_cancelled(outbox, other):
+    id_ = put(outbox)
+    ours, tried = threading.get_ident(), []
+
+    def hear(statement, _terms):
+        locks = "FOR UPDATE" in statement and "outbox_message" in statement
+        if locks and threading.get_ident() == ours and not tried:
+            tried.append(other.submit(begin, outbox).result(20))
+
+    with heard(outbox, hear), outbox.begin() as connection:
+        assert not cancel_within(connection, outbox, id_)
+    assert [each.id for each in tried[0]] == [id_]
+    assert look(outbox, id_).state is State.SENDING

@@ -303,13 +303,12 @@ def test_while_outcomes_cannot_be_recorded_nothing_more_goes_out(
     away.set()
     record = journey.record
 
-    def fails(outbox, reports, jitter):
+    def fails(outbox, reports, *more):
         if away.is_set():
             raise OutboxUnavailable("no room for what records need, though there is for starts")
-        return record(outbox, reports, jitter)
+        return record(outbox, reports, *more)
 
     monkeypatch.setattr(journey, "record", fails)
-    monkeypatch.setattr(loop, "record", fails)
     put(outbox, *(a_submission(f"n{i}") for i in range(400)))
     with at_work(plan) as worker:
         wait_for(lambda: worker._troubles >= 2)
@@ -324,13 +323,12 @@ def test_while_outcomes_cannot_be_recorded_nothing_more_goes_out(
 def test_a_report_that_cannot_be_recorded_does_not_keep_the_others(outbox, plan, eyes, monkeypatch):
     record = journey.record
 
-    def stumbles(outbox, reports, jitter):
+    def stumbles(outbox, reports, *more):
         if any(each.submission.message_id == "<bad@example.com>" for each in reports):
             raise ValueError("a bug")
-        return record(outbox, reports, jitter)
+        return record(outbox, reports, *more)
 
     monkeypatch.setattr(journey, "record", stumbles)
-    monkeypatch.setattr(loop, "record", stumbles)
     put(outbox, a_submission("bad"), *(a_submission(f"n{i}") for i in range(7)))
     with at_work(plan):
         wait_for(lambda: eyes.count("state = 'accepted'") == 7)

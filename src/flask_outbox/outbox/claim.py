@@ -32,7 +32,7 @@ from flask_outbox.outbox.reclaim import reclaim
 from flask_outbox.outbox.record import Recorded
 from flask_outbox.outbox.routes import Open, allot, open_routes
 from flask_outbox.outbox.schedule import Priority
-from flask_outbox.outbox.settle import ROWS, hold, settle
+from flask_outbox.outbox.settle import ROWS, hold, lock_free, settle
 from flask_outbox.outbox.statements import Query, Statement, Terms
 from flask_outbox.outbox.tables import FORMAT, message
 from flask_outbox.outbox.waiting import has_open, next_due
@@ -331,13 +331,18 @@ def release(outbox: Outbox, submissions: Sequence[Submission]) -> None:
 
 
 def extend(outbox: Outbox, submissions: Sequence[Submission]) -> None:
-    """Renew the leases of those still ours; to be called at least three times a lease."""
+    """Renew the leases of those still ours; to be called at least three times a lease.
+
+    What somebody has is left for the next time, and by who reclaims, too.
+    """
     if not submissions:
         return
     with outbox.begin() as connection:
         now = outbox.now(connection)
         for fence, ids in _by_fence(submissions).items():
-            _EXTEND.run(connection, ids=ids, b_fence=fence, now=now, until=now + outbox.lease)
+            free = lock_free(connection, ids)
+            ours = [each for each in ids if each in free]
+            _EXTEND.run(connection, ids=ours, b_fence=fence, now=now, until=now + outbox.lease)
 
 
 def _by_fence(submissions: Iterable[Submission]) -> dict[str, list[str]]:

@@ -1,7 +1,8 @@
 """What the far side said becomes rows: one transaction for a batch of reports.
 
-It locks messages, then routes, then limits (``hear`` before ``heed``). A claim locks routes before
-limits, too, and its messages in between, but waits for none of these.
+It locks messages, but for those that somebody has, then routes, then limits (``hear`` before
+``heed``). A claim locks routes before limits, too, and its messages in between, but waits for none
+of these.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,8 @@ from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.held import Judge
 from flask_outbox.outbox.rates import heed
 from flask_outbox.outbox.routes import hear
-from flask_outbox.outbox.settle import ROWS, hold, settle
+from flask_outbox.outbox.settle import ROWS, hold, lock_free, settle
+from flask_outbox.outbox.statements import Statement
 from flask_outbox.outbox.tables import message
 
 log = Say("flask_outbox.outbox")
@@ -33,6 +35,7 @@ _FENCES = (
     .order_by(message.c.id)
     .with_for_update()  # the server may still be about a commit whose answer nobody hears
 )
+_LOOK = Statement(lambda among: select(message.c.id, message.c.fence).where(among(message.c.id)))
 
 
 class Ended(NamedTuple):
@@ -43,6 +46,14 @@ class Ended(NamedTuple):
 
 
 ACCEPTED = Ended(State.ACCEPTED, "")
+
+
+class _Written(NamedTuple):
+    """What a transaction came to, by id, and by route."""
+
+    done: dict[str, Ended]
+    alerts: dict[str, RouteNews]
+    busy: list[Report]  # not written: somebody has their rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +68,15 @@ class Recorded:
 
 
 def record(
-    outbox: Outbox, reports: Sequence[Report], jitter: Callable[[], float]
+    outbox: Outbox,
+    reports: Sequence[Report],
+    jitter: Callable[[], float],
+    busy: list[Report] | None = None,
 ) -> list[Recorded]:
     """Write down what was reported; nothing comes back for a row whose fence was lost.
 
+    ``busy`` gets what is about rows that somebody has locked: to be tried again, while the others
+    are recorded. Where it is None, they are waited for.
     Raises OutboxUnavailable with nothing written: the caller keeps the reports and tries again.
     """
     first: dict[str, Report] = {}
@@ -70,11 +86,14 @@ def record(
         return []
     done: dict[str, Ended] = {}
     alerts: dict[str, RouteNews] = {}
+    theirs: list[Report] = []
     try:
-        _write(outbox, first, jitter, done, alerts)
+        _write(outbox, first, jitter, _Written(done, alerts, theirs), waits=busy is None)
     except InDoubt:
         if _still_ours(outbox, first, done):
             raise
+    if busy is not None:
+        busy += theirs
     for alert in alerts.values():
         log.error("%s", alert)
     return [
@@ -101,15 +120,18 @@ def _write(
     outbox: Outbox,
     first: Mapping[str, Report],
     jitter: Callable[[], float],
-    done: dict[str, Ended],
-    alerts: dict[str, RouteNews],
+    written: _Written,
+    *,
+    waits: bool,
 ) -> None:
     """Write it by the short way where that will do, and else all of it by the careful one."""
-    plain = {id_: report for id_, report in first.items() if _is_plain(report)}
-    rest = {id_: report for id_, report in first.items() if id_ not in plain}
+    done, alerts, busy = written
     try:
         with outbox.begin() as connection:
             now = outbox.now(connection)
+            ours = first if waits else _locked(connection, first, busy)
+            plain = {id_: report for id_, report in ours.items() if _is_plain(report)}
+            rest = {id_: report for id_, report in ours.items() if id_ not in plain}
             if plain:
                 accept(connection, list(plain.values()), now)
                 done.update(dict.fromkeys(plain, ACCEPTED))
@@ -118,10 +140,26 @@ def _write(
             alerts.update(_hear(connection, outbox, first, done, now))
     except NotAsBegun:
         done.clear()
+        busy.clear()
         with outbox.begin() as connection:
             now = outbox.now(connection)
-            done.update(_judged(connection, outbox, first, jitter, now))
+            ours = first if waits else _locked(connection, first, busy)
+            done.update(_judged(connection, outbox, ours, jitter, now))
             alerts.update(_hear(connection, outbox, first, done, now))
+
+
+def _locked(
+    connection: Connection, first: Mapping[str, Report], busy: list[Report]
+) -> Mapping[str, Report]:
+    """Lock what can be had, all of it in one order; ``busy`` gets what somebody has.
+
+    What is gone, or another worker's by now, is not waited for.
+    """
+    ours = lock_free(connection, first)
+    if rest := [id_ for id_ in first if id_ not in ours]:
+        found = _LOOK.found(connection, ids=rest)  # waits for nobody
+        busy += [first[id_] for id_, fence in found if fence == first[id_].submission.fence]
+    return {id_: report for id_, report in first.items() if id_ in ours}
 
 
 def _hear(

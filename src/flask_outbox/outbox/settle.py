@@ -5,7 +5,7 @@ became of all of them with a fixed number of statements. The message's UPDATE ca
 the state that were read: no row, no overwrite. ``accept.py`` is the only other code that does so.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select, update
@@ -27,6 +27,14 @@ ROWS = (
     .order_by(message.c.id)  # all who lock several do it in this order
     .with_for_update()
 )
+_FREE = Statement(
+    lambda among: (
+        select(message.c.id)
+        .where(among(message.c.id))
+        .order_by(message.c.id)
+        .with_for_update(skip_locked=True)
+    )
+)
 # Sorted by us: for its order a planner without statistics would read the whole of an index.
 _PLACES = select(recipient).where(recipient.c.message.in_(bindparam("ids", expanding=True)))
 NOBODYS = dict.fromkeys(
@@ -46,6 +54,13 @@ EVENTS = Each(
     lambda given: insert(event).values(given),
 )
 WIPE = Statement(lambda among: delete(content).where(among(content.c.message)))
+
+
+def lock_free(connection: Connection, ids: Collection[str]) -> set[str]:
+    """Lock those of these messages that nobody has; give what is locked now, or was by us."""
+    if connection.dialect.name == "sqlite":  # who writes has the whole file
+        return set(ids)
+    return {row[0] for row in _FREE.found(connection, ids=sorted(ids))}
 
 
 def hold(connection: Connection, rows: Iterable[RowMapping], now: float) -> list[Held]:

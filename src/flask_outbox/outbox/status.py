@@ -74,6 +74,7 @@ class Entry:
 
 
 _m = message.c
+_STATE = select(_m.state).where(_m.id == bindparam("id"))
 _ONE = select(message).where(_m.id == bindparam("id"))  # without a lock: who asks never waits
 _LIST = (
     select(message)
@@ -179,7 +180,13 @@ def cancel(outbox: Outbox, id: str) -> bool:  # noqa: A002  the word that users 
 
 
 def cancel_within(connection: Connection, outbox: Outbox, id: str) -> bool:  # noqa: A002  the same
-    """Do so in the transaction of a connection."""
+    """Do so in the transaction of a connection.
+
+    That may stay open for long: only what it cancels is locked. And what is not there would have
+    MariaDB lock the gap in which it might be, at REPEATABLE READ, and so all new mail.
+    """
+    if connection.execute(_STATE, {"id": id}).scalar() != State.QUEUED.value:
+        return False
     rows = connection.execute(ROWS, {"ids": [id]}).mappings().all()
     held = hold(connection, rows, outbox.about_now(connection))
     if not held or held[0].state is not State.QUEUED:

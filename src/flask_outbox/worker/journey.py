@@ -6,8 +6,10 @@ windows of submissions while this thread keeps the books. Whatever dies here, an
 rows tell the next worker how far each mail had come.
 """
 
+from collections.abc import Sequence
 from random import random
 
+from flask_outbox.mail.exchange import Report
 from flask_outbox.outbox.claim import claim, leave, release, start
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.expire import EXPIRED_MOST, expire, expire_leased
@@ -56,7 +58,12 @@ def turn(outbox: Outbox, leased: Leased, lanes: Lanes, sign: Signing) -> list[Re
         recorded += expire_leased(outbox, next_ones)  # what got too old while it was ours
 
     # record: what the far side said; a row whose fence is no longer ours stays as it is.
-    reports = lanes.reports()
-    recorded += record(outbox, reports, random) if reports else []
-    lanes.forget(reports)
+    return recorded + keep_books(outbox, lanes, lanes.reports())
+
+
+def keep_books(outbox: Outbox, lanes: Lanes, reports: Sequence[Report]) -> list[Recorded]:
+    """Record these, the first that the lanes heard; a row that somebody has holds up no other."""
+    busy: list[Report] = []
+    recorded = record(outbox, reports, random, busy) if reports else []
+    lanes.forget(reports, busy)
     return recorded

@@ -22,6 +22,7 @@ from flask_outbox.worker.ways import Ways
 
 RECORD_WITHIN = 0.05  # seconds
 RECORD_AT_MOST = 100  # outcomes in one commit
+RECORD_AGAIN = 0.3  # seconds: what is about a row that somebody else has
 LANES_MOST = 100  # loaded routes that have one, in a worker, and lanes that these have besides
 
 Window = list[Submission]
@@ -57,6 +58,9 @@ class Lanes:
         self._begun: dict[str, Submission] = {}  # by id: under way, or heard of and not recorded
         self._heard: list[Report] = []
         self._heard_at = 0.0
+        self._later: list[Report] = []  # heard of, and somebody else has their rows
+        self._later_at = 0.0
+        self._held_up: dict[str, float] = {}  # by id: since when it cannot be recorded
 
     def room(self, route: str) -> int:
         """How many the lanes of a route take."""
@@ -109,10 +113,25 @@ class Lanes:
     def record_at(self) -> float:
         """When what was heard is to be recorded (monotonic); infinity for never."""
         with self._lock:
+            later_at = self._later_at if self._later else float("inf")
             if not self._heard:
-                return float("inf")
+                return later_at
             full = len(self._heard) >= RECORD_AT_MOST or not self.busy
-            return self._heard_at if full else self._heard_at + RECORD_WITHIN
+            return min(later_at, self._heard_at if full else self._heard_at + RECORD_WITHIN)
+
+    @property
+    def held_up(self) -> list[str]:
+        """Name what was heard of and could not be recorded, since somebody else has its row."""
+        return list(self._held_up)
+
+    @property
+    def held_up_for(self) -> float:
+        """For how many seconds all that is left has been held up by others; 0: not all of it."""
+        with self._lock:
+            if self.busy or self._begun.keys() != self._held_up.keys():
+                return 0.0
+            since = max(self._held_up.values(), default=float("inf"))
+            return max(0.0, time.monotonic() - since)
 
     def begun(self) -> list[Submission]:
         """List what was started and not recorded: its leases are to be extended."""
@@ -169,24 +188,40 @@ class Lanes:
 
     def reports(self) -> list[Report]:
         """Look at what is due to be recorded, without forgetting it."""
-        if time.monotonic() < self.record_at:
+        if (now := time.monotonic()) < self.record_at:
             return []
         with self._lock:
+            if now >= self._later_at:
+                self._bring_up()
             return self._heard[:RECORD_AT_MOST]
 
     def heard(self) -> list[Report]:
         """List all that is not recorded yet, due or not."""
         with self._lock:
+            self._bring_up()
             return list(self._heard)
 
-    def forget(self, reports: Sequence[Report]) -> None:
-        """Let go of what is recorded now."""
-        if reports:
-            with self._lock:
-                del self._heard[: len(reports)]
-                self._heard_at = time.monotonic()
-                for report in reports:
-                    self._begun.pop(report.submission.id, None)
+    def _bring_up(self) -> None:
+        """Have it tried again; behind the rest, which may be about to be forgotten."""
+        self._heard += self._later
+        self._later.clear()
+
+    def forget(self, reports: Sequence[Report], busy: Sequence[Report] = ()) -> None:
+        """Let go of what is recorded now, but for the busy: somebody has their rows."""
+        if not reports:
+            return
+        with self._lock:
+            now = self._heard_at = time.monotonic()
+            del self._heard[: len(reports)]
+            theirs = {each.submission.id for each in busy}
+            for id_ in {each.submission.id for each in reports} - theirs:
+                self._begun.pop(id_, None)
+                self._held_up.pop(id_, None)
+            for id_ in theirs:
+                self._held_up.setdefault(id_, now)
+            if busy:
+                self._later += busy
+                self._later_at = now + RECORD_AGAIN
 
     def _carry(self, load: _Load) -> None:
         watched = Watched(lambda: load.transport.send(load.part))

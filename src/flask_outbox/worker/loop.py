@@ -14,11 +14,11 @@ from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.route import is_ours
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.claim import release
-from flask_outbox.outbox.record import Recorded, record
+from flask_outbox.outbox.record import Recorded
 from flask_outbox.outbox.workers import WorkerLost, end, goodbye
 from flask_outbox.worker.bell import Bell
 from flask_outbox.worker.carriers import choose_carrier
-from flask_outbox.worker.journey import turn
+from flask_outbox.worker.journey import keep_books, turn
 from flask_outbox.worker.lanes import Lanes
 from flask_outbox.worker.leased import Leased
 from flask_outbox.worker.listening import Listening
@@ -32,6 +32,7 @@ from flask_outbox.worker.upkeep import Upkeep
 TROUBLE_FIRST = 0.1  # seconds to back off while the database is away
 TROUBLE_MOST = 15.0
 LAST_NEWS = 1.0  # seconds that what was recorded in a hurry may take to be told
+LOCKED = "another session has locked their rows, and has not let go"
 LAST_WORDS = 5.0  # seconds beyond the grace that whoever waits for a worker should give it
 
 
@@ -122,7 +123,8 @@ class Worker:
         return self._is_done() and not any(True for _ in self._leased)
 
     def _is_done(self) -> bool:
-        return self._lanes.idle and self._news.is_told
+        is_over = self._lanes.idle or self._lanes.held_up_for > self._plan.grace
+        return is_over and self._news.is_told
 
     def _work(self, is_done: Callable[[], bool], *, raises: bool = False) -> None:
         say.info("worker %s begins", self.name)
@@ -141,6 +143,8 @@ class Worker:
             self._carrier.abandon()
             with suppress(Exception):  # the latest, when it leaves in a hurry
                 self._record(self._lanes.heard())
+            if theirs := self._lanes.held_up:
+                say.warning("worker %s leaves %d not recorded: %s", self.name, len(theirs), LOCKED)
             self._carrier.close()
             self._news.end(LAST_NEWS)
             self._upkeep.end(self._farewell)
@@ -179,9 +183,7 @@ class Worker:
 
     def _record(self, reports: Sequence[Report]) -> None:
         """Record out of turn."""
-        recorded = record(self._plan.outbox, reports, random) if reports else []
-        self._lanes.forget(reports)
-        self._tell(recorded)
+        self._tell(keep_books(self._plan.outbox, self._lanes, reports))
 
     def _release(self, submissions: Sequence[Submission]) -> None:
         """Give back what was not started."""
