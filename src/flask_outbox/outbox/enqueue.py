@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Select, bindparam, insert, select, text
+from sqlalchemy import Connection, Executable, Insert, bindparam, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from flask_outbox.mail.errors import (
@@ -183,7 +183,7 @@ def _is_there(outbox: Outbox, row: str) -> bool:
 def _found(
     connection: Connection,
     outbox: Outbox,
-    query: Select[Any],
+    query: Executable,
     known: Mapping[str, str],
     marks: Sequence[str],
 ) -> str | None:

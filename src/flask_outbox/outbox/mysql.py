@@ -108,7 +108,7 @@ class MySql(Server):
             )
 
     @contextmanager
-    def alone(self, connection: Connection, key: str) -> Generator[None]:
+    def alone(self, connection: Connection, key: str, /) -> Generator[None]:
         """Let one session at a time wait within InnoDB for the row of a key.
 
         Where several do, and whoever had it rolls back, all but one of their transactions are
@@ -126,7 +126,7 @@ class MySql(Server):
             with suppress(SQLAlchemyError):  # the line is lost, and with it the lock
                 connection.execute(_LET_GO, {"name": name}).close()
 
-    def is_duplicate(self, cause: BaseException | None) -> bool:
+    def is_duplicate(self, cause: BaseException | None, /) -> bool:
         """Tell whether a row was refused for one that is there."""
         return _number(cause) == DUPLICATE
 

@@ -100,11 +100,11 @@ class Server:
     def must_fit(self, content: bytes) -> None:
         """Take anything."""
 
-    def alone(self, connection: Connection, key: str) -> AbstractContextManager[None]:
+    def alone(self, _connection: Connection, _key: str, /) -> AbstractContextManager[None]:
         """Let all wait at once: whoever comes first wakes the others."""
         return nullcontext()
 
-    def is_duplicate(self, cause: BaseException | None) -> bool:
+    def is_duplicate(self, _cause: BaseException | None, /) -> bool:
         """Say no: an INSERT that meets a key is no error."""
         return False
 

@@ -224,11 +224,11 @@ class Sqlite:
     def must_fit(self, content: bytes) -> None:
         """Take anything."""
 
-    def alone(self, connection: Connection, key: str) -> AbstractContextManager[None]:
+    def alone(self, _connection: Connection, _key: str, /) -> AbstractContextManager[None]:
         """Do nothing: there is one writer."""
         return nullcontext()
 
-    def is_duplicate(self, cause: BaseException | None) -> bool:
+    def is_duplicate(self, _cause: BaseException | None, /) -> bool:
         """Say no: an INSERT that meets a key is no error."""
         return False
 
