@@ -1,10 +1,12 @@
 """send_later(session=...): any SQLAlchemy session on the outbox's database."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from flask import Flask
 from sqlalchemy import Integer, String, create_engine, inspect, make_url, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column, scoped_session, sessionmaker
 
@@ -20,6 +22,7 @@ from flask_outbox import (
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.kinds import place
 from shop import ask, note, open_shop, url_of
+from worker_stage import wait_for
 
 
 class Base(DeclarativeBase):
@@ -206,6 +209,78 @@ def test_or_the_transaction_has_to_be_begun_anew_and_the_error_says_so(database,
     session.add(Order(name="anew"))
     session.commit()
     assert orders(database) == ["anew"]
+
+
+# A transaction that the database has undone for another's sake
+
+
+@pytest.fixture
+def deadlocked(request, engine, mail):
+    """Two sessions that wait for each other's key: the one let go, the other, and its call."""
+    sessions = [Session(engine), Session(engine)]
+    for name, session in enumerate(sessions):
+        session.add(Order(name=f"order {name}"))
+        mail.send_later(note(), key=f"order-{name}", session=session)
+        if request.param == "nested":
+            session.begin_nested()
+    with ThreadPoolExecutor(2) as threads:
+        calls = [
+            threads.submit(mail.send_later, note(), key=f"order-{1 - name}", session=session)
+            for name, session in enumerate(sessions)
+        ]
+        wait_for(lambda: any(each.done() and each.exception() for each in calls))
+        lost = next(n for n, each in enumerate(calls) if each.done() and each.exception())
+        assert isinstance(calls[lost].exception(), OutboxUnavailable)
+        yield sessions[lost], sessions[1 - lost], calls[1 - lost]
+        sessions[lost].close()
+    sessions[1 - lost].close()
+
+
+@pytest.mark.parametrize("deadlocked", ["plain"], indirect=True)
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
+def test_a_transaction_that_was_undone_cannot_be_committed_as_if_it_were_not(
+    database, mail, deadlocked
+):
+    victim, other, waits = deadlocked
+    victim.add(Order(name="after it"))
+    with pytest.raises(OutboxUnavailable, match="Roll it back"):
+        victim.commit()
+    victim.rollback()
+    waits.result(30)
+    other.rollback()
+    victim.add(Order(name="anew"))
+    row = mail.send_later(note(), key="order-0", session=victim)
+    victim.commit()
+    assert orders(database) == ["anew"]
+    assert kept(mail, row)
+
+
+@pytest.mark.parametrize("deadlocked", ["nested"], indirect=True)
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_on_postgresql_a_savepoint_keeps_what_came_before_it(database, mail, deadlocked):
+    victim, other, waits = deadlocked
+    with pytest.raises(OutboxUnavailable, match="Roll it back"):
+        victim.get_nested_transaction().commit()
+    victim.get_nested_transaction().rollback()
+    victim.commit()
+    waits.result(30)
+    other.rollback()
+    assert len(orders(database)) == 1
+
+
+@pytest.mark.parametrize("deadlocked", ["nested"], indirect=True)
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+def test_on_mariadb_it_keeps_nothing(database, deadlocked):
+    victim, other, waits = deadlocked
+    with pytest.raises(DBAPIError, match="SAVEPOINT"):
+        victim.get_nested_transaction().rollback()
+    victim.add(Order(name="after it"))
+    with pytest.raises(OutboxUnavailable, match="Roll it back"):
+        victim.commit()
+    victim.rollback()
+    waits.result(30)
+    other.rollback()
+    assert orders(database) == []
 
 
 # On SQLite: a transaction that was under way before we first saw its engine

@@ -176,15 +176,15 @@ class EnqueueContract(Ground):
 
     def test_whoever_has_the_key_may_be_forgotten_while_it_is_looked_for(self, outbox, monkeypatch):
         first = put(outbox, key="order-7", fingerprint="f")
-        holder, gone = enqueuing._holder, []
+        found, gone = enqueuing._found, []
 
         def forgotten(connection, *terms):
             if not gone:
                 connection.execute(delete(message).where(message.c.id == first))
                 gone.append(True)
-            return holder(connection, *terms)
+            return found(connection, *terms)
 
-        monkeypatch.setattr(enqueuing, "_holder", forgotten)
+        monkeypatch.setattr(enqueuing, "_found", forgotten)
         second = put(outbox, key="order-7", fingerprint="g")
         assert second != first
         assert status(outbox, second).state is State.QUEUED

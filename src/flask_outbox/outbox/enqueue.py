@@ -3,13 +3,20 @@
 A request waits for this: see inserts.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, text
+from sqlalchemy import Connection, Executable, Insert, bindparam, insert, select, text
+from sqlalchemy.exc import IntegrityError
 
-from flask_outbox.mail.errors import InDoubt, KeyConflict, MissingFieldError, OutboxUnavailable
+from flask_outbox.mail.errors import (
+    Contended,
+    InDoubt,
+    KeyConflict,
+    MissingFieldError,
+    OutboxUnavailable,
+)
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.encryption import FERNET
@@ -23,19 +30,19 @@ __all__ = ["Priority", "Schedule", "enqueue", "put", "uuid7"]
 
 NOW = Schedule()
 
-TRIES = 3  # of a key whose holder goes while it is looked for
-_MESSAGE_UNLESS_KEY = {
-    dialect: statement.values(NEW_MESSAGE)
-    for dialect, statement in insert_unless(
-        message, index_elements=[message.c.key], index_where=text("key IS NOT NULL")
-    ).items()
-}
-_BY_ID = select(message.c.id).where(message.c.id == bindparam("id"))
-_BY_KEY = (
-    select(message.c.id, message.c.fingerprint)
-    .where(message.c.key == bindparam("key"))
-    .with_for_update(read=True)  # what another has committed since this transaction began, too
+TRIES = 3  # of a key whose holder goes while it is looked for, or where another was given way to
+_UNLESS = insert_unless(
+    message, index_elements=[message.c.key], index_where=text("key IS NOT NULL")
 )
+_BY_ID = select(message.c.id).where(message.c.id == bindparam("id"))
+_BY_KEY = select(message.c.id, message.c.fingerprint).where(message.c.key == bindparam("key"))
+# What another has committed since this transaction began, too; it holds up who sends that mail.
+_BY_KEY_NOW = _BY_KEY.with_for_update(read=True)
+_MESSAGE = insert(message).values(NEW_MESSAGE)
+_MESSAGE_UNLESS_KEY: Mapping[str, Insert] = {
+    "sqlite": _UNLESS["sqlite"].values(NEW_MESSAGE),
+    "postgresql": _UNLESS["postgresql"].values(NEW_MESSAGE),
+}
 
 
 def uuid7(now: float, serial: int, random: bytes) -> str:
@@ -100,10 +107,8 @@ def write(
     if schedule.key is None:
         insert_whole(connection, schema, values, addresses, kept)
         return row, True
-    unless = _MESSAGE_UNLESS_KEY[connection.dialect.name]
     for _ in range(TRIES):
-        connection.execute(unless, values, execution_options=outbox.options)
-        holder = _holder(connection, outbox, schedule.key, marks)
+        holder = _insert_unless_key(connection, outbox, values, marks)
         if holder == row:
             insert_parts(connection, schema, values, addresses, kept)
             return row, True
@@ -112,8 +117,52 @@ def write(
     raise OutboxUnavailable("Whoever had the key= was forgotten again and again. Try once more.")
 
 
+def _insert_unless_key(
+    connection: Connection, outbox: Outbox, values: Mapping[str, Any], marks: Sequence[str]
+) -> str | None:
+    """Give the id of the message that has the key, which may be this one by now; None: it is gone.
+
+    On PostgreSQL and SQLite an INSERT that meets the key locks nothing. On MariaDB it does, so that
+    is looked first, and only one at a time may meet it (docs/decisions/0224).
+    """
+    known, options = {"key": values["key"]}, outbox.options
+    unless = _MESSAGE_UNLESS_KEY.get(connection.dialect.name)
+    if unless is not None:
+        connection.execute(unless, values, execution_options=options)
+    else:
+        with outbox.database.alone(connection, values["key"]):
+            holder = _found(connection, outbox, _BY_KEY, known, marks)
+            if holder is not None:
+                return holder
+            if _inserted(connection, outbox, values):
+                return str(values["id"])
+    holder = _found(connection, outbox, _BY_KEY, known, marks)
+    return holder or _found(connection, outbox, _BY_KEY_NOW, known, marks)
+
+
+def _inserted(connection: Connection, outbox: Outbox, values: Mapping[str, Any]) -> bool:
+    """Insert it, or tell that its key is there, which ends on MariaDB no more than the statement.
+
+    A long key takes the name of the index out of the error, so it is known by what it is not.
+    """
+    try:
+        connection.execute(_MESSAGE, values, execution_options=outbox.options)
+    except IntegrityError as error:
+        if not outbox.database.is_duplicate(error.orig) or values["id"] in str(error.orig):
+            raise
+        return False
+    return True
+
+
 def put(outbox: Outbox, submission: Submission, schedule: Schedule = NOW) -> tuple[str, bool]:
     """Write it down in a transaction of its own; return the id of its row, and if that is new."""
+    for _ in range(TRIES - 1):
+        with suppress(Contended):
+            return _put(outbox, submission, schedule)
+    return _put(outbox, submission, schedule)
+
+
+def _put(outbox: Outbox, submission: Submission, schedule: Schedule) -> tuple[str, bool]:
     row, is_new = "", False
     try:
         with outbox.begin() as connection:
@@ -131,10 +180,16 @@ def _is_there(outbox: Outbox, row: str) -> bool:
     return False
 
 
-def _holder(connection: Connection, outbox: Outbox, key: str, marks: Sequence[str]) -> str | None:
-    """Find the message that has the key, and see that it is the same one; None: it is gone."""
-    there = connection.execute(_BY_KEY, {"key": key}, execution_options=outbox.options).first()
-    if there is None:  # pruned, or erased, since it kept ours from being written (PostgreSQL)
+def _found(
+    connection: Connection,
+    outbox: Outbox,
+    query: Executable,
+    known: Mapping[str, str],
+    marks: Sequence[str],
+) -> str | None:
+    """Find the message that has the key, and see that it is the same one."""
+    there = connection.execute(query, known, execution_options=outbox.options).first()
+    if there is None:  # or pruned, or erased, since it kept ours from being written
         return None
     if there.fingerprint and there.fingerprint not in marks:
         raise KeyConflict(

@@ -14,7 +14,12 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import StatementError, UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
 
-from flask_outbox.mail.errors import ConfigurationError, MessageError
+from flask_outbox.mail.errors import (
+    ConfigurationError,
+    Contended,
+    MessageError,
+    OutboxUnavailable,
+)
 from flask_outbox.mail.say import Say
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox import status
@@ -45,9 +50,14 @@ BY_ITSELF = (
     " committed as one. Take isolation_level out of {where}; what needs it can have"
     ' engine.execution_options(isolation_level="AUTOCOMMIT").'
 )
+UNDONE = (
+    "The database has undone the session's transaction for the sake of another one, so there is"
+    " nothing to commit. Roll it back, and begin it anew."
+)
 
 _WAITING = "flask_outbox_waiting"  # in a session's info: what hangs on its transaction
 _COMMITTED = "flask_outbox_committed"  # the same: the transaction that was committed just now
+_UNDONE = "flask_outbox_undone"  # the same: the transaction that gave way to another
 
 
 # The tables
@@ -132,7 +142,7 @@ def status_within(
 def _connection(outbox: Outbox, session: Session, table: Table | None) -> Generator[Connection]:
     """Give the session's connection, for that while with what our statements need."""
     bind = _same_database(outbox, session, message if table is None else table)
-    with outbox.database.explained():
+    with _noted(session, bind), outbox.database.explained():
         with about_to_write():  # what begins with us
             connection = session.connection(bind_arguments={"bind": bind})
             if commits_by_itself(connection):
@@ -146,6 +156,26 @@ def _connection(outbox: Outbox, session: Session, table: Table | None) -> Genera
         except StatementError as error:
             error.hide_parameters = True  # it must not quote a mail, whatever the app's engine says
             raise
+
+
+@contextmanager
+def _noted(session: Session, bind: Engine | Connection) -> Generator[None]:
+    """Keep in mind what the database has undone, whose COMMIT would say nothing of it."""
+    try:
+        yield
+    except Contended:
+        undone = session.get_transaction()
+        if bind.dialect.name == "postgresql":  # elsewhere the savepoints are undone, too
+            undone = session.get_nested_transaction() or undone
+        if undone is not None:
+            session.info[_UNDONE] = undone
+        raise
+
+
+@event.listens_for(Session, "before_commit")
+def _is_not_undone(session: Session) -> None:
+    if _UNDONE in session.info:
+        raise OutboxUnavailable(UNDONE)
 
 
 @contextmanager
@@ -215,6 +245,8 @@ def _committed(session: Session) -> None:
 
 @event.listens_for(Session, "after_transaction_end")
 def _ended(session: Session, transaction: SessionTransaction) -> None:
+    if session.info.get(_UNDONE) is transaction:
+        del session.info[_UNDONE]
     waiting: list[_Waiting] | None = session.info.get(_WAITING)
     is_outermost = transaction.parent is None
     if waiting is None or not (is_outermost or transaction.nested):  # a flush's own has none

@@ -64,6 +64,14 @@ class Database(Protocol):
     def must_fit(self, content: bytes) -> None:
         """Raise TooLargeError for what it takes in no statement."""
 
+    def alone(self, connection: Connection, key: str, /) -> AbstractContextManager[None]:
+        """Keep others with the same key= waiting where they must not wait for its row together."""
+        ...
+
+    def is_duplicate(self, cause: BaseException | None, /) -> bool:
+        """Tell whether a driver's error says that a unique value is there, and nothing else."""
+        ...
+
     def writing(
         self, engine: Engine, *, lasting: bool = True
     ) -> AbstractContextManager[Connection]:

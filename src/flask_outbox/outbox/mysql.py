@@ -2,10 +2,13 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine
+from sqlalchemy import URL, Connection, Engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from flask_outbox.mail.errors import OutboxUnavailable, TooLargeError
 from flask_outbox.outbox.server import CONNECT, Limits, Server, told
@@ -35,6 +38,9 @@ SESSION = """
     /*M!100600 , idle_transaction_timeout = {0} */
 """
 GAVE_WAY = (1020, 1213)  # ER_CHECKREAD, which MariaDB's snapshots raise; ER_LOCK_DEADLOCK
+DUPLICATE = 1062  # ER_DUP_ENTRY
+_TAKE = text("SELECT GET_LOCK(:name, :seconds)")
+_LET_GO = text("SELECT RELEASE_LOCK(:name)")
 
 
 class MySql(Server):
@@ -101,6 +107,29 @@ class MySql(Server):
                 f" {self._packet} in {self}. Raise that to 64M, and start the app again."
             )
 
+    @contextmanager
+    def alone(self, connection: Connection, key: str, /) -> Generator[None]:
+        """Let one session at a time wait within InnoDB for the row of a key.
+
+        Where several do, and whoever had it rolls back, all but one of their transactions are
+        undone: each is given the place, and then no one may fill it.
+        """
+        name = lock_of(self.url, key)
+        seconds = math.ceil(self.limits.lock)  # MySQL knows no parts of one
+        if connection.execute(_TAKE, {"name": name, "seconds": seconds}).scalar() != 1:
+            raise OutboxUnavailable(
+                f"The outbox {self} was busy: others have waited with this key= for {seconds} s."
+            )
+        try:
+            yield
+        finally:
+            with suppress(SQLAlchemyError):  # the line is lost, and with it the lock
+                connection.execute(_LET_GO, {"name": name}).close()
+
+    def is_duplicate(self, cause: BaseException | None, /) -> bool:
+        """Tell whether a row was refused for one that is there."""
+        return _number(cause) == DUPLICATE
+
     def gave_way(self, cause: BaseException | None) -> bool:
         """Tell whether the transaction was undone for the sake of another one."""
         return _number(cause) in GAVE_WAY
@@ -109,6 +138,11 @@ class MySql(Server):
         """Say what a person can do about it, where that is known."""
         number = _number(cause)
         return None if number is None else FIXES.get(number)
+
+
+def lock_of(url: URL, key: str) -> str:
+    """Name the lock of a key: names are the whole server's, and have 64 characters at most."""
+    return f"flask_outbox {blake2b(f'{url.database} {key}'.encode(), digest_size=20).hexdigest()}"
 
 
 def _number(cause: BaseException | None) -> int | None:

@@ -6,7 +6,7 @@ a restart of the server costs nobody an error.
 """
 
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,6 +99,14 @@ class Server:
 
     def must_fit(self, content: bytes) -> None:
         """Take anything."""
+
+    def alone(self, _connection: Connection, _key: str, /) -> AbstractContextManager[None]:
+        """Let all wait at once: whoever comes first wakes the others."""
+        return nullcontext()
+
+    def is_duplicate(self, _cause: BaseException | None, /) -> bool:
+        """Say no: an INSERT that meets a key is no error."""
+        return False
 
     @contextmanager
     def writing(self, engine: Engine, *, lasting: bool = True) -> Generator[Connection]:

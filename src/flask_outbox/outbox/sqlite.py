@@ -13,7 +13,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from time import monotonic, sleep
 from types import MappingProxyType
@@ -223,6 +223,14 @@ class Sqlite:
 
     def must_fit(self, content: bytes) -> None:
         """Take anything."""
+
+    def alone(self, _connection: Connection, _key: str, /) -> AbstractContextManager[None]:
+        """Do nothing: there is one writer."""
+        return nullcontext()
+
+    def is_duplicate(self, _cause: BaseException | None, /) -> bool:
+        """Say no: an INSERT that meets a key is no error."""
+        return False
 
     def close(self, engine: Engine | None) -> None:
         """Close every connection; one in use is closed by the next transaction."""
