@@ -165,6 +165,13 @@ LOCK = {
     "postgresql": "SELECT id FROM flask_outbox.outbox_message WHERE id = %s FOR UPDATE",
     "mariadb": "SELECT id FROM outbox_message WHERE id = %s FOR UPDATE",
 }
+# Of its recipients, which who records waits for: a message that somebody has is recorded later.
+LOCK_PEOPLE = {
+    kind: lock.replace("SELECT id", "SELECT position")
+    .replace("outbox_message", "outbox_recipient")
+    .replace("WHERE id", "WHERE message")
+    for kind, lock in LOCK.items()
+}
 WAITS = {
     "postgresql": "SELECT * FROM pg_stat_activity WHERE wait_event_type = 'Lock'",
     "mariadb": "SELECT * FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
@@ -181,10 +188,10 @@ def test_a_worker_that_a_deadlock_is_resolved_against_records_once_more(stage, c
         mine = ["CREATE TABLE much (n int)", *["INSERT INTO much VALUES (1)"] * 50]
     with at_work(stage.plan), stage.other(*mine) as other:
         wait_for(lambda: len(stage.transport.begun) == 2)
-        other.exec_driver_sql(LOCK[stage.kind], (second,))
+        other.exec_driver_sql(LOCK_PEOPLE[stage.kind], (second,))
         for hold in holds:
             hold.set()
-        wait_for(lambda: stage.eyes.rows(WAITS[stage.kind]))  # it has the first, and wants both
+        wait_for(lambda: stage.eyes.rows(WAITS[stage.kind]))  # it has both, and wants their people
         other.exec_driver_sql(LOCK[stage.kind], (first,))
         wait_for(lambda: "deadlock" in caplog.text.lower())
         other.rollback()
@@ -224,7 +231,7 @@ def test_a_lock_that_is_waited_for_too_long_costs_no_mail_and_no_copy(stage, of)
         wait_for(lambda: stage.transport.begun)
         with stage.eyes.lock() if of == "a table" else stage.other() as other:
             if other is not None:
-                other.exec_driver_sql(LOCK[stage.kind], (row,))
+                other.exec_driver_sql(LOCK_PEOPLE[stage.kind], (row,))
             hold.set()
             wait_for(lambda: worker._troubles >= 2)
             assert stage.eyes.one("state") == "sending"

@@ -61,7 +61,7 @@ def test_a_worker_whose_connections_are_ended_again_and_again_sends_each_mail_on
     kicked = []
 
     def slowly(_):
-        time.sleep(0.01)  # the far side takes its time
+        time.sleep(0.02)  # the far side takes its time
 
     transport.at_first_byte = slowly
     with at_work(plan):

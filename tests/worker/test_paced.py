@@ -68,7 +68,7 @@ class Free:
     def reports(self):
         return []
 
-    def forget(self, _reports):
+    def forget(self, _reports, _busy):
         pass
 
 
