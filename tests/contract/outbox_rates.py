@@ -551,14 +551,14 @@ class RateContract(Ground):
         assert slots == pytest.approx([0.75, 1.75], abs=1e-5)
 
     def test_patience_does_not_end_while_a_mail_waits_for_us(self, limited, clock):
-        outbox = limited(domains={"gmail.com": 100 / DAY})
-        put_in = flood(outbox, 400)
+        outbox = limited(domains={"gmail.com": 5 / DAY})
+        put_in = flood(outbox, 20)
         take(outbox, 1000)
         last = put_in[-1]
         for _ in range(2):
             clock.now = look(outbox, last).due_at + 0.5
             while last not in ids(taken := begin_by(outbox, ["default"])):
-                clock.now += 600.0
+                clock.now += 12000.0
             say(outbox, next(each for each in taken if each.id == last), Deferred("451 later"))
             clock.now = look(outbox, last).due_at
             take(outbox, 1000)
