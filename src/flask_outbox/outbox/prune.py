@@ -133,30 +133,35 @@ def _walk(
 
     First what was written so long ago; then what a clock that was set back since wrote.
     """
-    after, from_the_future = "", False
+    for from_the_future in (False, True):
+        for before, ids in _old(outbox, age, find, from_the_future=from_the_future):
+            try:
+                with outbox.begin() as connection:
+                    gone = _forget(connection, ids, before, lock, forget)
+            except Contended:  # MariaDB reads small tables whole, and so may meet anybody's locks
+                gone = 0
+            yield gone
+            if not gone:
+                return
+
+
+def _old(
+    outbox: Outbox, age: float, find: Executable, *, from_the_future: bool
+) -> Iterator[tuple[float, list[str]]]:
+    """Look for it piece by piece; however long that takes, nobody waits for it."""
+    after = ""
     while True:
-        with outbox.read() as connection:  # however long it looks, nobody waits for that
+        with outbox.read() as connection:
             now = outbox.now(connection)
             before = now - age
-            until = AFTER_ALL if from_the_future else _written(before)
-            after = max(after, _written(now)) if from_the_future else after
-            terms = {"before": before, "after": after, "until": until, "most": PIECE}
+            first, until = (_written(now), AFTER_ALL) if from_the_future else ("", _written(before))
+            terms = {"before": before, "after": max(after, first), "until": until, "most": PIECE}
             rows = connection.execute(find, terms).all()
         ids = _as_many_as_fit(rows)
-        if not ids and from_the_future:
-            return
-        from_the_future = from_the_future or not ids
         if not ids:
-            continue
-        after = ids[-1]
-        try:
-            with outbox.begin() as connection:
-                gone = _forget(connection, ids, before, lock, forget)
-        except Contended:  # MariaDB reads small tables whole, and so may meet anybody's locks
-            gone = 0
-        yield gone
-        if not gone:
             return
+        yield before, ids
+        after = ids[-1]
 
 
 def _written(at: float) -> str:
