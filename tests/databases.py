@@ -106,6 +106,7 @@ class Server:
     crash = signal.SIGKILL
     connections = ""
     kicks = ""
+    waiting = ""
 
     def _make(self) -> None:
         raise NotImplementedError
@@ -117,6 +118,10 @@ class Server:
         """Say something as the one who may do everything; give the rows."""
         raise NotImplementedError
 
+    def waits(self) -> int:
+        """Count those who wait for a lock at this moment."""
+        return len(self.ask(self.waiting))
+
 
 class PostgreSql(Server):
     user = "postgres"
@@ -125,6 +130,7 @@ class PostgreSql(Server):
     crash = signal.SIGQUIT  # "immediate shutdown": what is committed is recovered from the log
     connections = "SELECT pid FROM pg_stat_activity WHERE datname = '{name}'"
     kicks = "SELECT pg_terminate_backend({})"
+    waiting = "SELECT * FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
 
     def _bin(self, name: str) -> str:
         return max(glob.glob(f"/usr/lib/postgresql/*/bin/{name}"))  # noqa: PTH207  absolute
@@ -154,6 +160,10 @@ class MariaDb(Server):
     url = "mysql://root@127.0.0.1:{port}/{name}"
     connections = "SELECT id FROM information_schema.processlist WHERE db = '{name}'"
     kicks = "KILL {}"
+    waiting = (
+        "SELECT id FROM information_schema.processlist WHERE state = 'User lock' UNION ALL"
+        " SELECT trx_id FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
+    )
 
     def _make(self) -> None:
         subprocess.run(
@@ -191,6 +201,10 @@ class MariaDb(Server):
             cursor = connection.cursor()
             cursor.execute(sql)
             return cursor.fetchall()
+
+    def waits(self) -> int:
+        sleep(0.11)  # what is asked for within 0.1 s is told from memory, again and again
+        return super().waits()
 
 
 @contextlib.contextmanager

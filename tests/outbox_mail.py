@@ -4,15 +4,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flask_outbox.mail.exchange import Report
-from flask_outbox.mail.outcome import Outcome
+from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Outcome
 from flask_outbox.mail.submission import Receipt, Submission
-from flask_outbox.outbox.claim import claim, start
+from flask_outbox.outbox.claim import (
+    claim,
+    extend,
+    has_open,
+    leave,
+    next_due,
+    reclaim,
+    release,
+    start,
+)
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.encryption import Keyring
 from flask_outbox.outbox.enqueue import Schedule, enqueue
 from flask_outbox.outbox.expire import expire
 from flask_outbox.outbox.record import Recorded, record
-from flask_outbox.outbox.status import Status, status
+from flask_outbox.outbox.schedule import Priority
+from flask_outbox.outbox.status import Status, list_messages, status
 from flask_outbox.outbox.tables import metadata, schema_version
 
 EPOCH = 1_764_000_000.0
@@ -99,3 +109,28 @@ def look(outbox: Outbox, id_: str) -> Status:
     found = status(outbox, id_)
     assert found is not None
     return found
+
+
+def a_round(outbox: Outbox) -> None:
+    """One round of everything that a worker does."""
+    put(outbox, a_submission(sensitive=True), priority=Priority.URGENT)
+    put_many(outbox, 20, key=None)
+    put(outbox, key="k")
+    held = begin(outbox, 5)
+    extend(outbox, held)
+    leave(outbox, held[0])
+    reports = [Report(each, Receipt.same(each, Accepted("250"))) for each in held]
+    record(outbox, reports, float, busy=[])  # as workers do
+    release(outbox, take(outbox, 2))
+    start(outbox, take(outbox, 2))
+    outbox._clock.now += outbox.lease
+    reclaim(outbox)
+    outbox._clock.now -= 9000.0
+    reclaim(outbox)
+    say(outbox, begin(outbox, 1)[0], Deferred("535", Fault.OURS))
+    next_due(outbox, ["default"])
+    has_open(outbox, ["default"])
+    outbox._clock.now += 10.0
+    say(outbox, one(outbox), Accepted("250"))
+    list_messages(outbox)
+    list_messages(outbox, before="f")

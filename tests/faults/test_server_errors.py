@@ -172,10 +172,6 @@ LOCK_PEOPLE = {
     .replace("WHERE id", "WHERE message")
     for kind, lock in LOCK.items()
 }
-WAITS = {
-    "postgresql": "SELECT * FROM pg_stat_activity WHERE wait_event_type = 'Lock'",
-    "mariadb": "SELECT * FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
-}
 
 
 def test_a_worker_that_a_deadlock_is_resolved_against_records_once_more(stage, caplog):
@@ -191,7 +187,7 @@ def test_a_worker_that_a_deadlock_is_resolved_against_records_once_more(stage, c
         other.exec_driver_sql(LOCK_PEOPLE[stage.kind], (second,))
         for hold in holds:
             hold.set()
-        wait_for(lambda: stage.eyes.rows(WAITS[stage.kind]))  # it has both, and wants their people
+        wait_for(stage.server.waits)  # it has both, and wants their people
         other.exec_driver_sql(LOCK[stage.kind], (first,))
         wait_for(lambda: "deadlock" in caplog.text.lower())
         other.rollback()
@@ -327,7 +323,8 @@ def test_behind_a_pooler_no_limit_is_left_to_other_clients(pooled):
     for name in names(9):
         put(outbox, a_submission(name))
         claim(outbox, transports=["default"], limit=1, worker="one")
-    with psycopg.connect(behind, autocommit=True) as other:  # by turns on each session
+    # By turns on each session; none of them knows what was prepared in another.
+    with psycopg.connect(behind, autocommit=True, prepare_threshold=None) as other:
         found = {other.execute(f"SHOW {name}").fetchone() for name in LIMITS for _ in range(9)}
     assert found == {("0",)}
 

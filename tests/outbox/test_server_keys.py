@@ -20,11 +20,6 @@ from outbox_mail import a_submission, look, put
 from shop import url_of
 from worker_stage import wait_for
 
-WAITING = {
-    "postgresql": "SELECT * FROM pg_stat_activity WHERE wait_event_type = 'Lock'",
-    "mariadb": "SELECT id FROM information_schema.processlist WHERE state = 'User lock' UNION ALL"
-    " SELECT trx_id FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
-}
 MANY = 4
 LONGEST = "\N{PILE OF POO}" * 255  # more than an error message holds
 
@@ -76,12 +71,6 @@ def others():
         yield others
 
 
-@pytest.fixture
-def who_waits(server, kind):
-    """Ask the server for them."""
-    return lambda: server.ask(WAITING[kind])
-
-
 def sent(connection, outbox, key=None, **terms):
     return enqueue(connection, outbox, a_submission(), Schedule(key=key, **terms))
 
@@ -92,7 +81,7 @@ def names_of_limits(outbox):
 
 
 @pytest.mark.parametrize("ends", ["rollback", "commit"])
-def test_many_who_wait_for_a_key_keep_what_they_wrote(who_waits, outbox, begin, others, ends):
+def test_many_who_wait_for_a_key_keep_what_they_wrote(server, outbox, begin, others, ends):
     def an_order(name):
         with begin() as connection:
             connection.execute(insert(rate), [rates._row(rates.Meter(name), 0.0)])
@@ -102,26 +91,26 @@ def test_many_who_wait_for_a_key_keep_what_they_wrote(who_waits, outbox, begin, 
     with begin() as first:
         held = sent(first, outbox, "order-7")
         waiting = [others.submit(an_order, name) for name in names]
-        wait_for(lambda: len(who_waits()) == MANY)
+        wait_for(lambda: server.waits() == MANY)
         getattr(first.get_transaction(), ends)()
     (row,) = {each.result(60) for each in waiting}
     assert (row == held) == (ends == "commit")
     assert names_of_limits(outbox) == names
 
 
-def test_many_who_wait_for_a_key_by_themselves_get_one_mail(who_waits, outbox, begin, others):
+def test_many_who_wait_for_a_key_by_themselves_get_one_mail(server, outbox, begin, others):
     with begin() as first:
         sent(first, outbox, "order-7")
         terms = outbox, a_submission(), Schedule(key="order-7")
         waiting = [others.submit(put_alone, *terms) for _ in range(MANY)]
-        wait_for(lambda: len(who_waits()) == MANY)
+        wait_for(lambda: server.waits() == MANY)
         first.get_transaction().rollback()
     told = [each.result(60) for each in waiting]
     assert len({row for row, _ in told}) == 1
     assert [is_new for _, is_new in told].count(True) == 1
 
 
-def test_whoever_repeats_a_key_is_in_the_way_of_no_other(who_waits, outbox, begin, others):
+def test_whoever_repeats_a_key_is_in_the_way_of_no_other(server, outbox, begin, others):
     keys = [f"order-{number}00" for number in range(1, 6)]
     held = {key: put(outbox, key=key, fingerprint="f") for key in keys}
 
@@ -136,7 +125,7 @@ def test_whoever_repeats_a_key_is_in_the_way_of_no_other(who_waits, outbox, begi
             sent(connection, outbox, keys[2], fingerprint="another")
         new = [f"order-{number}50" for number in range(6)]
         done = [others.submit(elsewhere, key) for key in [*new, None, *keys]]
-        wait_for(lambda: all(each.done() for each in done) or who_waits())
+        wait_for(lambda: all(each.done() for each in done) or server.waits())
         assert len({each.result(0) for each in done}) == len(done)
 
 

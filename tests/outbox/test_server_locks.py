@@ -45,10 +45,6 @@ from worker_stage import wait_for
 DAY = 86400.0
 ACCEPTED = Accepted("250")
 BUSY = Deferred("421 4.7.0 too fast")
-WAITS = {
-    "postgresql": "SELECT * FROM pg_stat_activity WHERE wait_event_type = 'Lock'",
-    "mysql": "SELECT * FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
-}
 
 
 @pytest.fixture(params=KINDS[1:])
@@ -76,10 +72,9 @@ def other():
         yield others
 
 
-def meets(server, connection, future):
+def meets(server, future):
     """Wait until it has to wait for us, or is over."""
-    ask = WAITS[connection.dialect.name]
-    wait_for(lambda: future.done() or server.ask(ask))
+    wait_for(lambda: future.done() or server.waits())
 
 
 def hold(connection, *ids):
@@ -126,7 +121,7 @@ def test_who_forgets_limits_and_who_needs_several_lock_in_one_order(outbox, serv
     with outbox.begin() as connection:
         assert locked(connection, {"a": Limit(1.0)}, clock.now, ())
         forgets = other.submit(in_one, outbox, forget_idle, clock.now)
-        meets(server, connection, forgets)
+        meets(server, forgets)
         assert "a" in locked(connection, {"a": Limit(1.0), "b": Limit(1.0)}, clock.now, ())
     assert forgets.result(20) <= 1
 
@@ -182,7 +177,7 @@ def test_who_ends_all_pauses_and_who_records_news_lock_in_one_order(outbox, serv
     with outbox.begin() as connection:
         routes(connection, ["a"], lock=True)
         probes = other.submit(in_one, outbox, probe_now, clock.now + 1)
-        meets(server, connection, probes)
+        meets(server, probes)
         assert not probes.done()
         assert len(routes(connection, ["a", "b"], lock=True)) == 2
     probes.result(20)
@@ -212,7 +207,7 @@ def test_who_brings_due_times_back_leaves_what_another_has(
     with outbox.begin() as connection:
         hold(connection, theirs)
         mends = other.submit(reclaim, outbox)
-        meets(server, connection, mends)
+        meets(server, mends)
         its = update(recipient).where(recipient.c.message == theirs)
         assert connection.execute(its.values(reply="as a cancel would")).rowcount == 2
     assert mends.result(20) == []
@@ -314,7 +309,7 @@ def test_who_keeps_no_reports_waits_for_a_row_that_somebody_has(outbox, server, 
     with outbox.begin() as connection:
         hold(connection, begun[0].id)
         records = other.submit(record, outbox, reports(begun), lambda: 0.5)
-        meets(server, connection, records)
+        meets(server, records)
         assert not records.done()
     assert len(records.result(20)) == 2
 

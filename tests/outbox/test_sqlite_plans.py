@@ -2,15 +2,9 @@
 
 import pytest
 
-from flask_outbox.mail.exchange import Report
-from flask_outbox.mail.outcome import Accepted, Deferred, Fault
-from flask_outbox.mail.submission import Receipt
-from flask_outbox.outbox.claim import extend, has_open, leave, next_due, reclaim, release, start
 from flask_outbox.outbox.database import Outbox
-from flask_outbox.outbox.record import record
-from flask_outbox.outbox.status import list_messages
 from heard import heard
-from outbox_mail import Clock, begin, one, put, put_many, say, take
+from outbox_mail import KEYRING, Clock, a_round, put_many, take
 
 SMALL = (
     "outbox_route",
@@ -22,32 +16,9 @@ SMALL = (
 
 @pytest.fixture
 def outbox(tmp_path):
-    made = Outbox(f"sqlite:///{tmp_path}/outbox.sqlite3", clock=Clock())
+    made = Outbox(f"sqlite:///{tmp_path}/outbox.sqlite3", clock=Clock(), keyring=KEYRING)
     yield made
     made.close()
-
-
-def work(outbox):
-    """One round of everything that a worker does."""
-    put_many(outbox, 20, key=None)
-    put(outbox, key="k")
-    held = begin(outbox, 5)
-    extend(outbox, held)
-    leave(outbox, held[0])
-    record(outbox, [Report(each, Receipt.same(each, Accepted("250"))) for each in held], float)
-    release(outbox, take(outbox, 2))
-    start(outbox, take(outbox, 2))
-    outbox._clock.now += outbox.lease
-    reclaim(outbox)
-    outbox._clock.now -= 9000.0
-    reclaim(outbox)
-    say(outbox, begin(outbox, 1)[0], Deferred("535", Fault.OURS))
-    next_due(outbox, ["default"])
-    has_open(outbox, ["default"])
-    outbox._clock.now += 10.0
-    say(outbox, one(outbox), Accepted("250"))
-    list_messages(outbox)
-    list_messages(outbox, before="f")
 
 
 @pytest.mark.parametrize("analysed", [False, True])
@@ -59,7 +30,7 @@ def test_no_query_of_a_round_scans_a_table_or_sorts(outbox, analysed):
     said = {}
 
     with heard(outbox, said.setdefault):
-        work(outbox)
+        a_round(outbox)
     slow = []
     with outbox.read() as connection:
         for statement, terms in said.items():

@@ -21,7 +21,7 @@ from flask_outbox.mail.outcome import Outcome
 from flask_outbox.mail.say import printable
 from flask_outbox.outbox.held import Kind, reference_of
 from flask_outbox.outbox.settle import EVENTS, NOBODYS, WIPE
-from flask_outbox.outbox.statements import Each, Statement
+from flask_outbox.outbox.statements import Each, Statement, by_key
 from flask_outbox.outbox.tables import message, recipient
 
 _ACCEPT_RECIPIENTS = Each(
@@ -44,7 +44,7 @@ _ACCEPT_RECIPIENTS = Each(
 )
 _ACCEPT_MESSAGES = Statement(
     lambda among: (
-        update(message)
+        by_key(update(message))
         .where(
             among(message.c.id),
             message.c.fence == bindparam("b_fence"),
@@ -90,8 +90,8 @@ def accept(connection: Connection, reports: Sequence[Report], now: float) -> Non
         raise NotAsBegun
     lines = [_line(report, *each, now) for report in reports for each in report.receipt.items()]
     EVENTS.run(connection, lines)
-    if wipe := [each.submission.id for each in reports if each.submission.sensitive]:
-        WIPE.run(connection, ids=wipe)
+    if wipe := [{"wiped": each.submission.id} for each in reports if each.submission.sensitive]:
+        connection.execute(WIPE, wipe)
 
 
 def _accepted(report: Report, address: str, outcome: Outcome) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from flask_outbox.outbox.record import Recorded
 from flask_outbox.outbox.routes import Open, allot, open_routes
 from flask_outbox.outbox.schedule import Priority
 from flask_outbox.outbox.settle import ROWS, hold, lock_free, settle
-from flask_outbox.outbox.statements import Query, Statement, Terms
+from flask_outbox.outbox.statements import Query, Statement, Terms, by_key
 from flask_outbox.outbox.tables import FORMAT, message
 from flask_outbox.outbox.waiting import has_open, next_due
 
@@ -66,7 +66,7 @@ _FIND_DUE = Query(_DUE)
 _FIND_SURELY_NOT_SENT = Query(_DUE.where(_m.unclear.is_(False)))
 _LEASE = Statement(
     lambda among: (
-        update(message)
+        by_key(update(message))
         .where(among(_m.id), _m.due_at.is_not(None))
         .values(
             state=State.SENDING.value,
@@ -85,14 +85,14 @@ _NOW: BindParameter[float] = bindparam("now")
 _UNTIL: BindParameter[float] = bindparam("until")
 _WAIT = Statement(
     lambda among: (
-        update(message)
+        by_key(update(message))
         .where(among(_m.id), _m.due_at.is_not(None))
         .values(due_at=_UNTIL, slot_at=_UNTIL, due_from=_NOW)
     )
 )
 _START = Statement(
     lambda among: (
-        update(message)
+        by_key(update(message))
         .where(
             among(_m.id),
             _m.fence == bindparam("b_fence"),
@@ -114,13 +114,13 @@ _STARTED = Statement(
 )
 _EXTEND = Statement(
     lambda among: (
-        update(message)
+        by_key(update(message))
         .where(among(_m.id), _m.fence == bindparam("b_fence"))
         .values(leased_at=bindparam("now"), lease_until=bindparam("until"))
     )
 )
 _LEAVE = (
-    update(message)
+    by_key(update(message))
     .where(
         _m.id == bindparam("b_id"),
         _m.fence == bindparam("b_fence"),

@@ -11,16 +11,17 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, bindparam, delete, select, update
+from sqlalchemy import BindParameter, Connection, bindparam, select, update
 
 from flask_outbox.mail.address import Address, parse_address
 from flask_outbox.mail.errors import Contended
 from flask_outbox.mail.lifecycle import OPEN, State
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.held import Held, Kind, Place
-from flask_outbox.outbox.settle import ROWS, hold, settle
+from flask_outbox.outbox.settle import ROWS, WIPE, hold, settle
+from flask_outbox.outbox.statements import by_key
 from flask_outbox.outbox.stored import rewritten
-from flask_outbox.outbox.tables import content, event, message, recipient, route
+from flask_outbox.outbox.tables import event, message, recipient, route
 
 ERASED = "erased@invalid"  # stands where the address stood (RFC 2606: nobody has it)
 WHY = "cancelled: its address was erased"
@@ -45,8 +46,7 @@ _PEOPLE = select(recipient.c.message, recipient.c.address).where(
 )
 _EVENTS = select(event).where(event.c.message.in_(_IDS))
 _ROUTES = select(route.c.name, route.c.reason).order_by(route.c.name).with_for_update()
-_WIPE = delete(content).where(content.c.message.in_(_IDS))
-_MESSAGE = update(message).where(message.c.id == bindparam("b_id"))
+_MESSAGE = by_key(update(message)).where(message.c.id == bindparam("b_id"))
 _RECIPIENT = update(recipient).where(
     recipient.c.message == bindparam("b_message"), recipient.c.position == bindparam("b_position")
 )
@@ -154,7 +154,7 @@ def _erase(connection: Connection, now: float, person: _Person, ids: Sequence[st
     over = [each for each in held if each.state not in OPEN]
     ended = [each.row["id"] for each in over]
     if ended:  # before settle() wipes what is sensitive, so that it is counted
-        erased.contents += connection.execute(_WIPE, {"ids": ended}).rowcount
+        erased.contents += connection.execute(WIPE, [{"wiped": id_} for id_ in ended]).rowcount
     settle(connection, cancelled)
     erased.cancelled += len(cancelled)
     erased.messages += len(over)

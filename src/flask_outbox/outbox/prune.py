@@ -26,6 +26,7 @@ from flask_outbox.mail.say import Say
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.enqueue import uuid7
 from flask_outbox.outbox.rates import IDLE_MOST, forget_idle
+from flask_outbox.outbox.statements import by_key
 from flask_outbox.outbox.tables import content, event, message, recipient
 
 log = Say("flask_outbox.outbox")
@@ -115,7 +116,7 @@ _OLD_CONTENT = (
     .limit(bindparam("most"))
 )
 _FIRST = select(_m.id).where(_m.id == bindparam("first")).with_for_update(skip_locked=True)
-_LOCK = select(_m.id).where(_m.id.in_(_IDS)).order_by(_m.id).with_for_update()
+_LOCK = by_key(select(_m.id)).where(_m.id.in_(_IDS)).order_by(_m.id).with_for_update()
 _LOCK_FOR_CONTENT, _LOCK_ROWS = _LOCK.where(*_OF_CONTENT), _LOCK.where(*_OF_ROWS)
 _WIPE = (delete(content).where(content.c.message.in_(_IDS)),)
 _FORGET = (  # all by name: with the app's own engine SQLite may not follow foreign keys

@@ -37,7 +37,7 @@ from flask_outbox.mail.rates import (
 )
 from flask_outbox.mail.say import Say
 from flask_outbox.mail.submission import Submission
-from flask_outbox.outbox.statements import Among, Each, Query, Statement
+from flask_outbox.outbox.statements import Among, Each, Query, Statement, by_key
 from flask_outbox.outbox.tables import rate
 from flask_outbox.outbox.unless import insert_unless
 
@@ -77,14 +77,16 @@ _IDLE = (
 _FIND_IDLE = select(rate.c.name).where(*_IDLE).order_by(rate.c.name).limit(IDLE_MOST)
 # What somebody has is not idle; who waited might hold what that one needs next.
 _LOCK_IDLE = (
-    select(rate.c.name).where(rate.c.name.in_(_NAMES), *_IDLE).with_for_update(skip_locked=True)
+    by_key(select(rate.c.name))
+    .where(rate.c.name.in_(_NAMES), *_IDLE)
+    .with_for_update(skip_locked=True)
 )
 # One by one: MariaDB looks for several by reading a small table whole, and so waits for others'.
 _FORGET = delete(rate).where(rate.c.name == bindparam("b_name"))
 
 
 def _named(among: Among) -> Select[Any]:
-    return select(rate).where(among(rate.c.name)).order_by(rate.c.name)
+    return by_key(select(rate)).where(among(rate.c.name)).order_by(rate.c.name)
 
 
 # A transport's name may have any character in it, a domain has no blank.

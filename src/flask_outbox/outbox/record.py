@@ -24,13 +24,13 @@ from flask_outbox.outbox.held import Judge
 from flask_outbox.outbox.rates import heed
 from flask_outbox.outbox.routes import hear
 from flask_outbox.outbox.settle import ROWS, hold, lock_free, settle
-from flask_outbox.outbox.statements import Statement
+from flask_outbox.outbox.statements import Statement, by_key
 from flask_outbox.outbox.tables import message
 
 log = Say("flask_outbox.outbox")
 
 _FENCES = (
-    select(message.c.id, message.c.fence)
+    by_key(select(message.c.id, message.c.fence))
     .where(message.c.id.in_(bindparam("ids", expanding=True)))
     .order_by(message.c.id)
     .with_for_update()  # the server may still be about a commit whose answer nobody hears

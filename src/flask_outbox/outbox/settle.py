@@ -13,7 +13,7 @@ from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select
 from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.mail.lifecycle import OPEN, State
 from flask_outbox.outbox.held import Held, Place
-from flask_outbox.outbox.statements import Each, Statement
+from flask_outbox.outbox.statements import Each, Statement, by_key
 from flask_outbox.outbox.stored import is_sensitive
 from flask_outbox.outbox.tables import content, event, message, recipient
 
@@ -22,14 +22,14 @@ KNOWN = frozenset(state.value for state in State)
 QUEUED = State.QUEUED.value
 
 ROWS = (
-    select(message)
+    by_key(select(message))
     .where(message.c.id.in_(bindparam("ids", expanding=True)))
     .order_by(message.c.id)  # all who lock several do it in this order
     .with_for_update()
 )
 _FREE = Statement(
     lambda among: (
-        select(message.c.id)
+        by_key(select(message.c.id))
         .where(among(message.c.id))
         .order_by(message.c.id)
         .with_for_update(skip_locked=True)
@@ -40,7 +40,7 @@ _PLACES = select(recipient).where(recipient.c.message.in_(bindparam("ids", expan
 NOBODYS = dict.fromkeys(
     ("started_at", "left_at", "claimed_at", "leased_at", "lease_until", "fence")
 )
-_MOVE_MESSAGE = update(message).where(
+_MOVE_MESSAGE = by_key(update(message)).where(
     message.c.id == bindparam("b_id"),
     message.c.state == bindparam("b_state"),
     message.c.fence.is_not_distinct_from(bindparam("b_fence")),
@@ -53,7 +53,8 @@ EVENTS = Each(
     {each.name: each.type for each in event.c if each is not event.c.number},
     lambda given: insert(event).values(given),
 )
-WIPE = Statement(lambda among: delete(content).where(among(content.c.message)))
+# One by one: to delete several, MySQL reads a small table whole, and no hint prevents that.
+WIPE = delete(content).where(content.c.message == bindparam("wiped"))
 
 
 def lock_free(connection: Connection, ids: Collection[str]) -> set[str]:
@@ -123,7 +124,7 @@ def settle(connection: Connection, held: Sequence[Held]) -> None:
         EVENTS.run(connection, events)
     over = [each.row for each in held if each.state in WIPED]
     if wipe := [row["id"] for row in over if is_sensitive(row["extra"])]:
-        WIPE.run(connection, ids=wipe)
+        connection.execute(WIPE, [{"wiped": id_} for id_ in wipe])
 
 
 def _message(held: Held) -> dict[str, Any]:

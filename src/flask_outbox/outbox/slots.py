@@ -28,7 +28,7 @@ from flask_outbox.mail.rates import AHEAD, Meter, Queue
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.rates import SLOTS, limit_named, locked, meter, transport_named, write
 from flask_outbox.outbox.schedule import Priority
-from flask_outbox.outbox.statements import Each, Statement
+from flask_outbox.outbox.statements import Each, Statement, by_key
 from flask_outbox.outbox.tables import message, rate
 from flask_outbox.outbox.waiting import transports
 
@@ -72,7 +72,7 @@ _FIRST = (
 )
 _LOCK = Statement(
     lambda among: (
-        select(_m.id)
+        by_key(select(_m.id))
         .where(among(_m.id), _m.due_at > bindparam("now"))
         .with_for_update(skip_locked=True)
     )

@@ -10,7 +10,7 @@ value. Both cost more than the statements themselves (docs/decisions/0214), and 
 from collections.abc import Callable, Mapping, Sequence
 from json import JSONEncoder
 from operator import itemgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, overload
 
 from sqlalchemy import (
     ARRAY,
@@ -20,6 +20,7 @@ from sqlalchemy import (
     Connection,
     Double,
     Insert,
+    Select,
     String,
     Text,
     Update,
@@ -52,7 +53,9 @@ _MYSQLS = {
 # Rows that are one value on MySQL: with the longest texts in each (TEXT_MOST), less than a
 # mebibyte, which is the smallest packet that somebody may have set.
 PIECE = 100
+_FORCE = "FORCE INDEX (PRIMARY)"
 T = TypeVar("T")  # what is wanted of the driver's cursor
+Q = TypeVar("Q", bound="Select[*tuple[Any, ...]]")
 
 
 class _Text(NamedTuple):
@@ -61,6 +64,25 @@ class _Text(NamedTuple):
     sql: str
     order: Sequence[str] | None  # of values that have no names
     constant: Terms
+
+
+@overload
+def by_key(worded: Update) -> Update: ...
+@overload
+def by_key(worded: Q) -> Q: ...
+def by_key(worded: Any) -> Any:
+    """Have MySQL find by the primary key what this changes or locks.
+
+    It would go by another index, or read all of a small table: and so wait for rows that are
+    somebody else's, or lock rows in another order than everybody.
+    """
+    for name in MYSQL:
+        if isinstance(worded, Update):
+            worded = worded.with_hint(_FORCE, dialect_name=name)
+        else:
+            (table,) = worded.get_final_froms()
+            worded = worded.with_hint(table, _FORCE, name)
+    return worded
 
 
 class Statement:
@@ -150,7 +172,7 @@ class Each:
         given = f"JSON_TABLE(:rows, '$[*]' COLUMNS ({', '.join(columns)})) AS given"
         worded = self._wording({name: literal_column(f"given_{name}") for name in self._columns})
         assert isinstance(worded, Update)  # noqa: S101  run() has seen it
-        return worded.prefix_with(text(f"{given} STRAIGHT_JOIN")).with_hint("FORCE INDEX (PRIMARY)")
+        return by_key(worded.prefix_with(text(f"{given} STRAIGHT_JOIN")))
 
     def _at_once(self) -> Worded:
         columns = [column(name, kind) for name, kind in self._columns.items()]

@@ -14,6 +14,7 @@ from flask_outbox.outbox.held import Held, Kind, Place
 from flask_outbox.outbox.prune import Pruned, prune
 from flask_outbox.outbox.schedule import Priority
 from flask_outbox.outbox.settle import ROWS, hold, settle
+from flask_outbox.outbox.statements import by_key
 from flask_outbox.outbox.stats import Stats, stats
 from flask_outbox.outbox.stored import unpack
 from flask_outbox.outbox.tables import content, event, message
@@ -93,7 +94,7 @@ _WHOLE = (
     .where(_m.id == bindparam("id"))
 )
 _HAS_CONTENT = select(content.c.message).where(content.c.message == bindparam("id"))
-_AFRESH = update(message).where(_m.id == bindparam("b_id"))
+_AFRESH = by_key(update(message)).where(_m.id == bindparam("b_id"))
 _KINDS = {each.value: each for each in Kind}
 _PRIORITIES = {each.value: each for each in Priority}
 _LAST = "g"  # after every hex digit
