@@ -564,6 +564,22 @@ class RateContract(Ground):
             take(outbox, 1000)
         assert look(outbox, last).state is State.QUEUED
 
+    @pytest.mark.parametrize(
+        ("attempts", "due", "lost"),
+        [(0, 100.0, 250.0), (1, 100.0, 50.0), (1, 230.0, 20.0), (1, 260.0, -10.0)],
+    )
+    def test_a_slot_lengthens_patience_by_what_a_mail_loses_to_it(
+        self, outbox, attempts, due, lost
+    ):
+        row, now = put(outbox), EPOCH + 200.0
+        values = {"attempts": attempts, "first_due": EPOCH, "due_at": EPOCH + due}
+        with outbox.begin() as connection:
+            connection.execute(update(message).values(values))
+            term = slots.move(row, EPOCH + 250.0 + slots.EARLY, "it", now)
+            assert slots.MOVE.run(connection, [term]) == 1
+            found = connection.execute(select(message.c.first_due, message.c.due_at)).one()
+        assert tuple(found) == (EPOCH + lost, EPOCH + 250.0)
+
     def test_a_cancelled_mail_has_no_slot(self, limited, clock):
         outbox = limited(domains={"gmail.com": 1.0})
         put_in = flood(outbox, 2)
