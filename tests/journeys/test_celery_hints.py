@@ -5,11 +5,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import pytest
 from kombu.exceptions import OperationalError
 
 from brokers import broker
+from cutter import Cutter
 from engine_stage import CELERY, Stage, all_accepted, later, on_broker, staged, task_at, tasks_at
 from flask_outbox.worker.celery import Hints
 from forked import in_child
@@ -176,6 +178,28 @@ def test_a_broker_that_is_away_is_one_line_and_the_sweep_sends(tmp_path, caplog,
             wait_for(lambda: all_accepted(stage, 5))
         assert caplog.text.count("mail waits") == 1
         assert len(relay.message_ids) == 5
+
+
+@pytest.mark.parametrize("name", BROKERS)
+def test_a_line_that_was_cut_while_it_rested_costs_no_hint(tmp_path, name):
+    with Hostile() as relay, staged(tmp_path, relay, name) as stage:
+        celery_app = stage.app().extensions["celery"]
+        url = urlsplit(stage.celery["broker_url"])
+        with Cutter(url.port) as cutter:
+            celery_app.conf.broker_url = url._replace(netloc=at(url, cutter.port)).geturl()
+            hints = Hints(celery_app)
+            for count in (1, 2, 3):
+                hints.wake(0.0)
+                wait_for(lambda count=count: tasks_at(stage.celery) == count)
+                cutter.cut()
+            cutter.away = True
+            with pytest.raises(OperationalError):
+                hints.wake(0.0)
+
+
+def at(url, port):
+    who, _, _ = url.netloc.rpartition("@")
+    return f"{who}@127.0.0.1:{port}" if who else f"127.0.0.1:{port}"
 
 
 def test_a_broker_that_comes_back_hears_of_new_mail(tmp_path, caplog):

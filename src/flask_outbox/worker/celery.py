@@ -153,6 +153,16 @@ class Hints:
         """Have a task started, or raise; what is due later is left to the sweep."""
         if due_at > time.time() + SOON:
             return
+        rests = self._line is not None and self._pid == os.getpid()
+        began = time.monotonic()
+        try:
+            self._publish()
+        except Exception:
+            if not rests or time.monotonic() - began > SOON:
+                raise
+            self._publish()  # it was cut, not away: a broker that is started again is there
+
+    def _publish(self) -> None:
         line = self._open()
         try:
             self.celery_app.tasks[TASK].apply_async(connection=line, retry=False, expires=STALE)
