@@ -123,9 +123,13 @@ def test_refused_credentials_name_the_settings_and_the_reply_never_the_password(
 
 
 @WAYS
-def test_a_server_that_wants_a_log_in_says_so(way):
+@pytest.mark.parametrize(
+    ("verb", "reply"),
+    [("MAIL", b"530 5.7.0 authenticate first"), ("RCPT", b"554 5.7.1 Relay access denied")],
+)
+def test_a_server_that_wants_a_log_in_says_so(way, verb, reply):
     with (
-        Hostile({"MAIL": say(b"530 5.7.0 authenticate first")}) as server,
+        Hostile({verb: say(reply)}) as server,
         pytest.raises(smtplib.SMTPAuthenticationError, match="MAIL_PASSWORD"),
     ):
         sending(way, server)

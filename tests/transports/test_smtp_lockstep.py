@@ -99,6 +99,35 @@ def test_a_sender_that_is_not_wanted_is_our_fault_and_no_recipient_s(reply, outc
     assert told.ends == ["kept"]
 
 
+NO_RELAY = (
+    "554 5.7.1 <ada@example.org>: Relay access denied",  # Postfix
+    "550 5.7.1 <ada@example.org>... Relaying denied",  # Sendmail
+    "550 relay not permitted",  # Exim
+    "550 5.7.54 SMTP; Unable to relay recipient in non-accepted domain",  # Exchange
+    "553 sorry, that domain isn't in my list of allowed rcpthosts (#5.7.1)",  # qmail
+    "550 5.7.1 Invalid credentials for relay [192.0.2.1]",  # Gmail
+    "554 5.7.1 <host[192.0.2.1]>: Client host rejected: Access denied",
+)
+
+
+@pytest.mark.parametrize("reply", NO_RELAY)
+def test_a_server_that_passes_on_nothing_of_ours_is_our_fault_and_no_recipient_s(reply):
+    told = dialogue([MAIL, answers(TO_ADA, reply)])
+    assert told.receipt == {ADA: Deferred(reply, Fault.OURS)}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "550 5.7.1 the recipient takes no mail from you",
+        "550 5.1.1 undeliverable address: mx.example.org said: 554 5.7.1 Relay access denied",
+        "550 5.2.1 mailbox of the relay club is closed",
+    ],
+)
+def test_what_is_about_a_recipient_is_none_of_ours(reply):
+    assert dialogue([MAIL, answers(TO_ADA, reply)]).receipt == {ADA: Refused(reply)}
+
+
 @pytest.mark.parametrize("reply", ["530 5.7.0 log in", "535 who?", "538 encrypt"])
 def test_a_demand_to_log_in_is_our_fault_at_whichever_verb(reply):
     assert dialogue([MAIL, answers(TO_ADA, reply)]).receipt == {ADA: Deferred(reply, Fault.OURS)}

@@ -13,6 +13,7 @@ from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.transports.base import Signing, Transport, unsigned
 from flask_outbox.transports.http_verdict import CREDENTIALS
 from flask_outbox.transports.smtp_auth import AUTH_REFUSED
+from flask_outbox.transports.smtp_replies import is_no_relay
 from flask_outbox.wire import sync
 
 LOGIN_CODES = frozenset({530, 534, 535, 538})  # RFC 4954 section 6
@@ -100,7 +101,7 @@ def failure(receipt: Receipt, heard: Heard, *, where: str, configured: bool = Tr
     reasons = _reasons(receipt)
     head = f"Not accepted ({where}): {reasons}. {LEFT[bool(receipt.unclear)]}"
     code = next((each for each in heard.complaints if each in LOGIN_CODES), 0)
-    if code or AUTH_REFUSED in reasons:
+    if code or AUTH_REFUSED in reasons or (receipt.deferred and is_no_relay(reasons)):
         return AuthenticationRefused(
             f"{head} The server wants other credentials: check MAIL_USERNAME and MAIL_PASSWORD,"
             " and MAIL_USE_TLS if it wants TLS first.",

@@ -8,6 +8,7 @@ reply               outcome
                     there, so OURS (smtp_batch.py)
 4xx                 Deferred, TRANSIENT
 530 534 535 538     Deferred, OURS: at whichever verb, it is about who logged in
+5xx "may not relay" Deferred, OURS, at RCPT too: it is about us, whoever the recipient is
 5xx at MAIL         Deferred, OURS: our sender or we are not wanted; but Refused where
                     it is about this one message (its size, its options, its syntax)
 5xx elsewhere       Refused
@@ -31,6 +32,14 @@ _AUTHENTICATION = frozenset({530, 534, 535, 538})
 # At MAIL: syntax, size and options are this message's own affair, and no other's.
 _OF_THE_MESSAGE = frozenset({501, 504, 552, 555})
 _OF_THE_MESSAGE_ENHANCED = ("5.1.7", "5.3.4", "5.5.2", "5.5.4", "5.6.")
+# Said at RCPT, where servers put off what they have against a client: Postfix, Sendmail, Exim,
+# Exchange, qmail, Gmail. With a code about an address (X.1.X), it is quoted from another server.
+_NO_RELAY = re.compile(
+    r"\brelay(?:ing)? (?:access )?(?:is )?(?:denied|prohibited|not (?:permitted|allowed))"
+    r"|(?:unable|not (?:permitted|allowed|authori[sz]ed)) to relay|credentials for relay"
+    r"|allowed rcpthosts|client host rejected",
+    re.IGNORECASE,
+)
 _OVERFLOW = frozenset({452, 552})
 _TOO_MANY = ("4.5.3", "5.5.3")
 
@@ -114,9 +123,15 @@ def verdict(verb: str, reply: SmtpReply) -> Outcome:
         return Deferred(text, Fault.TRANSIENT)
     if not 500 <= code < 600:  # noqa: PLR2004  the same
         raise OutOfStep(verb, reply)
-    if code in _AUTHENTICATION or (verb == "MAIL" and not _about_the_message(reply)):
+    of_us = code in _AUTHENTICATION or (is_no_relay(text) and enhanced(reply)[:4] in {"", "5.7."})
+    if of_us or (verb == "MAIL" and not _about_the_message(reply)):
         return Deferred(text, Fault.OURS)
     return Refused(text)
+
+
+def is_no_relay(text: str) -> bool:
+    """Tell whether a server says that it passes on nothing of ours."""
+    return _NO_RELAY.search(text) is not None
 
 
 def _about_the_message(reply: SmtpReply) -> bool:
