@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from database_fixtures import KINDS
 from faults_worker import an_outbox, kill_speaker, note_pid, pid_of, started
 from hostile import Hostile, after, polite, take, then
 from worker_stage import BOUND, Eyes, a_submission, put, wait_for
@@ -110,7 +111,15 @@ BEFORE_THE_DOT = {
 }
 
 
-@pytest.mark.parametrize("point", BEFORE_THE_DOT)
+# Where in the dialogue it was is nothing to the database: on each, before and within the content.
+@pytest.mark.parametrize(
+    ("place", "point"),
+    [
+        *(("sqlite", point) for point in BEFORE_THE_DOT),
+        *((kind, point) for kind in KINDS[1:] for point in ("MAIL", "half of the body")),
+    ],
+    indirect=["place"],
+)
 def test_killed_before_the_final_dot_there_is_one_copy(place, outbox, eyes, point):
     # More than the kernel's buffers hold, so that the dot cannot be on its way when it dies.
     put(outbox, a_submission(content=b"Message-ID: %s\r\n\r\n" % ONE.encode() + LONG))
