@@ -20,6 +20,7 @@ from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.encryption import Keyring
 from flask_outbox.outbox.enqueue import Schedule, enqueue
 from flask_outbox.outbox.expire import expire
+from flask_outbox.outbox.keyless import bring_back
 from flask_outbox.outbox.record import Recorded, record
 from flask_outbox.outbox.schedule import Priority
 from flask_outbox.outbox.status import Status, list_messages, status
@@ -134,3 +135,8 @@ def a_round(outbox: Outbox) -> None:
     say(outbox, one(outbox), Accepted("250"))
     list_messages(outbox)
     list_messages(outbox, before="f")
+    put(outbox, a_submission(sensitive=True), priority=Priority.URGENT)
+    keyring, outbox.keyring = outbox.keyring, Keyring([OLD_KEY])
+    take(outbox, 1)  # which holds it back
+    outbox.keyring = keyring
+    bring_back(outbox)

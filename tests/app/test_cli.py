@@ -148,6 +148,15 @@ def test_drain_that_leaves_something_due_has_status_1(shop, server):
     assert "could not be sent yet" in shop("drain", "--seconds", "0.3", status=1)
 
 
+def test_drain_that_holds_back_mail_whose_key_is_gone_has_status_1(shop, server):
+    shop.later(fields={"sensitive": True})
+    shop.app.secret_key = "another"
+    said = shop("drain", status=1)
+    assert "Tried 0 messages." in said
+    assert "its key is not here" in said
+    assert shop("drain") == "Tried 0 messages.\n"  # it is looked at again later
+
+
 def test_show_has_envelope_headers_outcomes_and_history_but_no_body(shop):
     row = shop.later(fields={"subject": "Grüße", "bcc": ["bcc@example.org"]})
     shop("drain")

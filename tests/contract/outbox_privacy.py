@@ -10,12 +10,13 @@ from sqlalchemy import func, select, update
 from contract.outbox_ground import Ground
 from flask_outbox.mail.errors import ConfigurationError, KeyConflict, MessageError
 from flask_outbox.mail.lifecycle import State
-from flask_outbox.mail.outcome import Accepted, Deferred, Refused, Unclear
+from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Refused, Unclear
 from flask_outbox.outbox.claim import claim, reclaim, start
 from flask_outbox.outbox.claimed import Claimed, opened
 from flask_outbox.outbox.encryption import NO_KEYS, Keyring
 from flask_outbox.outbox.enqueue import enqueue
 from flask_outbox.outbox.prune import OCTETS_MOST, Keep, Pruned, pieces, prune
+from flask_outbox.outbox.schedule import Priority, Schedule
 from flask_outbox.outbox.status import cancel, history, list_messages, retry, submission
 from flask_outbox.outbox.tables import content, event, message, recipient
 from outbox_mail import (
@@ -39,6 +40,7 @@ DAY = 86400.0
 CANARY = b"c4n4ry-t0ken"
 TABLES = (content, message, recipient, event)
 OTHERS = Keyring([OLD_KEY])
+URGENT = Schedule(priority=Priority.URGENT)
 
 
 def a_secret(*recipients, **more):
@@ -137,6 +139,67 @@ class EncryptionContract(Ground):
         got = claim(outbox, transports=["default"], limit=10, worker="w1")
         assert [each.id for each in got] == others
 
+    @pytest.mark.parametrize("many", [40, 700])
+    def test_nor_while_their_route_is_tried_with_one_mail(self, outbox, clock, many):
+        put(outbox)
+        say(outbox, one(outbox), Deferred("535", Fault.OURS))
+        with outbox.begin() as connection:
+            locked = [enqueue(connection, outbox, a_secret(), URGENT) for _ in range(many)]
+        clock.now += 1
+        outbox.keyring = OTHERS
+        held_back = []
+        (got,) = claim(outbox, transports=["default"], limit=10, worker="w1", held_back=held_back)
+        assert got.content == a_submission().content
+        assert sorted(held_back) == sorted(locked)
+        for id_ in (locked[0], locked[-1]):
+            found = look(outbox, id_)
+            assert (found.state, found.attempts, found.due_at) == (State.QUEUED, 0, clock.now + 60)
+            assert "MAIL_OUTBOX_KEYS" in found.reason
+            assert len(history(outbox, id_)) == 1
+        outbox.keyring = KEYRING
+        clock.now += 60
+        assert one(outbox).id in locked
+
+    def test_a_log_tells_of_many_in_a_few_lines(self, outbox, caplog):
+        with outbox.begin() as connection:
+            for _ in range(700):
+                enqueue(connection, outbox, a_secret())
+        outbox.keyring = OTHERS
+        assert claim(outbox, transports=["default"], limit=10, worker="w1") == []
+        assert len(errors(caplog)) < 10
+
+    def test_what_a_clock_held_back_that_stood_ahead_waits_no_longer(self, outbox, clock):
+        put_many(outbox, 1)
+        with outbox.begin() as connection:
+            locked = [enqueue(connection, outbox, a_secret()) for _ in range(3)]
+        outbox.keyring = OTHERS
+        clock.now += 9000
+        claim(outbox, transports=["default"], limit=1, worker="w1")
+        assert claim(outbox, transports=["default"], limit=1, worker="w1") == []
+        clock.now -= 8000
+        reclaim(outbox)
+        assert all(look(outbox, id_).due_at <= clock.now + 600 for id_ in locked)
+
+    def test_what_was_cancelled_between_looking_and_holding_back_stays_so(self, outbox):
+        first, second = put(outbox, a_secret()), put(outbox, a_secret())
+
+        class Slow(Keyring):
+            looks = 0
+
+            def decrypt(self, *given):
+                self.looks += 1
+                if self.looks == 2:
+                    assert cancel(outbox, second)
+                return super().decrypt(*given)
+
+        outbox.keyring = Slow([OLD_KEY])
+        held_back = []
+        assert (
+            claim(outbox, transports=["default"], limit=1, worker="w1", held_back=held_back) == []
+        )
+        assert held_back == [first]
+        assert look(outbox, second).state is State.CANCELLED
+
     def test_its_neighbours_in_a_claim_leave(self, outbox):
         put(outbox, a_secret())
         other = put(outbox)
@@ -198,6 +261,13 @@ class EncryptionContract(Ground):
         assert put(outbox, a_secret(), **terms) == id_
         with pytest.raises(KeyConflict):
             put(outbox, a_secret(), key="k", fingerprint="f2")
+
+    def test_a_conflict_for_want_of_a_key_is_said_to_be_perhaps_that(self, outbox):
+        terms = {"key": "k", "fingerprint": "f1"}
+        put(outbox, a_secret(), **terms)
+        outbox.keyring = OTHERS
+        with pytest.raises(KeyConflict, match=r"other content, or .* a key that is not here"):
+            put(outbox, a_secret(), **terms)
 
     def test_what_was_composed_cannot_be_found_by_trying_hashes(self, outbox):
         put(outbox, a_secret(), key="k", fingerprint="f1f1f1")

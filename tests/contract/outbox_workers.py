@@ -9,9 +9,23 @@ import pytest
 
 from contract.outbox_ground import Ground
 from flask_outbox.mail.outcome import Deferred, Fault
+from flask_outbox.outbox.encryption import Keyring
 from flask_outbox.outbox.stats import stats
 from flask_outbox.outbox.workers import SILENT, Badge, end, goodbye, heartbeat
-from outbox_mail import EPOCH, begin, put_many, say, take
+from outbox_mail import (
+    ADA,
+    BOB,
+    EPOCH,
+    KEYRING,
+    OLD_KEY,
+    a_submission,
+    begin,
+    look,
+    put,
+    put_many,
+    say,
+    take,
+)
 
 MINE = Badge(version="1.1", schema="0002", settings="5e77", secret="5ec7")
 HOUR, YEAR = 3600.0, 365 * 86400.0
@@ -200,3 +214,28 @@ class WorkerContract(Ground):
         assert len(take(outbox)) == int(probes)
         (route,) = stats(outbox).routes
         assert (route.failures, route.until > EPOCH + 1) == (1, not probes)
+
+    @pytest.mark.parametrize(
+        ("others", "mine", "is_due"),
+        [
+            (["0ld"], "new", True),
+            ([], "new", True),
+            (["0ld", "new"], "new", False),  # as one drain of many
+            ([], None, False),
+        ],
+    )
+    def test_what_is_held_back_for_its_key_is_due_when_who_begins_has_new_settings(
+        self, outbox, clock, others, mine, is_due
+    ):
+        for number, settings in enumerate(others):
+            beat(outbox, f"w{number}", Badge(settings=settings))
+        locked = put(outbox, a_submission(ADA, BOB, sensitive=True))
+        later = put_many(outbox, 1, delay=30.0)[0]
+        outbox.keyring = Keyring([OLD_KEY])
+        assert take(outbox) == []
+        outbox.keyring = KEYRING
+        clock.now += 1
+        beat(outbox, "mine", Badge(settings=mine))
+        taken = [(each.id, each.recipients) for each in take(outbox)]
+        assert taken == ([(locked, (ADA, BOB))] if is_due else [])
+        assert look(outbox, later).due_at == EPOCH + 30

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from flask_outbox.outbox import claim
+from flask_outbox.outbox.encryption import Keyring
 from flask_outbox.outbox.stats import stats
 from flask_outbox.outbox.workers import Badge, heartbeat
 from flask_outbox.worker import engine as module
 from flask_outbox.worker.engine import Wakes, drain
 from flask_outbox.worker.plan import Plan
 from forked import in_child
+from outbox_mail import KEYRING, OLD_KEY
 from worker_stage import BOUND, Told, a_submission, at_work, put, wait_for
 
 
@@ -397,6 +400,17 @@ def test_what_comes_between_its_last_look_and_its_goodbye_is_sent_too(
     put(outbox, a_submission("early"))
     assert drain(plan, seconds=BOUND, at_once=1) == (2, False)
     assert transport.sent == ["<early@example.com>", "<late@example.com>"]
+
+
+def test_a_drain_goes_on_past_all_mail_whose_key_is_gone(outbox, plan, eyes, monkeypatch):
+    monkeypatch.setattr(claim, "LOOKS_ON_FOR", 0.0)  # more than one claim can hold back
+    outbox.keyring = KEYRING
+    put(outbox, *(a_submission(f"n{i}", sensitive=True) for i in range(1200)))
+    put(outbox, a_submission("good"))
+    outbox.keyring = Keyring([OLD_KEY])
+    assert drain(plan, seconds=BOUND) == (1, False)
+    assert eyes.one("state", "good") == "accepted"
+    assert eyes.count("state = 'queued' AND reason LIKE '%MAIL_OUTBOX_KEYS%'") == 1200
 
 
 def test_what_is_due_and_cannot_be_claimed_does_not_keep_a_drain(outbox, plan, monkeypatch):

@@ -104,6 +104,9 @@ def worker(processes: int) -> None:
 def drain(seconds: float | None) -> None:
     """Send what is due now, and end; status 1 if something due is left.
 
+    Status 1, too, if sensitive mail was held back since the key that it is encrypted with is not
+    here; that is looked at again later.
+
     Told to stop (SIGTERM, Ctrl-C) it finishes what it has begun; told so twice it leaves at once.
     """
     from flask_outbox.outbox.stats import stats as count  # noqa: PLC0415  see above
@@ -118,6 +121,10 @@ def drain(seconds: float | None) -> None:
     click.echo(f"Tried {tried} message{'' if tried == 1 else 's'}.")
     if work.told:
         return
+    if work.held_back:
+        raise click.ClickException(
+            "Sensitive mail was held back: its key is not here. `flask outbox list` has the reason."
+        )
     figures = count(runtime.outbox)
     if figures.oldest_due is not None and figures.oldest_due <= figures.now:
         raise click.ClickException("Something that is due could not be sent yet.")

@@ -6,6 +6,7 @@ worker took over in the meantime is left alone.
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain, islice, zip_longest
 
 from sqlalchemy import (
@@ -28,6 +29,7 @@ from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.claimed import Read, addressed, opened, paced, read
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.gate import Gate
+from flask_outbox.outbox.keyless import hold_back_due
 from flask_outbox.outbox.reclaim import reclaim
 from flask_outbox.outbox.record import Recorded
 from flask_outbox.outbox.routes import Open, allot, open_routes
@@ -42,6 +44,7 @@ __all__ = [
 ]  # fmt: skip
 
 ROUNDS_MOST = 20  # of one claim, while it gives way, or finds nothing that can be read or may go
+LOOKS_ON_FOR = 1.0  # seconds that one claim does so past what it holds back
 WIDE = 1000  # rows that a round looks at, after one in which nothing might go
 OCTETS_MOST = 32 * 1024 * 1024  # content that one claim brings, or one message if it has more
 
@@ -139,6 +142,7 @@ def claim(  # noqa: PLR0913  each is named
     routing: Callable[[str], Routing] = Routing.single,
     full: Collection[str] = (),
     failed: list[Recorded] | None = None,
+    held_back: list[str] | None = None,
     takes: float = 0.0,
 ) -> list[Submission]:
     """Take what is due, most urgent first, and of equal urgency by turns of the transports.
@@ -149,11 +153,14 @@ def claim(  # noqa: PLR0913  each is named
     worker died comes alone in its list. What cannot be decrypted, and what is over a limit, is held
     back, and does not stand in the way. ``routing`` tells the routes of a transport; those that are
     ``full`` get none, while the others of their tier do, and no other tier instead; ``failed`` gets
-    what became of rows that cannot be read; ``takes``: seconds that a claim takes about, so
-    that no turn is given that would be over before its end.
+    what became of rows that cannot be read, ``held_back`` the ids of what cannot be decrypted: then
+    there may be more to be had, since a claim looks on for a while only. ``takes``: seconds that a
+    claim takes about, so that no turn is given that would be over before its end.
     """
     routings = [routing(name) for name in transports]
+    held_back = [] if held_back is None else held_back
     width = 0
+    end = time.monotonic() + LOOKS_ON_FOR
     for _ in range(ROUNDS_MOST):
         try:
             found, is_over = _claim(outbox, routings, full, limit, worker, width, takes)
@@ -161,9 +168,14 @@ def claim(  # noqa: PLR0913  each is named
             continue
         if failed is not None:
             failed += found.failed
-        readable = opened(outbox, found.claimed)
+        readable = opened(outbox, found.claimed, held_back)
         if readable or is_over:
             return readable
+        if found.claimed:  # none of it could be decrypted: nor may what comes next
+            with suppress(Contended):
+                held_back += hold_back_due(outbox, transports)
+        if held_back and time.monotonic() > end:
+            break
         width = WIDE
     return []
 

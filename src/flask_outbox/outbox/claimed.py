@@ -1,8 +1,6 @@
 """Rows that a claim has leased become submissions; what is not readable stands in nobody's way.
 
-A row that makes no sense is poison and fails. One whose content cannot be decrypted is whole, and
-only our keys are wrong: it is held back, uncharged, for a minute and then as long again as it has
-waited, up to ten, and leaves when its key is back.
+A row that makes no sense is poison and fails. One whose content cannot be decrypted is held back.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,19 +11,15 @@ from sqlalchemy import Connection, bindparam, select
 
 from flask_outbox.mail.errors import ConfigurationError
 from flask_outbox.mail.rates import Turn
-from flask_outbox.mail.say import Say
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.keyless import hold_back
 from flask_outbox.outbox.reclaim import poisoned
 from flask_outbox.outbox.record import Recorded
 from flask_outbox.outbox.settle import KNOWN, QUEUED, ROWS, hold, is_in_it, settle
 from flask_outbox.outbox.statements import Statement
 from flask_outbox.outbox.stored import Unreadable, unpack
 from flask_outbox.outbox.tables import content, message, recipient
-
-log = Say("flask_outbox.outbox")
-
-HELD_LEAST, HELD_MOST = 60.0, 600.0  # seconds
 
 _m, _r = message.c, recipient.c
 _CLAIMED = Statement(
@@ -127,8 +121,10 @@ def addressed(connection: Connection, claimed_at: Mapping[str, float]) -> People
     }
 
 
-def opened(outbox: Outbox, leased: Sequence[Claimed]) -> list[Submission]:
-    """Decrypt, outside of any transaction; hold back what cannot be."""
+def opened(
+    outbox: Outbox, leased: Sequence[Claimed], held_back: list[str] | None = None
+) -> list[Submission]:
+    """Decrypt, outside of any transaction; hold back what cannot be, and add its ids."""
     readable: list[Submission] = []
     locked: list[Submission] = []
     why = ""
@@ -138,27 +134,7 @@ def opened(outbox: Outbox, leased: Sequence[Claimed]) -> list[Submission]:
         except ConfigurationError as error:
             locked.append(submission)
             why = str(error)
-    if locked:
-        _hold_back(outbox, locked, why)
+    held = hold_back(outbox, locked, why) if locked else []
+    if held_back is not None:
+        held_back += held
     return readable
-
-
-def _hold_back(outbox: Outbox, locked: Sequence[Submission], why: str) -> None:
-    fences = {each.id: each.fence for each in locked}
-    with outbox.begin() as connection:
-        now = outbox.now(connection)
-        rows = connection.execute(ROWS, {"ids": list(fences)}).mappings()
-        ours = [row for row in rows if row["fence"] == fences[row["id"]]]
-        held = hold(connection, ours, now)
-        for each in held:
-            waited = now - each.first_due
-            each.hold_back(now + min(max(waited, HELD_LEAST), HELD_MOST), why)
-        settle(connection, held)
-    if held:
-        say = log.error if any(each.events for each in held) else log.warning
-        say(
-            "Held back: %d sensitive messages, %s among them. %s",
-            len(held),
-            held[0].row["id"],
-            why,
-        )

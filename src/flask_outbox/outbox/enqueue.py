@@ -193,8 +193,9 @@ def _found(
         return None
     if there.fingerprint and there.fingerprint not in marks:
         raise KeyConflict(
-            "This key= was used before, for a message with other content. Use another key for "
-            "another message; the same key only to repeat the same call."
+            "This key= was used before, for a message with other content, or for a sensitive one "
+            "that was encrypted with a key that is not here. Use another key= for another message; "
+            "the same one only to repeat the same call."
         )
     found: str = there.id
     return found

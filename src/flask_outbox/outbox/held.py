@@ -67,6 +67,7 @@ class Held:
     alone: bool
     first_due: float
     reason: str = ""
+    waits_until: float | None = None  # for its key, from now on
     events: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     @property
@@ -111,13 +112,24 @@ class Held:
         self.reason = self.row["reason"]
 
     def hold_back(self, until: float, why: str) -> None:
-        """End a lease that was never started, until it can be: nothing is charged."""
+        """Have what is due, or claimed and never started, wait: nothing is charged."""
         self._heed_the_clock()
+        self.waits_until = until
         for place in self.sending():
             place.move(State.QUEUED, until)
+        for place in self.places:
+            if place.state is State.QUEUED and (place.due_at or self.now) <= self.now:
+                place.due_at, place.moved = until, True
         if self.row["reason"] != printable(why):  # told once
             self.tell(Kind.DEFERRED, why)
         self.reason = printable(why)
+
+    def wait_no_longer(self) -> None:
+        """Have due now what is held back; who was deferred keeps a later time."""
+        self.waits_until = self.now
+        for place in self.places:
+            if place.state is State.QUEUED and place.due_at == self.row["due_at"]:
+                place.due_at, place.moved = self.now, True
 
     def _heed_the_clock(self) -> None:
         """Bring back what waits besides the attempt, if the clock was set back since its claim.

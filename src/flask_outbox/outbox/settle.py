@@ -154,7 +154,7 @@ def _place_in_line(held: Held, due: float | None) -> dict[str, Any]:
     row = held.row
     if due is None:
         return {"slot_at": row["slot_at"], "due_from": None}
-    if row["state"] == QUEUED:  # it only loses one of its recipients
+    if row["state"] == QUEUED and held.waits_until is None:  # it only loses one of its recipients
         return {"slot_at": row["slot_at"], "due_from": row["due_from"]}
     # Whoever comes again does not stand behind all that came since.
     return {"slot_at": max(due, held.now), "due_from": held.now}

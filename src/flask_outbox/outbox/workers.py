@@ -6,12 +6,15 @@ somebody looks, so it leaves its row for a day, marked as ended, until the next 
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 
 from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
 
+from flask_outbox.mail.errors import Contended, OutboxUnavailable
 from flask_outbox.mail.say import Say
 from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.keyless import bring_back
 from flask_outbox.outbox.routes import probe_now
 from flask_outbox.outbox.tables import REVISION, worker
 from flask_outbox.version import __version__
@@ -120,10 +123,11 @@ def heartbeat(
 
     With its first beat it forgets those that have been silent for a day, and drains like itself
     that have ended. It says so where others have another SECRET_KEY, unless one of those drains
-    did. If all others run with other settings, paused routes are probed at once: perhaps it was the
-    settings.
+    did. If nobody runs with the same settings, perhaps it was the settings: what is held back for
+    its key is due at once, and if there are others, paused routes are probed at once.
     """
     strangers: list[str] = []
+    is_new = False
     with outbox.begin() as connection:
         now = outbox.now(connection)
         lost = _lost(connection, name, now, SILENT * outbox.lease)
@@ -137,7 +141,8 @@ def heartbeat(
             before = _like(others, host, badge)
             if over := sorted({*silent, *before}):
                 connection.execute(_FORGET, {"names": over})
-            if others and badge.settings not in {None, *(each.settings for each in others)}:
+            is_new = badge.settings not in {None, *(each.settings for each in others)}
+            if is_new and others:
                 probe_now(connection, now)
             strangers = [] if before else _strangers(others, badge)
     for each in lost:
@@ -148,6 +153,9 @@ def heartbeat(
             name,
             ", ".join(strangers),
         )
+    if is_new:
+        with suppress(OutboxUnavailable, Contended):  # they leave by themselves, though later
+            bring_back(outbox)
     return lost
 
 

@@ -27,6 +27,11 @@ class Drain:
         self._worker = Worker(plan)
         self._most = math.ceil(plan.grace + LAST_WORDS)
 
+    @property
+    def held_back(self) -> int:
+        """How often it held back a mail whose key is not here."""
+        return self._worker.held_back
+
     def run(self, seconds: float | None = None) -> int:
         """Do it in this thread, for at most so long; give the number of messages that were tried.
 

@@ -30,6 +30,7 @@ def turn(outbox: Outbox, leased: Leased, lanes: Lanes, sign: Signing) -> list[Re
     # A claim walks over what is left of that, so it waits, though not for long.
     if hungry and (len(too_old) < EXPIRED_MOST or leased.is_late):
         limit = leased.batch(lanes, hungry)
+        held_back: list[str] = []
         claimed = claim(
             outbox,
             transports=hungry,
@@ -38,9 +39,10 @@ def turn(outbox: Outbox, leased: Leased, lanes: Lanes, sign: Signing) -> list[Re
             routing=leased.routing,
             full=leased.full(lanes),
             failed=recorded,
+            held_back=held_back,
             takes=leased.pace.takes,
         )
-        leased.put(claimed, limit, hungry)
+        leased.put(claimed, limit, hungry, len(held_back))
 
     # start: one small commit before the first byte, for at most a window per free lane. What missed
     # the time that a limit gave it does not go along; it gets another.

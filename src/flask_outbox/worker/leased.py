@@ -30,6 +30,7 @@ class Leased:
         self.worker = worker
         self.dry = False  # the latest claim took all there was; the loop says when to look again
         self.brought = 0  # by the latest claim
+        self.held_back = 0  # by all of them, since it could not be decrypted
         self.closed = False
         self.held_up = False  # nothing more is claimed for now
         self._ways = ways
@@ -112,14 +113,21 @@ class Leased:
         self._claimed_at = time.monotonic()
         return self._batch
 
-    def put(self, claimed: Sequence[Submission], limit: int, asked: Collection[str]) -> None:
-        """Hold what a claim brought; less than its limit: there was no more to be had."""
-        self.dry = self.dry or len(claimed) < limit
+    def put(
+        self, claimed: Sequence[Submission], limit: int, asked: Collection[str], held_back: int = 0
+    ) -> None:
+        """Hold what a claim brought; less than its limit: there was no more to be had.
+
+        Unless some was held back: then there may be more behind it.
+        """
+        has_more = len(claimed) == limit or held_back > 0
+        self.dry = self.dry or not has_more
         self.brought = len(claimed)
+        self.held_back += held_back
         again = [name for name in (*self._round, *self._served) if name in asked]
         self._round = [name for name in self._round if name not in asked]
         self._served = [name for name in self._served if name not in asked]
-        self._served += again if len(claimed) == limit else []
+        self._served += again if has_more else []
         self.pace.put(claimed, time.monotonic() - self._claimed_at)
         for each in claimed:
             (self._alone if each.alone else self._waiting[each.route]).append(each)

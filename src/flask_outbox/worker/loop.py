@@ -66,6 +66,11 @@ class Worker:
         self._troubles = 0
         self._count = 0
 
+    @property
+    def held_back(self) -> int:
+        """How often it held back a mail whose key is not here."""
+        return self._leased.held_back
+
     def wake(self) -> None:
         """Look at the outbox at once: something was put there."""
         self._looks.wake()
