@@ -33,7 +33,7 @@ from database_fixtures import KINDS, new_place
 from engine_stage import Stage, later
 from flask_outbox import Mail, State
 from flask_outbox.outbox.workers import Badge, workers
-from hostile import Hostile, Session, hang_up, say
+from hostile import Hostile, Session, hang_up, say, stall
 from worker_stage import BOUND, wait_for
 
 ANSWERS = {"refused": b"550 5.1.1 no such person", "later": b"451 4.2.1 later"}
@@ -290,3 +290,24 @@ class EngineContract:
             with engine.at_work(stage):
                 wait_for(lambda: stage.eyes.count("state = 'accepted'") == 20)
             assert len(relay.message_ids) == len(set(relay.message_ids)) == 20
+
+    def test_what_had_not_left_when_its_grace_is_over_is_nobodys_fault(self, engine, new_stage):
+        def silent(session):
+            begun.set()
+            stall(session)
+
+        begun = threading.Event()
+        with Hostile({"greet": [silent]}) as relay, new_stage(relay.port) as stage:
+            desk = stage.app(**engine.desk)
+            with engine.at_work(stage, MAIL_CONNECTIONS=1, MAIL_GRACE=0.5) as program:
+                row = later(desk, "once", at_most_once=True)
+                assert begun.wait(BOUND)
+                program.terminate()
+                assert program.wait(BOUND) == 0, stage.log()
+            with desk.app_context():
+                status = Mail().status(row)
+            assert (status.state, status.attempts) == (State.QUEUED, 0)
+            assert [each.unclear for each in status.recipients] == [0]
+            with engine.at_work(stage):
+                wait_for(lambda: stage.eyes.count("state = 'accepted'"))
+            assert len(relay.message_ids) == 1

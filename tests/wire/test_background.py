@@ -6,12 +6,16 @@ import threading
 
 import pytest
 
-from flask_outbox.mail.exchange import Keep, Token
+from flask_outbox.mail.errors import WireError
+from flask_outbox.mail.exchange import Keep, Open, Read, Report, Token, Write
+from flask_outbox.mail.outcome import Deferred
+from flask_outbox.mail.submission import Receipt
 from flask_outbox.wire import aio
 from flask_outbox.wire.background import Background, background
 from forked import in_child
 from hostile import Hostile
 from wire_drivers import Tried
+from worker_stage import a_submission
 
 BOUND = 10.0
 
@@ -100,6 +104,33 @@ def test_stop_closes_the_lines_of_what_was_cancelled(loop_thread):
         server.wait_until(lambda server: server.heard)
         loop_thread.stop()
     gc.collect()  # a socket that leaked would warn here, and a warning is an error
+
+
+def test_who_is_cancelled_hears_what_that_means_and_asks_nothing_more_of_the_line(loop_thread):
+    each, heard, kept = a_submission(), [], aio.Pool()
+
+    def conversation(port):
+        yield Open("127.0.0.1", port, BOUND)
+        yield Read(BOUND)
+        yield Write([b"NOOP\r\n"], BOUND)
+        for question in (Read(BOUND), Open("127.0.0.1", port, BOUND)):
+            try:
+                yield question
+            except WireError as error:
+                yield Report(each, Receipt.same(each, Deferred(f"{error.sent} bytes")))
+        yield Keep("session")
+
+    async def send(port):
+        async for report in aio.carry(conversation(port), kept, seconds=BOUND):
+            heard.extend(report.receipt.values())
+
+    with Hostile({"NOOP": lambda session: session.server.over.wait()}) as server:
+        future = loop_thread.submit(send(server.port))
+        server.wait_until(lambda server: server.heard)
+        loop_thread.stop()
+        assert server.connections == 1
+    assert heard == [Deferred("6 bytes")] * 2
+    assert future.cancelled()
 
 
 def test_stop_does_not_wait_for_a_token_source_that_hangs(loop_thread):

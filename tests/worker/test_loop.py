@@ -216,7 +216,7 @@ def test_the_grace_is_not_exceeded_by_a_send_that_hangs(outbox, plan, transport,
     thread.join(5.0)
     assert not thread.is_alive()
     assert 0.3 <= time.monotonic() - before < 2.0
-    assert eyes.one("state") == "sending"
+    assert eyes.one("state") == "queued"
     hold.set()
 
 
@@ -235,7 +235,7 @@ def test_abandoning_leaves_at_once_and_yet_writes_down_what_was_heard(
     assert time.monotonic() - before < 2.0
     assert not thread.is_alive()
     assert eyes.one("state", "quick") == "accepted"
-    assert eyes.one("state", "slow") == "sending"
+    assert eyes.one("state", "slow") == "queued"
     hold.set()
 
 

@@ -27,7 +27,7 @@ from flask_outbox.mail.exchange import (
     Write,
 )
 from flask_outbox.wire.aio_line import Line, connect
-from flask_outbox.wire.driver import Driver, asked, too_slow
+from flask_outbox.wire.driver import Driver, asked, last_words, too_slow
 from flask_outbox.wire.pool import Pool
 
 if TYPE_CHECKING:
@@ -123,14 +123,14 @@ def _disturbed(line: Line, pool: Pool, key: Hashable) -> None:
         line.close()
 
 
-async def carry(
+async def carry(  # noqa: C901  each mail goes through this loop: no call that can be spared
     conversation: Conversation, pool: Pool, *, seconds: float
 ) -> AsyncGenerator[Report, None]:
     """Carry it to its end, handing out each Report as it comes.
 
     ``seconds`` is the wall-clock limit for one message: it starts with the connection, and again
     at each Report. Each question's own limit holds besides. Whoever stops half-way (``aclose``,
-    or a cancelled task) closes the line.
+    or a cancelled task) closes the line; who is cancelled hears before what that means.
     """
     driver = _Driver(pool, seconds, asyncio.get_running_loop())
     answer: Answer = None
@@ -164,6 +164,10 @@ async def carry(
                         answer = await driver.ask(question)
             except WireError as error:
                 broken = error
+            except asyncio.CancelledError:
+                for report in last_words(conversation, driver.left()):
+                    yield report
+                raise
     finally:
         driver.close()
         conversation.close()

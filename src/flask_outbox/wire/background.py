@@ -4,7 +4,8 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
 from flask_outbox.wire.blocking import begin
@@ -96,3 +97,35 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
 
 
 background = Background()
+
+
+class Tasks:
+    """Coroutines on the loop of this process that are cancelled together."""
+
+    def __init__(self) -> None:
+        self._begun: set[asyncio.Task[None] | None] = set()
+
+    def begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run it there."""
+        background.submit(self._run(coroutine))
+
+    def cancel(self, seconds: float) -> None:
+        """Cancel them, and wait so long for what they do about it."""
+        with suppress(
+            RuntimeError, TimeoutError, CancelledError
+        ):  # a loop that ended, or is held up
+            background.submit(self._cancel()).result(seconds)
+
+    async def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.current_task()
+        self._begun.add(task)
+        try:
+            await coroutine
+        finally:
+            self._begun.discard(task)
+
+    async def _cancel(self) -> None:
+        begun = [task for task in self._begun if task is not None]
+        for task in begun:
+            task.cancel()
+        await asyncio.gather(*begun, return_exceptions=True)

@@ -1,12 +1,23 @@
 """What both drivers know of a conversation: its one line, its pool, its limits."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from flask_outbox.mail.errors import WireError
-from flask_outbox.mail.exchange import HttpRequest, Open, Opened, Sign, Token
+from flask_outbox.mail.exchange import (
+    Close,
+    Conversation,
+    HttpRequest,
+    Keep,
+    Open,
+    Opened,
+    Report,
+    Sign,
+    Token,
+)
 from flask_outbox.wire.pool import Pool
 from flask_outbox.wire.smtp_line import Line
 
@@ -89,11 +100,30 @@ class Driver(Generic[LineT]):
         else:
             line.close()
 
+    def left(self) -> WireError:
+        """Say how far the latest Write had come, for who leaves in the middle."""
+        if self._line is None:
+            return WireError("we left before a line was open")
+        return self._line.failure("by us, half-way", "was hung up on")
+
     def close(self) -> None:
         """Close the line, if there is one."""
         if self._line is not None:
             self._line.close()
             self._line = None
+
+
+def last_words(conversation: Conversation, left: WireError) -> Iterator[Report]:
+    """Hear what it makes of being left: whatever it asks for, it is told that."""
+    with suppress(StopIteration, WireError):
+        question = conversation.throw(left)
+        while True:
+            if isinstance(question, Report):
+                yield question
+            if isinstance(question, Report | Keep | Close):
+                question = next(conversation)
+            else:
+                question = conversation.throw(left)
 
 
 def too_slow(what: str) -> WireError:

@@ -7,14 +7,15 @@ driver is the right one there and no event loop is started.
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from typing import Protocol
 
 from flask_outbox.mail.exchange import Conversation, Report
 from flask_outbox.wire import aio, sync
-from flask_outbox.wire.background import background
+from flask_outbox.wire.background import Tasks
 from flask_outbox.wire.pool import Pool
+
+HEARD_WITHIN = 1.0  # seconds; it takes far less, unless a transport holds up the loop
 
 Hear = Callable[[Report], None]
 Done = Callable[[Exception | None], None]
@@ -28,7 +29,7 @@ class Carrier(Protocol):
         ...
 
     def abandon(self) -> None:
-        """Leave what is under way."""
+        """Leave what is under way; what that means is heard before this returns, or never."""
         ...
 
     def close(self) -> None:
@@ -42,13 +43,11 @@ class AsyncCarrier:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._pool = Pool()
-        self._under_way: set[Future[None]] = set()
+        self._tasks = Tasks()
 
     def carry(self, conversation: Conversation, hear: Hear, done: Done) -> None:
         """Hand it to the loop."""
-        future = background.submit(self._carried(conversation, hear, done))
-        self._under_way.add(future)
-        future.add_done_callback(self._under_way.discard)
+        self._tasks.begin(self._carried(conversation, hear, done))
 
     async def _carried(self, conversation: Conversation, hear: Hear, done: Done) -> None:
         try:
@@ -61,8 +60,7 @@ class AsyncCarrier:
 
     def abandon(self) -> None:
         """Cancel; the lines close unsaid."""
-        for future in list(self._under_way):
-            future.cancel()
+        self._tasks.cancel(HEARD_WITHIN)
 
     def close(self) -> None:
         """Close the kept lines."""

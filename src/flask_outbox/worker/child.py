@@ -3,7 +3,7 @@
 ========  =============================================================================
 SIGUSR1   claim nothing more; finish what is under way, however long that may take
 SIGTERM   the same, within the grace
-SIGQUIT   leave at once; the leases bring back what was under way
+SIGQUIT   leave at once; the leases bring back what may have left
 ========  =============================================================================
 """
 

@@ -1,7 +1,7 @@
 """A worker in the foreground, and what the signals of a terminal or a service manager mean to it.
 
 The first SIGTERM, SIGINT or SIGHUP: claim nothing more, give back what was not begun, finish what
-was, within the grace. The second: leave at once; the leases bring back what was under way. One that
+was, within the grace. The second: leave at once; the leases bring back what may have left. One that
 is ignored where it starts, as under nohup, stays ignored.
 """
 

@@ -9,9 +9,10 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from flask_outbox.mail.exchange import Report
-from flask_outbox.mail.outcome import Deferred, Fault
+from flask_outbox.mail.outcome import Deferred, Fault, Outcome, Unclear
 from flask_outbox.mail.route import is_ours
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.transports.base import Signing, Transport
@@ -35,11 +36,20 @@ class _Load:
         self.route = window[0].route
         self.transport = transport
         self.parts = deque([window])
+        self.watched: Watched | None = None  # of this part
         self.next_part()
 
     def next_part(self) -> None:
         self.part = self.parts.popleft()
         self.unheard = {each.id: each for each in self.part}
+
+    def left_behind(self) -> list[Submission]:
+        """List those that nothing is said of any more, and that cannot have left."""
+        waiting = [each for part in self.parts for each in part]
+        if self.watched is None or self.watched.speaks:
+            return waiting
+        unheard = list(self.unheard.values())
+        return [*filter(self.watched.cannot_have_sent, unheard), *waiting]
 
 
 class Lanes:
@@ -52,9 +62,11 @@ class Lanes:
         self._ways = ways
         self._connections = connections
         self.leaving = False
+        self._left = threading.Event()
         self._ring = ring  # tells the worker's thread that there is something to look at
         self._lock = threading.Lock()
         self._busy: Counter[str] = Counter()
+        self._under_way: set[_Load] = set()
         self._begun: dict[str, Submission] = {}  # by id: under way, or heard of and not recorded
         self._heard: list[Report] = []
         self._heard_at = 0.0
@@ -170,8 +182,23 @@ class Lanes:
             load = _Load(window, self._ways.transport(window[0].route))
             with self._lock:
                 self._busy[load.route] += 1
+                self._under_way.add(load)
                 self._begun.update({each.id: each for each in window})
             self._carry(load)
+
+    def abandon(self) -> None:
+        """Break off what is under way: what cannot have left is heard of, without its fault.
+
+        The rest stays in doubt until its lease ends.
+        """
+        self._left.set()
+        with self._lock:
+            under_way = list(self._under_way)
+        if under_way:
+            self._carrier.abandon()
+        for load in under_way:
+            for each in load.left_behind():
+                self.hear(Report(each, Receipt.same(each, _LEFT)))
 
     def hear(self, report: Report) -> None:
         """Keep what was said of one; any thread may call this."""
@@ -224,14 +251,18 @@ class Lanes:
                 self._later_at = now + RECORD_AGAIN
 
     def _carry(self, load: _Load) -> None:
-        watched = Watched(lambda: load.transport.send(load.part))
+        load.watched = watched = Watched(lambda: load.transport.send(load.part), self._left)
 
         def hear(report: Report) -> None:
             load.unheard.pop(report.submission.id, None)
-            self.hear(report)
+            if not self._left.is_set():
+                self.hear(report)
+            elif not any(isinstance(each, Unclear) for each in report.receipt.values()):
+                self.hear(_without_fault(report))
 
         def done(error: Exception | None) -> None:
-            self._end(load, watched, error)
+            if not self._left.is_set():
+                self._end(load, watched, error)
 
         try:
             self._carrier.carry(watched.talk(), hear, done)
@@ -256,4 +287,17 @@ class Lanes:
         else:
             with self._lock:
                 self._busy[load.route] -= 1
+                self._under_way.discard(load)
             self._ring()
+
+
+_LEFT = Deferred("its worker left before it was sent", Fault.NONE)
+
+
+def _without_fault(report: Report) -> Report:
+    """Let no mail and no route pay for it that we left."""
+    outcomes: dict[str, Outcome] = {
+        recipient: replace(outcome, fault=Fault.NONE) if isinstance(outcome, Deferred) else outcome
+        for recipient, outcome in report.receipt.items()
+    }
+    return replace(report, receipt=Receipt(outcomes))

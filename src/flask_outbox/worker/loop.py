@@ -84,7 +84,7 @@ class Worker:
         self._bell.ring()
 
     def abandon(self) -> None:
-        """Leave at once; other workers take over when the leases end."""
+        """Leave at once; what may have left is taken over when its lease ends."""
         self._abandoned = True
         self.stop()
 
@@ -145,7 +145,7 @@ class Worker:
                     self._troubles = 0
                     self._bell.wait(0.0 if is_done() else self._seconds())
         finally:
-            self._carrier.abandon()
+            self._lanes.abandon()
             with suppress(Exception):  # the latest, when it leaves in a hurry
                 self._record(self._lanes.heard())
             if theirs := self._lanes.held_up:

@@ -1,7 +1,7 @@
 """Worker processes: a parent that starts them, and again when one dies, and passes signals on.
 
 The first SIGTERM or SIGINT: claim nothing more, finish what is under way within the grace. The
-second: leave at once; the leases bring back what was under way. SIGHUP: replace the workers one by
+second: leave at once; the leases bring back what may have left. SIGHUP: replace the workers one by
 one by such as read the configuration anew. A new one shows that it works before an old one is told
 to retire, and that finishes what it has begun; if the new one cannot, the old ones stay.
 

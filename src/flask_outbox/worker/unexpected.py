@@ -8,9 +8,10 @@ import traceback
 from collections.abc import Callable
 from contextlib import closing, suppress
 from math import inf
+from threading import Event
 
 from flask_outbox.mail.errors import WireError
-from flask_outbox.mail.exchange import Answer, Conversation, HttpRequest, Write
+from flask_outbox.mail.exchange import Answer, Conversation, HttpRequest, Question, Write
 from flask_outbox.mail.outcome import Deferred, Fault, Outcome, Refused, Unclear
 from flask_outbox.mail.retry import MAX_CRASHES
 from flask_outbox.mail.submission import Submission
@@ -19,12 +20,17 @@ POISON = "poison"
 
 
 class Watched:
-    """A conversation, and what is to be known of it should it fail."""
+    """A conversation, and what is to be known of it should it fail.
 
-    def __init__(self, begin: Callable[[], Conversation]) -> None:
+    Once ``over`` is set it puts nothing more on the line.
+    """
+
+    def __init__(self, begin: Callable[[], Conversation], over: Event) -> None:
         self._begin = begin
+        self._over = over
         self.written = 0.0
         self.failed = False  # the conversation itself, rather than the driver under it
+        self.speaks = False  # the transport is at work; else the driver is, or nobody
 
     def cannot_have_sent(self, submission: Submission) -> bool:
         """Tell whether too little was written for it to be whole at the far side."""
@@ -45,16 +51,28 @@ class Watched:
         broken: WireError | None = None
         with suppress(StopIteration):
             while True:
-                question = conversation.throw(broken) if broken else conversation.send(answer)
-                if isinstance(question, Write):
-                    self.written += sum(map(len, question.blocks))
-                elif isinstance(question, HttpRequest):
-                    self.written = inf  # what is said in other words may be shorter
+                self.speaks = True
+                try:
+                    question = conversation.throw(broken) if broken else conversation.send(answer)
+                finally:
+                    self.speaks = False
                 answer = broken = None
                 try:
+                    self._count(question)
                     answer = yield question
                 except WireError as error:
                     broken = error
+
+    def _count(self, question: Question) -> None:
+        if isinstance(question, Write):
+            self.written += sum(map(len, question.blocks))
+        elif isinstance(question, HttpRequest):
+            self.written = inf  # what is said in other words may be shorter
+        else:
+            return
+        # Asked after it was counted: whoever sets it looks at the count next, in another thread.
+        if self._over.is_set():
+            raise WireError("its worker left before it was sent")
 
 
 def outcome_of_bug(submission: Submission, error: BaseException) -> Outcome:
