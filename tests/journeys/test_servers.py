@@ -38,6 +38,10 @@ app.config.update(
 app.config.from_prefixed_env()
 mail = Mail(app)
 
+with app.app_context():  # before the server forks
+    for each in range(int(os.environ.get("AT_IMPORT", "0"))):
+        mail.send_later(Message("Up", recipients=[f"admin{each}@example.org"], body="I am up"))
+
 @app.get("/send/<name>")
 def send(name):
     return mail.send_later(Message("Hello", recipients=[f"{name}@example.org"], body="Hello"))
@@ -60,8 +64,10 @@ SERVERS = {
     "gunicorn, gevent, preloaded": (
         *GUNICORN, "--worker-class", "gevent", "--preload", "served:app",
     ),
-    "uwsgi": (*UWSGI, "--enable-threads"),
-    "uwsgi, loaded in each process": (*UWSGI, "--enable-threads", "--lazy-apps"),
+    "uwsgi": UWSGI,
+    "uwsgi, loaded in each process": (*UWSGI, "--lazy-apps"),
+    "uwsgi, four processes": (*UWSGI, "--processes", "4"),
+    "uwsgi that tells of forks": (*UWSGI, "--py-call-osafterfork"),
 }  # fmt: skip
 
 
@@ -158,9 +164,24 @@ def test_with_the_outbox_on_a_server_each_mail_is_accepted_once_too(request, fol
     assert "Traceback" not in (folder / "log").read_text()
 
 
-def test_uwsgi_without_threads_refuses_and_names_the_flag(folder):
-    with Hostile() as relay, serving(folder, UWSGI, relay.port) as home:
-        assert get(f"{home}/send/one")[0] == 500
-        assert get(f"{home}/quiet")[0] == 200
-    assert "--enable-threads" in (folder / "log").read_text()
-    assert relay.accepted == []
+@pytest.mark.parametrize(
+    "name",
+    ["gunicorn, preloaded", "uwsgi, four processes", "uwsgi that tells of forks"],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_an_app_sends_at_its_import_costs_no_later_mail(request, folder, kind, name):
+    place = f"sqlite:///{folder / 'instance' / 'outbox.sqlite3'}"
+    if kind != "sqlite":
+        place = new_place(request, kind, folder)
+    eyes = Eyes(place)
+    where = {"FLASK_MAIL_OUTBOX_URL": place, "AT_IMPORT": "3"}
+    with Hostile() as relay:
+        with serving(folder, SERVERS[name], relay.port, **where) as home:
+            with ThreadPoolExecutor(8) as pool:
+                answers = list(pool.map(get, [f"{home}/send/n{i}" for i in range(40)]))
+            assert {status for status, _ in answers} == {200}, (folder / "log").read_text()
+            ids = {row for (row,) in eyes.rows("SELECT id FROM outbox_message")}
+            assert {row for _, row in answers} <= ids
+            wait_for(lambda: eyes.count("state = 'accepted'") == 43)
+        assert len(relay.message_ids) == len(set(relay.message_ids)) == 43
+    assert "Traceback" not in (folder / "log").read_text()

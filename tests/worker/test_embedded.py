@@ -239,19 +239,40 @@ def test_children_that_multiprocessing_makes_send_too(embedded, outbox, eyes):
 # --- servers ---
 
 
-@pytest.mark.parametrize(
-    "options", [{b"enable-threads": True}, {"enable-threads": True}, {b"threads": b"2"}]
-)
-def test_under_uwsgi_with_threads_it_starts(embedded, monkeypatch, options):
-    monkeypatch.setitem(sys.modules, "uwsgi", ModuleType("uwsgi"))
-    monkeypatch.setattr(sys.modules["uwsgi"], "opt", options, raising=False)
+@pytest.fixture
+def uwsgi(monkeypatch):
+    module = ModuleType("uwsgi")
+    module.opt = {}
+    monkeypatch.setitem(sys.modules, "uwsgi", module)
+    return module
+
+
+def test_under_uwsgi_whose_threads_are_on_without_a_flag_it_starts(embedded, uwsgi):
+    uwsgi.has_threads = 1
     embedded.ensure()
     assert len(threads()) == 1
 
 
-def test_under_uwsgi_without_threads_it_names_the_flag(embedded, monkeypatch):
-    monkeypatch.setitem(sys.modules, "uwsgi", ModuleType("uwsgi"))
-    monkeypatch.setattr(sys.modules["uwsgi"], "opt", {b"processes": b"2"}, raising=False)
+@pytest.mark.parametrize(
+    "options", [{b"enable-threads": True}, {"enable-threads": b"true"}, {b"threads": b"2"}]
+)
+def test_under_an_older_one_with_threads_it_starts(embedded, uwsgi, options):
+    uwsgi.opt = options
+    embedded.ensure()
+    assert len(threads()) == 1
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        {"has_threads": 0, "opt": {b"enable-threads": True}},
+        {"opt": {b"processes": b"2"}},
+        {"opt": {b"enable-threads": b"false"}},
+        {"opt": {"enable-threads": b"0"}},
+    ],
+)
+def test_under_uwsgi_without_threads_it_names_the_flag(embedded, uwsgi, says):
+    vars(uwsgi).update(says)
     with pytest.raises(ConfigurationError, match="--enable-threads"):
         embedded.ensure()
     assert threads() == []

@@ -6,7 +6,6 @@ keeps in mind which routes failed lately, so that not each of its requests waits
 """
 
 import random
-import threading
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from flask_outbox.mail.exchange import Report
 from flask_outbox.mail.outcome import Outcome
 from flask_outbox.mail.route import Route, Routing, is_ours
 from flask_outbox.mail.submission import Receipt, Submission
+from flask_outbox.outbox.forks import OwnLock
 from flask_outbox.transports.base import Transport
 
 
@@ -35,7 +35,7 @@ class Health:
     """How the routes did lately, as far as this process knows."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = OwnLock()
         self._known: dict[str, Route] = {}
 
     def order(self, routing: Routing) -> list[str]:
@@ -44,19 +44,15 @@ class Health:
             return routing.routes
         names = list(routing.in_order(random.random()))  # noqa: S311  shares the work, no secret
         now = time.monotonic()
-        with self._lock:
+        with self._lock.here():
             paused = {name for name, each in self._known.items() if each.paused(now)}
         return sorted(names, key=paused.__contains__)
 
     def hear(self, route: str, submission: Submission, receipt: Receipt) -> None:
         """Take in what became of a mail."""
-        with self._lock:
+        with self._lock.here():
             known = self._known.setdefault(route, Route(route))
             known.hear(Report(submission, receipt), time.monotonic())
-
-    def forget_lock(self) -> None:
-        """Begin anew in a child: a lock that was held at the fork would be held for ever."""
-        self._lock = threading.Lock()
 
 
 def tries(

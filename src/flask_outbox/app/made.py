@@ -4,8 +4,6 @@ An app that only calls ``mail.send`` gets a pool of lines, and nothing else: the
 workers and SQLAlchemy come with the first ``send_later``.
 """
 
-import os
-import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +22,7 @@ from flask_outbox.app.telling import tell_alert, tell_recorded
 from flask_outbox.app.tenants import Tenants
 from flask_outbox.mail.errors import ConfigurationError, MessageError
 from flask_outbox.mail.submission import Submission
+from flask_outbox.outbox.forks import OwnLock
 from flask_outbox.transports.base import Transport
 
 if TYPE_CHECKING:
@@ -64,19 +63,18 @@ class Made:
         self.settings = settings
         self.engine = engine  # the app's own, if it has one
         self.joined = joined  # the app's database, if mail is kept there
-        self._making = threading.RLock()
+        self._making = OwnLock()
         self._made: dict[str, Any] = {}
         self.hooks = hooks
         self.health = Health()
         self._ways: dict[str, tuple[object, Way]] = {}
-        _all.add(self)
 
     def __repr__(self) -> str:
         return f"<flask_outbox runtime of {self.app.name!r}>"
 
     def _once(self, name: str, make: Callable[[], T]) -> T:
         if name not in self._made:
-            with self._making:
+            with self._making.here():
                 if name not in self._made:
                     self._made[name] = make()
         made: T = self._made[name]
@@ -332,7 +330,7 @@ class Made:
 
     def close(self) -> None:
         """Stop and close what was made."""
-        with self._making:
+        with self._making.here():
             made, self._made = self._made, {}
         for name in ("embedded", "wakes"):
             if made.get(name) is not None:
@@ -340,19 +338,3 @@ class Made:
         for name in ("pool", "async_pool", "outbox"):
             if name in made:
                 made[name].close()
-
-    def forget_lock(self) -> None:
-        """Begin anew in a child: a lock that was held at the fork would be held for ever."""
-        self._making = threading.RLock()
-        self.health.forget_lock()
-
-
-_all: weakref.WeakSet[Made] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for made in list(_all):
-        made.forget_lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -1,4 +1,7 @@
-"""Where a worker may be started: never by a command, never in a reloader's parent."""
+"""Where a worker may be started: never by a command, nor in the parent of those that serve.
+
+That is a reloader's, and uWSGI's, which forks without a word to a thread that works.
+"""
 
 import logging
 import os
@@ -10,6 +13,8 @@ from contextlib import contextmanager
 import click
 from flask import Flask, has_app_context, has_request_context
 from flask.cli import FlaskGroup, ScriptInfo
+
+from flask_outbox.outbox.forks import uwsgi_forks_next
 
 log = logging.getLogger("flask_outbox")
 
@@ -36,6 +41,8 @@ def may_start(app: Flask) -> bool:
         return False
     if has_request_context() or os.getpid() in requests_seen:
         return True
+    if uwsgi_forks_next():  # its children begin with what is in the outbox
+        return False
     # With the reloader, the parent runs the same code as its child, and serves nothing.
     return _is_reloaders_child() or not (app.debug or _reloads(command))
 

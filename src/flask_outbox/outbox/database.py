@@ -1,7 +1,6 @@
 """The outbox: one database, its transactions, its clock, and its randomness."""
 
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -16,6 +15,7 @@ from flask_outbox.mail.rates import Rates
 from flask_outbox.mail.retry import Patience
 from flask_outbox.mail.say import Say
 from flask_outbox.outbox.encryption import NO_KEYS, Keyring
+from flask_outbox.outbox.forks import OwnLock
 from flask_outbox.outbox.kinds import database_of
 from flask_outbox.outbox.schema import brought_up_to_date, is_current, must_be_current
 from flask_outbox.outbox.server import Limits
@@ -64,7 +64,8 @@ class Outbox:
         self._engine: Engine | None = None
         self._checked = False
         self._seen_in: WeakSet[Transaction] = WeakSet()
-        self._opening = threading.Lock()
+        self._opening = OwnLock()
+        self._pid = os.getpid()
         self._offset = 0.0, -ASK_AGAIN  # from our monotonic clock to the database's, and since when
         _ALL.add(self)
 
@@ -113,8 +114,9 @@ class Outbox:
 
         Raises OutboxUnavailable where it cannot be, naming the fix.
         """
+        self.mind_fork()
         if self._engine is None:
-            with self._opening:
+            with self._opening.here():
                 if self._engine is None:
                     self._engine = self._opened()
         return self._engine
@@ -161,6 +163,7 @@ class Outbox:
 
     def upgrade(self) -> None:
         """Bring the schema up to date: what ``flask outbox upgrade`` does."""
+        self.mind_fork()
         database = self.database
         database.make()
         engine = database.engine()
@@ -178,22 +181,31 @@ class Outbox:
 
         A transaction under way ends as it would have.
         """
+        self.mind_fork()
         engine, self._engine = self._engine, None
         self._checked = False
         self.database.close(engine)
 
     def before_fork(self) -> None:
         """Leave nothing open that a child would inherit."""
+        self.mind_fork()
         self.database.before_fork(self._engine)
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
         self.database.after_fork_in_parent()
 
-    def after_fork_in_child(self) -> None:
-        """Forget what was the parent's."""
-        self.database.after_fork_in_child(self._engine)
-        self._opening = threading.Lock()
+    def mind_fork(self) -> None:
+        """Forget in a child what was the parent's, before anything of it is used.
+
+        By the process id: uWSGI forks without telling Python.
+        """
+        if self._pid == os.getpid():
+            return
+        with self._opening.here():
+            if self._pid != os.getpid():
+                self.database.after_fork_in_child(self._engine)
+                self._pid = os.getpid()
 
 
 _ALL: WeakSet[Outbox] = WeakSet()
@@ -210,8 +222,9 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
+    # At once, and not at the next use: an app's own engine is used by the app, too.
     for outbox in list(_ALL):
-        outbox.after_fork_in_child()
+        outbox.mind_fork()
 
 
 os.register_at_fork(

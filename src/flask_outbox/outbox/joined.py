@@ -141,6 +141,7 @@ def status_within(
 @contextmanager
 def _connection(outbox: Outbox, session: Session, table: Table | None) -> Generator[Connection]:
     """Give the session's connection, for that while with what our statements need."""
+    outbox.mind_fork()
     bind = _same_database(outbox, session, message if table is None else table)
     with _noted(session, bind), outbox.database.explained():
         with about_to_write():  # what begins with us

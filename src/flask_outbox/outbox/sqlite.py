@@ -6,7 +6,8 @@ the timeout, when somebody else wrote in between. Within one process writers que
 that threads do not fight through SQLite's sleeping busy handler.
 
 A file that SQLite holds open must not cross a fork: the child would believe in locks that only its
-parent has. So a fork waits until nobody is in a transaction, and finds no connection open.
+parent has. So a fork waits until nobody is in a transaction, and finds no connection open. Where
+uWSGI forks without a word, none stays open before.
 """
 
 import os
@@ -27,6 +28,7 @@ from sqlalchemy.pool import QueuePool, StaticPool
 from flask_outbox.mail.errors import ConfigurationError, OutboxUnavailable
 from flask_outbox.mail.say import Say
 from flask_outbox.outbox.begin import about_to_write, begin_for_real
+from flask_outbox.outbox.forks import uwsgi_forks_next
 from flask_outbox.outbox.schema import APPS
 
 log = Say("flask_outbox.outbox")
@@ -204,22 +206,33 @@ class Sqlite:
                 self._let_writer_go()
                 writer = self._writer = engine.connect()
             self._let_sync(writer, FULL if lasting else NORMAL)
-            with writer.begin():
-                yield writer
+            try:
+                with writer.begin():
+                    yield writer
+            finally:
+                if uwsgi_forks_next():
+                    self._let_writer_go()
+                    self._let_nothing_rest(engine)
 
     @contextmanager
     def reading(self, engine: Engine) -> Generator[Connection]:
         """Give a connection that sees one state of the database and writes nothing."""
-        with (
-            self._turn(self._reading),
-            engine.execution_options(**READING).begin() as connection,
-        ):
-            yield connection
+        with self._turn(self._reading):
+            try:
+                with engine.execution_options(**READING).begin() as connection:
+                    yield connection
+            finally:
+                if uwsgi_forks_next():
+                    self._let_nothing_rest(engine)
 
     def _let_writer_go(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
+
+    def _let_nothing_rest(self, engine: Engine) -> None:
+        if self.file is not None and self._apps is None:
+            engine.dispose()
 
     def must_fit(self, content: bytes) -> None:
         """Take anything."""

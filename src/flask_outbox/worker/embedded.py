@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 from weakref import WeakSet
 
 from flask_outbox.mail.errors import ConfigurationError
@@ -21,6 +22,7 @@ from flask_outbox.worker.unexpected import place
 
 AGAIN_FIRST = 1.0  # seconds until a worker that could not begin, or broke, is made again
 AGAIN_MOST = 60.0
+OFF = ("0", "false", "off", "no")  # uWSGI's words
 FIX = (
     "What it writes down is kept, and sent by another process of this app or by `flask outbox"
     " worker`: run that, and let this process have more threads or memory."
@@ -120,8 +122,7 @@ def refuse_without_threads() -> None:
     """Raise under a uWSGI whose threads are off: the worker would stand still between requests."""
     if (uwsgi := sys.modules.get("uwsgi")) is None:
         return
-    options = {str(_text(name)): value for name, value in getattr(uwsgi, "opt", {}).items()}
-    if not any(options.get(name) for name in ("enable-threads", "threads")):
+    if not _has_threads(uwsgi):
         raise ConfigurationError(
             "uWSGI runs this app without threads, so the embedded worker could not send mail: "
             "start uWSGI with --enable-threads, or set MAIL_WORKER to 'process' and run "
@@ -129,8 +130,16 @@ def refuse_without_threads() -> None:
         )
 
 
-def _text(name: object) -> object:
-    return name.decode() if isinstance(name, bytes) else name
+def _has_threads(uwsgi: Any) -> bool:
+    """Ask uWSGI itself, which turns them on by default since 2.0.30; an older one, its options."""
+    if hasattr(uwsgi, "has_threads"):
+        return bool(uwsgi.has_threads)
+    options = {_text(name): _text(value).lower() for name, value in uwsgi.opt.items()}
+    return any(options.get(name, "0") not in OFF for name in ("enable-threads", "threads"))
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 _all: WeakSet[Embedded] = WeakSet()
