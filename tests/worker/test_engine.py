@@ -320,7 +320,8 @@ def test_but_told_to_leave_it_waits_no_longer_than_its_grace(outbox, transport, 
     leave.set()
     thread.join(BOUND)
     assert not thread.is_alive()
-    assert eyes.states() == {"<first@example.com>": "sending"}
+    assert eyes.states() == {"<first@example.com>": "queued"}  # nothing of it had left
+    assert eyes.count("attempts = 0") == 1
 
 
 def test_told_to_leave_a_drain_finishes_what_is_under_way_and_says_so(outbox, transport, eyes):
