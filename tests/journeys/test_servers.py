@@ -52,9 +52,11 @@ def quiet():
 """
 
 GUNICORN = (BIN / "gunicorn", "--bind", "127.0.0.1:0", "--workers", "2", "--no-control-socket")
+# Once in a hundred stops, on a busy machine, a uWSGI worker stays in its wait for requests after
+# SIGTERM, Python ended already; its master then kills it after its mercy, 60 s by default.
 UWSGI = (
     BIN / "uwsgi", "--http-socket", "127.0.0.1:0", "--module", "served:app", "--master",
-    "--processes", "2", "--die-on-term", "--need-app",
+    "--processes", "2", "--die-on-term", "--need-app", "--worker-reload-mercy", "5",
 )  # fmt: skip
 SERVERS = {
     "gunicorn": (*GUNICORN, "served:app"),
