@@ -4,6 +4,7 @@ Requests enqueue, whichever process serves them; each mail is accepted once. Aft
 request that has nothing to do with mail sends what waits.
 """
 
+import os
 import re
 import signal
 import subprocess
@@ -112,7 +113,7 @@ def serving(
         assert server.wait(BOUND) == 0, log.read_text()
     finally:
         if server.poll() is None:
-            server.kill()
+            os.killpg(server.pid, signal.SIGKILL)  # and its workers
             server.wait()
 
 
