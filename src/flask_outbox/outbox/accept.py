@@ -90,8 +90,8 @@ def accept(connection: Connection, reports: Sequence[Report], now: float) -> Non
         raise NotAsBegun
     lines = [_line(report, *each, now) for report in reports for each in report.receipt.items()]
     EVENTS.run(connection, lines)
-    if wipe := [{"wiped": each.submission.id} for each in reports if each.submission.sensitive]:
-        connection.execute(WIPE, wipe)
+    if wipe := [{"message": each.submission.id} for each in reports if each.submission.sensitive]:
+        WIPE.run(connection, wipe)
 
 
 def _accepted(report: Report, address: str, outcome: Outcome) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def _erase(connection: Connection, now: float, person: _Person, ids: Sequence[st
     over = [each for each in held if each.state not in OPEN]
     ended = [each.row["id"] for each in over]
     if ended:  # before settle() wipes what is sensitive, so that it is counted
-        erased.contents += connection.execute(WIPE, [{"wiped": id_} for id_ in ended]).rowcount
+        erased.contents += WIPE.run(connection, [{"message": id_} for id_ in ended])
     settle(connection, cancelled)
     erased.cancelled += len(cancelled)
     erased.messages += len(over)

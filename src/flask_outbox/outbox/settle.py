@@ -54,7 +54,10 @@ EVENTS = Each(
     lambda given: insert(event).values(given),
 )
 # One by one: to delete several, MySQL reads a small table whole, and no hint prevents that.
-WIPE = delete(content).where(content.c.message == bindparam("wiped"))
+WIPE = Each(
+    {"message": content.c.message.type},
+    lambda given: delete(content).where(content.c.message == given["message"]),
+)
 
 
 def lock_free(connection: Connection, ids: Collection[str]) -> set[str]:
@@ -123,8 +126,8 @@ def settle(connection: Connection, held: Sequence[Held]) -> None:
     if events := [each for one in held for each in one.events]:
         EVENTS.run(connection, events)
     over = [each.row for each in held if each.state in WIPED]
-    if wipe := [row["id"] for row in over if is_sensitive(row["extra"])]:
-        connection.execute(WIPE, [{"wiped": id_} for id_ in wipe])
+    if wipe := [{"message": row["id"]} for row in over if is_sensitive(row["extra"])]:
+        WIPE.run(connection, wipe)
 
 
 def _message(held: Held) -> dict[str, Any]:

@@ -148,7 +148,7 @@ class Each:
             return self._texts.run(connection, 0, self._at_once, [{"rows": _written(rows)}], _count)
         if name in MYSQL and isinstance(self._one, Update):
             return self._in_pieces(connection, rows)
-        # PyMySQL writes the rows of an INSERT into one.
+        # PyMySQL writes the rows of an INSERT into one; of a DELETE it says each by itself.
         return self._texts.run(connection, 0, lambda: self._one, rows, _count)
 
     def _in_pieces(self, connection: Connection, rows: Sequence[Terms]) -> int:

@@ -111,9 +111,8 @@ class Tasks:
 
     def cancel(self, seconds: float) -> None:
         """Cancel them, and wait so long for what they do about it."""
-        with suppress(
-            RuntimeError, TimeoutError, CancelledError
-        ):  # a loop that ended, or is held up
+        # The loop ended, or something holds it up.
+        with suppress(RuntimeError, CancelledError, TimeoutError):
             background.submit(self._cancel()).result(seconds)
 
     async def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
