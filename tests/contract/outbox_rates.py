@@ -46,6 +46,7 @@ from outbox_mail import (
 BUSY = Deferred("421 4.7.0 too fast")
 OUR_FAULT = Deferred("503", Fault.OURS)
 ANN = "ann@gmail.com"
+BOUND = 60.0  # seconds
 TWO_WAYS = Routing("default", ({"first": 1.0}, {"second": 1.0}))
 
 
@@ -107,6 +108,7 @@ class RateContract(Ground):
     def _one_clock(self, monkeypatch, clock):
         """Let this process's own clock tell the database's time."""
         monkeypatch.setattr(claims, "time", clock)
+        monkeypatch.setattr(slots, "LOOKS_FOR", BOUND)  # by the real clock, whatever else runs
 
     # --- of a transport ---
 
@@ -680,7 +682,7 @@ class RateContract(Ground):
         looked = slots.Looked(0)
         moved = []
         for _ in domains:
-            times_told = iter((0.0, 0.0, 1.0))  # the first is looked at in time
+            times_told = iter((0.0, BOUND + 1.0))  # it is over before the first was looked at
             told = SimpleNamespace(monotonic=times_told.__next__)
             monkeypatch.setattr(slots, "time", told)
             looked = bring_forward(outbox, looked.after)

@@ -128,8 +128,6 @@ def bring_forward(outbox: Outbox, after: str = "") -> Looked:
         every = transports(connection)[:TRANSPORTS_MOST] if rows else []
     for row in rows:
         name = row["name"]
-        if time.monotonic() > end:
-            return Looked(moved, after)
         limit = limit_named(outbox.rates, name)
         with outbox.read() as connection:
             found = meter(name, limit, row, now)
@@ -140,6 +138,8 @@ def bring_forward(outbox: Outbox, after: str = "") -> Looked:
                 for each in locked(connection, {name: limit}, now, (), wait=False).values():
                     moved += Line(connection, each, every, now).close_up()
         after = name
+        if time.monotonic() > end:  # one at least, or it would begin anew each time
+            return Looked(moved, after)
     return Looked(moved, after if len(rows) == LIMITS_MOST else "")
 
 
