@@ -4,6 +4,7 @@ import logging
 import os
 import sqlite3
 import stat
+import threading
 import time
 from itertools import repeat
 from pathlib import Path
@@ -260,6 +261,17 @@ say("done")
     outbox = Outbox(f"sqlite:///{file}")
     assert len(take(outbox)) == 6
     outbox.close()
+
+
+def test_a_new_outbox_is_waited_for_while_another_process_makes_it(file):
+    """Its journal cannot be set then, and SQLite says so at once, whatever its timeout."""
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    threading.Timer(0.2, other.rollback).start()
+    outbox = Outbox(f"sqlite:///{file}")
+    assert put(outbox)
+    outbox.close()
+    other.close()
 
 
 def test_many_threads_may_use_a_new_outbox_at_once(outbox):

@@ -164,7 +164,7 @@ class Sqlite:
             },
             **pool,
         )
-        event.listen(engine, "connect", _connected)
+        event.listen(engine, "connect", self._connected)
         event.listen(engine, "begin", self._begun)
         return engine
 
@@ -310,7 +310,15 @@ class Sqlite:
             driver.execute("BEGIN")
         else:
             self._let_wait(connection, 0)  # a commit has the lock already; only BEGIN waits
-            self._begin_immediate(driver)
+            self._patiently(driver, "BEGIN IMMEDIATE")
+
+    def _connected(self, driver: Any, _record: object) -> None:
+        """Say to a new connection what SQLite must be told.
+
+        While another process makes the file, SQLite does not wait before it changes the journal.
+        """
+        for pragma in PRAGMAS:
+            self._patiently(driver, pragma)
 
     @staticmethod
     def _let_wait(connection: Connection, milliseconds: int) -> None:
@@ -336,8 +344,8 @@ class Sqlite:
             driver.execute("PRAGMA secure_delete = ON").close()
             connection.info[WIPES] = True
 
-    def _begin_immediate(self, driver: Any) -> None:
-        """Wait for the write lock, with shorter naps than SQLite's own.
+    def _patiently(self, driver: Any, statement: str) -> None:
+        """Execute it, waiting for a lock with shorter naps than SQLite's own.
 
         Those grow to 100 ms. Where several processes write all the time that is too long to hit a
         gap, and every thread that writes stands behind it.
@@ -346,7 +354,7 @@ class Sqlite:
         nap = NAP_LEAST
         while True:
             try:
-                driver.execute("BEGIN IMMEDIATE")
+                driver.execute(statement).close()
             except sqlite3.OperationalError as error:
                 if not _errorname(error).startswith("SQLITE_BUSY") or monotonic() >= until:
                     raise
@@ -385,11 +393,6 @@ class Sqlite:
 
 
 _LEFT_BY_PARENT: list[Any] = []
-
-
-def _connected(connection: Any, _record: object) -> None:
-    for pragma in PRAGMAS:
-        connection.execute(pragma).close()
 
 
 def _errorname(error: BaseException | None) -> str:
