@@ -13,7 +13,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +22,8 @@ from time import monotonic, sleep
 
 import amqp
 import redis
+
+from ports import free_port
 
 BOUND = 60.0  # Erlang takes its time to start
 RABBITMQ = "/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server"
@@ -57,7 +58,7 @@ def rabbitmq_answers(url: str) -> bool:
 @contextlib.contextmanager
 def own_redis(port: int = 0) -> Iterator[str]:
     """Run a Redis that keeps nothing on disk, as Debian's default but for the port."""
-    port = port or free_ports(1)[0]
+    port = port or free_port()
     url = f"redis://127.0.0.1:{port}/0"
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     with (
@@ -71,8 +72,7 @@ def own_redis(port: int = 0) -> Iterator[str]:
 @contextlib.contextmanager
 def own_rabbitmq(port: int = 0) -> Iterator[str]:
     """Run a RabbitMQ, and the port mapper that Erlang wants to have beside it."""
-    free, distribution, mapper = free_ports(3)
-    port = port or free
+    port, distribution, mapper = port or free_port(), free_port(), free_port()
     url = f"amqp://guest:guest@127.0.0.1:{port}//"
     with tempfile.TemporaryDirectory(prefix="flask-outbox-rabbitmq-") as name:
         folder = Path(name)
@@ -107,13 +107,6 @@ BROKERS = {
     "redis": ("redis://127.0.0.1:6379/0", redis_answers, own_redis),
     "rabbitmq": ("amqp://guest:guest@127.0.0.1:5672//", rabbitmq_answers, own_rabbitmq),
 }
-
-
-def free_ports(count: int) -> list[int]:
-    """Find ports that nobody listens on."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
 
 
 @contextlib.contextmanager

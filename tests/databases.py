@@ -26,12 +26,9 @@ from typing import Any
 import psycopg
 import pymysql
 
+from ports import free_port
+
 BOUND = 60.0
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        return held.getsockname()[1]
 
 
 class Server:

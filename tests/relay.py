@@ -24,6 +24,7 @@ from pwd import getpwnam
 from time import monotonic, sleep
 
 import certificates
+from ports import free_port
 
 USER, PASSWORD = "ada", "correct horse"
 KNOWN = ("ada@relay.test", "bob@relay.test", "jos\u00e9@relay.test")  # anybody else is unknown
@@ -145,7 +146,7 @@ def running() -> Iterator[Relay]:
     """Start it, and stop it."""
     folder = Path(tempfile.mkdtemp(prefix="flask-outbox-relay-"))
     try:
-        relay = Relay(folder, *_free_ports(3))
+        relay = Relay(folder, free_port(), free_port(), free_port())
         _write(relay)
         master = subprocess.Popen(
             [f"{DAEMONS}/master", "-d", "-c", str(folder / "etc")],
@@ -161,14 +162,6 @@ def running() -> Iterator[Relay]:
             master.wait(BOUND)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _write(relay: Relay) -> None:
@@ -213,7 +206,11 @@ def _until_it_answers(relay: Relay, master: "subprocess.Popen[bytes]") -> None:
     until = monotonic() + BOUND
     while monotonic() < until:
         assert master.poll() is None, f"Postfix did not start\n{relay.log()}"
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", relay.plain), 5):
-            return
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", relay.plain), 5) as line,
+        ):
+            if line.recv(100).startswith(b"220 relay.test"):
+                return
         sleep(0.02)  # another program's port: there is nothing to wait on
     raise AssertionError(f"Postfix does not answer\n{relay.log()}")

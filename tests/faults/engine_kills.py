@@ -31,12 +31,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' modules a
 
 from random_kills import DATABASES, POINTS, ROWS, Killer, Print, act, lives, open_mails
 
-from brokers import BROKERS, broker, free_ports
+from brokers import BROKERS, broker
 from engine_app import create_app
 from engine_stage import QUIET, later, on_broker
 from faults_worker import PATIENCE, an_outbox
 from hostile import Act, Hostile, Session
 from kill_verdict import Row, Verdict, judge
+from ports import free_port
 from worker_stage import Eyes
 
 POOL = 3
@@ -163,7 +164,7 @@ class Broker:
     """One of our own, on a port that stays."""
 
     name: str
-    port: int = field(default_factory=lambda: free_ports(1)[0])
+    port: int = field(default_factory=free_port)
     runs: ExitStack = field(default_factory=ExitStack)
 
     def start(self) -> str:

@@ -33,10 +33,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' modules a
 from killed_shop import shop_of
 from random_kills import DATABASES, IN_FLIGHT, ROWS, Print, lives, open_mails
 
-from databases import free_port
 from faults_worker import PATIENCE
 from hostile import Hostile
 from kill_verdict import Kill, Row, Verdict, judge
+from ports import free_port
 from shop import close
 from worker_stage import Eyes
 

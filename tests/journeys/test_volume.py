@@ -19,6 +19,7 @@ from urllib.request import urlopen
 import pytest
 
 from hostile import Hostile, polite
+from ports import free_port
 from worker_stage import BOUND, Eyes, wait_for
 
 BIN = Path(sys.executable).parent
@@ -97,9 +98,7 @@ def ended(program: subprocess.Popen[bytes]) -> int:
 def sink():
     """Run smtp-sink; give its port, and the file that it writes each mail to."""
     folder = Path(tempfile.mkdtemp())
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [SINK, "-D", str(folder / "mails"), f"127.0.0.1:{port}", "100"]
     if os.geteuid() == 0:
         shutil.chown(folder, "nobody")
