@@ -72,10 +72,15 @@ def test_a_far_side_is_believed_between_a_second_and_an_hour(asked, believed):
 
 def test_the_last_attempt_is_at_the_give_up_time_and_none_is_after_it():
     assert after(LATER, attempt=9, jitter=0.9, age=2 * DAY - 10.0) == 10.0
-    assert after(LATER, age=2 * DAY) is None
+    assert after(LATER, attempt=2, age=2 * DAY) is None
 
 
-@given(st.integers(1, 100), jitters, st.floats(0, 3 * DAY), st.floats(-10, 1e6) | st.none())
+def test_who_came_to_its_first_attempt_after_the_give_up_time_has_one_more():
+    assert after(LATER, attempt=1, jitter=0.5, age=2 * DAY) == 30.0
+    assert after(LATER, attempt=1, jitter=0.5, age=9 * DAY) == 30.0
+
+
+@given(st.integers(2, 100), jitters, st.floats(0, 3 * DAY), st.floats(-10, 1e6) | st.none())
 def test_no_deferral_is_tried_in_the_past_or_after_the_give_up_time(attempt, jitter, age, asked):
     wait = after(Deferred("451", retry_after=asked), attempt=attempt, jitter=jitter, age=age)
     assert (wait is None) == (age >= 2 * DAY)
@@ -86,7 +91,11 @@ def test_no_deferral_is_tried_in_the_past_or_after_the_give_up_time(attempt, jit
 def test_what_is_not_the_messages_doing_waits_for_nothing_but_its_route(fault):
     assert after(Deferred("x", fault), attempt=50, jitter=0.9) == 0.0
     assert after(Deferred("x", fault, retry_after=600.0)) == 0.0
-    assert after(Deferred("x", fault), age=2 * DAY) is None
+
+
+def test_our_own_faults_end_with_the_give_up_time_and_a_neighbours_line_ends_nothing():
+    assert after(Deferred("x", Fault.OURS), age=2 * DAY) is None
+    assert after(Deferred("x", Fault.NONE), age=2 * DAY) == 0.0
 
 
 def test_what_is_unclear_is_repeated_twice_spread_over_the_give_up_time_and_then_never():

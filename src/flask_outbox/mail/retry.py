@@ -13,7 +13,9 @@ unclear          Unclear              yes      third in row   after 1/576, then 
 ===============  ===================  =======  =============  ==================================
 
 No deferral is tried again later than the give-up time, 2 days from when it was first due: then it
-has failed, or is unknown if it was ever unclear. How long a route pauses, how one mail at a time
+has failed, or is unknown if it was ever unclear. But what was not its own attempt ends nothing, and
+who came to its first one so late, after an outage, has one more: a greylist asks it of everybody.
+How long a route pauses, how one mail at a time
 probes it, and who may take another, stands in ``mail/route.py``.
 
 All times are UNIX seconds, ``jitter`` is a number in [0, 1).
@@ -74,11 +76,13 @@ def next_attempt(  # noqa: PLR0913  the six things that the table above speaks o
                 return None
             share = UNCLEAR_SPREAD[min(unclear, len(UNCLEAR_SPREAD)) - 1]
             return now + share * patience.give_up
-        case Deferred(fault=Fault.OURS | Fault.NONE):
+        case Deferred(fault=Fault.NONE):
+            return now
+        case Deferred(fault=Fault.OURS):
             return now if now < last else None
         case Deferred(retry_after=asked):
             wait = backoff(attempt, jitter)
             if asked is not None:
                 wait = max(wait, clamp_retry_after(asked))
-            due = now + wait
-            return due if due <= last else (last if now < last else None)
+            due = min(now + wait, last) if now < last else now + wait
+            return due if now < last or attempt == 1 else None
