@@ -53,11 +53,9 @@ def quiet():
 """
 
 GUNICORN = (BIN / "gunicorn", "--bind", "127.0.0.1:0", "--workers", "2", "--no-control-socket")
-# Once in a hundred stops, on a busy machine, a uWSGI worker stays in its wait for requests after
-# SIGTERM, Python ended already; its master then kills it after its mercy, 60 s by default.
 UWSGI = (
     BIN / "uwsgi", "--http-socket", "127.0.0.1:0", "--module", "served:app", "--master",
-    "--processes", "2", "--die-on-term", "--need-app", "--worker-reload-mercy", "5",
+    "--processes", "2", "--die-on-term", "--need-app",
 )  # fmt: skip
 SERVERS = {
     "gunicorn": (*GUNICORN, "served:app"),
@@ -147,6 +145,30 @@ def test_each_mail_of_many_requests_is_accepted_once_and_a_restart_sends_what_wa
             wait_for(lambda: eyes.count("state = 'accepted'") == 24)
         assert len(relay.message_ids) == 25
     assert "Traceback" not in (folder / "log").read_text()
+
+
+@pytest.mark.parametrize("name", ["uwsgi", "uwsgi, loaded in each process"])
+def test_a_signal_that_ends_uwsgi_is_handled_by_no_thread_of_ours(folder, eyes, name):
+    """It would end Python there, while the worker waits for the next request for ever."""
+    with Hostile() as relay, serving(folder, SERVERS[name], relay.port) as home:
+        assert get(f"{home}/send/ada")[0] == 200
+        wait_for(lambda: eyes.count("state = 'accepted'") == 1)
+        process = int(get(f"{home}/quiet")[1])
+        blocked = {thread: blocked_in(process, thread) for thread in threads_of(process)}
+    ending = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
+    assert not ending & blocked.pop(process)
+    assert blocked
+    assert [thread for thread, signals in blocked.items() if not ending <= signals] == []
+
+
+def threads_of(process: int) -> list[int]:
+    return [int(each.name) for each in Path(f"/proc/{process}/task").iterdir()]
+
+
+def blocked_in(process: int, thread: int) -> set[int]:
+    status = Path(f"/proc/{process}/task/{thread}/status").read_text()
+    mask = int(re.search(r"SigBlk:\s*(\w+)", status)[1], 16)
+    return {number for number in range(1, 65) if mask >> number - 1 & 1}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
 from flask_outbox.wire.blocking import begin
+from flask_outbox.wire.threads import start
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,7 +50,7 @@ class Background:
         self._thread = threading.Thread(
             target=_run, args=(loop,), name="flask-outbox-loop", daemon=True
         )
-        self._thread.start()
+        start(self._thread)
         return loop
 
     def stop(self) -> None:

@@ -11,6 +11,8 @@ from contextvars import copy_context
 from time import monotonic
 from typing import ParamSpec, TypeVar
 
+from flask_outbox.wire.threads import start
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -29,7 +31,7 @@ def begin(
                 future.set_exception(error)
 
     thread = threading.Thread(target=run, name="flask-outbox-look-up", daemon=True)
-    thread.start()
+    start(thread)
     return future, thread
 
 

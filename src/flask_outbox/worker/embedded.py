@@ -14,6 +14,7 @@ from typing import Any
 from weakref import WeakSet
 
 from flask_outbox.mail.errors import ConfigurationError
+from flask_outbox.wire.threads import start
 from flask_outbox.worker.bell import Bell
 from flask_outbox.worker.loop import LAST_WORDS, Worker
 from flask_outbox.worker.plan import Plan, never
@@ -67,7 +68,7 @@ class Embedded:
             refuse_without_threads()
             thread = threading.Thread(target=self._run, name="flask-outbox", daemon=True)
             try:
-                thread.start()
+                start(thread)
             except RuntimeError as error:  # too many of them, or too little memory
                 self._say_once(str(error))
                 return

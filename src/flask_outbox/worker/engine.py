@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 from weakref import WeakSet
 
 from flask_outbox.outbox.workers import workers
+from flask_outbox.wire.threads import start
 from flask_outbox.worker.looks import STAYS_FOR
 from flask_outbox.worker.loop import Worker
 from flask_outbox.worker.plan import Plan, never
@@ -79,7 +80,7 @@ class Wakes:
     def _begin(self) -> None:
         thread = threading.Thread(target=self._run, name="flask-outbox-wakes", daemon=True)
         try:
-            thread.start()
+            start(thread)
         except RuntimeError as error:  # at the interpreter's end, or where there are too many
             say.warning("nobody could be told of new mail: %s", place(error))
         else:
