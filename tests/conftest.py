@@ -3,6 +3,7 @@
 import signal
 
 import pytest
+from hypothesis import settings
 
 from database_fixtures import mariadb, place, postgresql
 
@@ -10,6 +11,9 @@ __all__ = ["mariadb", "place", "postgresql"]  # one of each server for all folde
 
 # Helpers whose asserts are explained like those of any test.
 pytest.register_assert_rewrite("contract", "outbox_mail")
+
+settings.register_profile("suite", deadline=None)  # no test is about a time
+settings.load_profile("suite")
 
 # Programs that tests start heed signals as at a terminal, also where the suite runs under nohup,
 # or in the background of a shell, which ignores SIGINT there.

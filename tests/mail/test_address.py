@@ -223,7 +223,7 @@ def asked(text):
     return f"{text.rpartition('@')[0]}@{found.ascii_domain}"
 
 
-@settings(max_examples=700, deadline=None)
+@settings(max_examples=700)
 @given(near_address)
 @example("a@xn--fa-hia.de")
 @example(f"a@{'b' * 63}.{'c' * 63}.{'d' * 63}.{'e' * 50}")
@@ -249,7 +249,7 @@ def test_the_fast_path_says_what_email_validator_says(text):
     assert ours == expected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @example("0@0---0")
 @given(near_address)
 def test_the_slow_path_says_what_the_fast_one_says(text):
@@ -260,7 +260,7 @@ def test_the_slow_path_says_what_the_fast_one_says(text):
     assert _canonical_slowly(text, "to") == fast
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.text(), st.text())
 def test_any_pair_is_refused_or_reads_back_as_itself(name, addr):
     try:
@@ -270,7 +270,7 @@ def test_any_pair_is_refused_or_reads_back_as_itself(name, addr):
     assert parse_address(str(address), "to") == address
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.text())
 def test_any_name_without_control_characters_reads_back_as_itself(name):
     try:

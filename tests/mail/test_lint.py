@@ -205,7 +205,7 @@ def test_of_one_rule_only_the_first_findings_are_told():
 
 class TestAnyBytes:
     @given(st.binary(max_size=300))
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     def test_give_findings_or_a_clear_error(self, content):
         for head in (b"", b"Subject: x\r\n", b"From: a@x.test\r\nContent-Type: text/html"):
             try:
@@ -224,7 +224,7 @@ class TestAnyBytes:
         st.binary(max_size=60),
         st.binary(max_size=120),
     )
-    @settings(max_examples=500, deadline=None)
+    @settings(max_examples=500)
     def test_in_a_mail_too(self, kind, encoding, parameter, body):
         lint(
             b"Subject: =?utf-8?b?" + parameter.translate(None, b"\r\n") + b"?=\r\n"
@@ -335,7 +335,7 @@ class TestPage:
         assert page.links == (Link("a", "one", 1), Link("b", "two", 1))
 
     @given(st.text("<>/!-?\"'= abc&;\n", max_size=60))
-    @settings(max_examples=500, deadline=None)
+    @settings(max_examples=500)
     def test_any_text_is_read_to_its_end(self, html):
         page_of(html)
         assert page_of(f"<b>{html.replace('<', '')}").links == ()

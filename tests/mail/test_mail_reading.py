@@ -248,7 +248,7 @@ class TestTextFromHtml:
     def test_html_that_is_all_broken_tags_still_gives_its_words(self):
         assert text_of("one <b>two</b> &amp; " + "<a " * 200) == "one two &\n"
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(
         st.lists(
             st.sampled_from(

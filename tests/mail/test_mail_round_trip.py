@@ -110,7 +110,7 @@ def text_of(part):
     return part.get_payload(decode=True).decode("utf-8").replace("\r\n", "\n")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     subject=subjects,
     sender=mailboxes,
@@ -137,7 +137,7 @@ def test_a_plain_mail_reads_back_as_it_was_composed(subject, sender, to, cc, bod
     assert list(sealed.recipients) == list(dict.fromkeys(addr for _, addr in (*to, *cc)))
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(
     body=bodies,
     html=bodies,
@@ -166,7 +166,7 @@ def test_a_mail_of_many_parts_reads_back_as_it_was_composed(body, html, amp, fil
     assert shown.get_payload(decode=True) == image
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(alphabet=" \tab,ä=?<>", max_size=120), st.text(alphabet=' \tab,ä"\\.', max_size=90))
 def test_white_space_in_headers_survives(subject, name):
     mail = parsed(seal(Message(subject, [(name, "a@b.c")], "", sender="s@b.c"), now=0).content)
@@ -175,7 +175,7 @@ def test_white_space_in_headers_survives(subject, name):
     assert found(mail["to"]) == shown([(name, "a@b.c")])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(alphabet=f"é漢😀 =?a{JOINERS}", max_size=150).map(str.strip), st.integers(1, 60))
 def test_a_name_in_any_number_of_encoded_words_decodes_to_itself(name, width):
     assume(not name.isascii())
@@ -185,7 +185,7 @@ def test_a_name_in_any_number_of_encoded_words_decodes_to_itself(name, width):
     assert all(len(each) <= 78 for each in line.split("\r\n"))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(alphabet=f"aé漢{JOINERS}", max_size=60).map(str.strip))
 def test_a_short_name_is_exact_for_every_reader(name):
     assume(len(name.encode()) <= 20)
@@ -193,7 +193,7 @@ def test_a_short_name_is_exact_for_every_reader(name):
     assert mail["to"].addresses[0].display_name == name
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.text(alphabet="aé漢ｱ字 語", max_size=120),
     st.sampled_from(["shift_jis", "euc-jp", "iso-8859-1", "latin-1", "gb18030", "big5", "koi8-r"]),
@@ -209,7 +209,7 @@ def test_other_charsets_read_back_too(text, charset):
     assert mail.get_content().replace("\r\n", "\n").removesuffix("\n") == text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(["X-A", "X-B", "Comments"]), subjects, max_size=3))
 def test_extra_headers_read_back(headers):
     assume(all("=?" not in value for value in headers.values()))
@@ -222,7 +222,7 @@ def test_extra_headers_read_back(headers):
         assert (mail[name] or "").strip() == value.strip()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.integers(1, 10**40).map("<{}@example.org>".format), min_size=1, max_size=60),
     st.lists(
@@ -239,7 +239,7 @@ def test_ids_and_urls_are_folded_and_never_encoded(ids, urls):
     assert f"\r\nList-Unsubscribe: {', '.join(f'<{u}>' for u in urls)}\r\n".encode() in unfolded
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.text("a =\té.", max_size=170), max_size=6).map("\n".join))
 def test_quoted_printable_keeps_to_76_and_decodes_to_what_it_was(text):
     encoded = quoted_printable(text.encode())

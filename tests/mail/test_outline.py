@@ -71,7 +71,7 @@ def sealed(mail, attachments):
     return seal(message, now=NOW)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(mail=MAILS, attachments=st.lists(ATTACHMENT, max_size=3))
 def test_a_glance_sees_what_is_read_in_full(mail, attachments):
     submission = sealed(mail, attachments)

@@ -68,7 +68,7 @@ def rich():
     )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(message=messages)
 def test_whatever_is_sealed_and_signed_holds(judge, message):
     signed = sign(seal(message, now=NOW), BOTH).content
@@ -110,7 +110,7 @@ lines = st.lists(
 ).map(b"".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(several=st.lists(fields, min_size=1, max_size=6))
 @example(several=[(b"A", b" X"), (b"B ", b" Y\t\r\n\tZ  ")])
 def test_the_canonical_header_is_dkimpys(several):
@@ -122,7 +122,7 @@ def test_the_canonical_header_is_dkimpys(several):
     ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(body=lines)
 @example(body=b"")
 @example(body=b"\r\n")
@@ -165,7 +165,7 @@ def test_every_copy_with_one_octet_changed_or_one_space_more_is_refused(kind, ju
 printable = st.binary(min_size=1, max_size=8).map(lambda text: bytes(max(32, o) for o in text))
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @given(message=messages, at=st.integers(0), octets=printable)
 @example(message=Message("hi", ["a@b.example"], "x", sender="s@example.com"), at=41, octets=b"u")
 def test_what_was_overwritten_anywhere_in_any_mail_is_refused(judge, message, at, octets):
