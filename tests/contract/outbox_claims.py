@@ -416,7 +416,7 @@ class ClaimContract(Ground):
         clock.now -= YEAR
         reclaim(outbox)
         clock.now += outbox.patience.give_up
-        say(outbox, one(outbox), Deferred("451 later"))
+        say(outbox, one(outbox), Deferred("451 later", Fault.OURS))
         assert look(outbox, id_).state is State.FAILED
 
     @pytest.mark.parametrize("end", ["reclaimed", "released", "recorded"])
@@ -436,7 +436,7 @@ class ClaimContract(Ground):
             say(outbox, again, Accepted("250"))
         assert look(outbox, id_).recipients[1].due_at == pytest.approx(clock.now + wait, abs=1e-3)
         clock.now += outbox.patience.give_up
-        say(outbox, one(outbox), Deferred("451 later"))
+        say(outbox, one(outbox), Deferred("451 later", Fault.OURS))
         assert look(outbox, id_).state is State.FAILED
 
     @pytest.mark.parametrize("step", [-HOUR, -YEAR])
@@ -462,7 +462,7 @@ class ClaimContract(Ground):
         clock.now -= YEAR
         reclaim(outbox)
         clock.now += 60 + outbox.patience.give_up
-        say(outbox, one(outbox), Deferred("451 later"))
+        say(outbox, one(outbox), Deferred("451 later", Fault.OURS))
         assert look(outbox, id_).state is State.FAILED
 
     def test_a_wait_stays_as_it_is_while_the_clock_goes_on(self, outbox, clock):

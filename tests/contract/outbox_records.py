@@ -101,11 +101,22 @@ class RecordContract(Ground):
 
     def test_patience_ends_as_failed(self, outbox, clock):
         id_ = put(outbox)
+        say(outbox, one(outbox), Deferred("451 later"))
         clock.now += 2 * DAY
         (recorded,) = say(outbox, one(outbox), Deferred("451 later"))
         assert recorded.state is State.FAILED
         assert look(outbox, id_).reason == "gave up: 451 later"
-        assert [each.kind.value for each in history(outbox, id_)] == ["started", "failed"]
+        told = [each.kind.value for each in history(outbox, id_)]
+        assert told == ["started", "deferred", "started", "failed"]
+
+    def test_who_waited_for_us_until_its_patience_ended_has_one_more_attempt(self, outbox, clock):
+        id_ = put(outbox)
+        clock.now += 2 * DAY
+        say(outbox, one(outbox), Deferred("451 greylisted"))
+        assert look(outbox, id_).state is State.QUEUED
+        clock.now += 60
+        say(outbox, one(outbox), Deferred("451 greylisted"))
+        assert look(outbox, id_).state is State.FAILED
 
     def test_patience_is_counted_from_when_it_was_first_due(self, outbox, clock):
         id_ = put(outbox, at=EPOCH + 10 * DAY)
@@ -116,6 +127,7 @@ class RecordContract(Ground):
     def test_patience_is_the_outboxs(self, make_outbox, clock):
         outbox = make_outbox(clock=clock, patience=Patience(give_up=10.0))
         id_ = put(outbox)
+        say(outbox, one(outbox), Deferred("451"))
         clock.now += 11
         say(outbox, one(outbox), Deferred("451"))
         assert look(outbox, id_).state is State.FAILED
