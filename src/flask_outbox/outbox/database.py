@@ -173,8 +173,9 @@ class Outbox:
             database.close(engine)
 
     def _upgrade(self, engine: Engine) -> None:
-        with self.database.writing(engine) as connection:
-            brought_up_to_date(connection, self.database)
+        database = self.database
+        with database.writing(engine) as connection, database.changing(connection):
+            brought_up_to_date(connection, database)
 
     def close(self) -> None:
         """Close every connection; the next transaction opens anew.

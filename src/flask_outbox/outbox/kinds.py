@@ -68,6 +68,10 @@ class Database(Protocol):
         """Keep others with the same key= waiting where they must not wait for its row together."""
         ...
 
+    def changing(self, connection: Connection, /) -> AbstractContextManager[None]:
+        """Keep others waiting who would change the tables at the same time."""
+        ...
+
     def is_duplicate(self, cause: BaseException | None, /) -> bool:
         """Tell whether a driver's error says that a unique value is there, and nothing else."""
         ...

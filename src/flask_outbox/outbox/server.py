@@ -104,6 +104,10 @@ class Server:
         """Let all wait at once: whoever comes first wakes the others."""
         return nullcontext()
 
+    def changing(self, connection: Connection, /) -> AbstractContextManager[None]:
+        """Let one session at a time: two that find nothing would both make it."""
+        raise NotImplementedError
+
     def is_duplicate(self, _cause: BaseException | None, /) -> bool:
         """Say no: an INSERT that meets a key is no error."""
         return False

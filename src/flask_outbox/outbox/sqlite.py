@@ -241,6 +241,10 @@ class Sqlite:
         """Do nothing: there is one writer."""
         return nullcontext()
 
+    def changing(self, _connection: Connection, /) -> AbstractContextManager[None]:
+        """Do nothing: there is one writer."""
+        return nullcontext()
+
     def is_duplicate(self, _cause: BaseException | None, /) -> bool:
         """Say no: an INSERT that meets a key is no error."""
         return False
