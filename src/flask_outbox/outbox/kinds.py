@@ -53,6 +53,9 @@ class Database(Protocol):
         """Make it, where it is ours to make; tell whether it is new."""
         ...
 
+    def identity(self) -> object:
+        """Tell its file from any other that may stand there; None where there is none of ours."""
+
     def engine(self) -> Engine:
         """Give SQLAlchemy's way to it."""
         ...

@@ -65,6 +65,9 @@ class Server:
         """Leave making a database to those who keep the server."""
         return False
 
+    def identity(self) -> object:
+        """Say nothing: a server knows where its files are."""
+
     def engine(self) -> Engine:
         """Make an engine, or take the app's, with transactions as we need them."""
         options = self.options
