@@ -1,6 +1,6 @@
 """What a database knows of its tables, for comparing two."""
 
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, Inspector, inspect
 
 from flask_outbox.outbox.database import Outbox
 
@@ -28,10 +28,17 @@ def schema_of(connection: Connection, inside: str | None) -> dict[str, object]:
                 (each["constrained_columns"], each["referred_table"], each["options"])
                 for each in inspector.get_foreign_keys(name, schema=inside)
             ],
-            "options": inspector.get_table_options(name, schema=inside),
+            "options": options(inspector, name, inside),
         }
         for name in inspector.get_table_names(schema=inside)
     }
+
+
+def options(inspector: Inspector, name: str, inside: str | None):
+    try:
+        return inspector.get_table_options(name, schema=inside)
+    except NotImplementedError:  # SQLAlchemy 2.0, of databases that have none
+        return {}
 
 
 def said(index: object):

@@ -1,5 +1,8 @@
 """How the schema comes to a server, and what happens where it is not there."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from alembic import command
 from sqlalchemy import inspect, update
@@ -11,6 +14,8 @@ from flask_outbox.outbox.schema import version
 from flask_outbox.outbox.tables import REVISION, schema_version
 from outbox_mail import put, take
 from schema_of import schema
+
+BOUND = 60.0
 
 
 @pytest.fixture(params=["postgresql", "mariadb"])
@@ -91,6 +96,23 @@ def test_on_postgresql_our_tables_stand_in_a_schema_of_their_own(postgresql, ope
         inspector = inspect(connection)
         assert inspector.get_table_names() == []
         assert "outbox_message" in inspector.get_table_names("flask_outbox")
+
+
+@pytest.mark.parametrize("was_at", ["", "0001"])
+def test_several_may_upgrade_at_once(server, opened, was_at):
+    """As where a deploy runs the command on each machine."""
+    place, together = server.new(), threading.Barrier(4)
+    if was_at:
+        at_version(opened(place), was_at)
+
+    def upgrade(outbox):
+        outbox.database.engine()  # imports the driver
+        together.wait(BOUND)
+        outbox.upgrade()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(upgrade, [opened(place) for _ in range(4)]))
+    assert put(opened(place))
 
 
 def test_a_password_stands_in_no_error_and_no_repr():

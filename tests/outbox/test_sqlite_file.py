@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import sqlite3
 import stat
 import threading
@@ -241,6 +242,42 @@ def test_a_closed_outbox_opens_again(outbox):
     outbox.close()
     outbox.close()
     assert look(outbox, id_).id == id_
+
+
+def removed(file):
+    for each in file.parent.glob(f"{file.name}*"):
+        each.unlink()
+
+
+def replaced(file):
+    removed(file)
+    other = Outbox(f"sqlite:///{file}")
+    put(other)
+    other.close()
+
+
+def folder_removed(file):
+    shutil.rmtree(file.parent)
+
+
+def folder_renamed(file):
+    file.parent.rename(file.parent.with_name("old"))
+
+
+@pytest.mark.parametrize("what", [removed, replaced, folder_removed, folder_renamed])
+def test_what_is_acknowledged_is_in_the_file_that_stands_there(tmp_path, caplog, what):
+    """Whoever writes on into one that is gone says of mail that it is safe, and nobody sees it."""
+    file = tmp_path / "instance" / "outbox.sqlite3"
+    outbox, other = Outbox(f"sqlite:///{file}"), Outbox(f"sqlite:///{file}")
+    put(outbox)
+    what(file)
+    ids = [put(outbox), put(outbox)]
+    assert [look(other, each).id for each in ids] == ids
+    assert {each.id for each in take(outbox)} >= set(ids)
+    (line,) = [each for each in caplog.records if each.levelno == logging.WARNING]
+    assert "was removed or replaced" in line.getMessage()
+    outbox.close()
+    other.close()
 
 
 def test_many_processes_may_use_a_new_outbox_at_once(file):

@@ -25,6 +25,10 @@ log = Say("flask_outbox.outbox")
 BUSY = 60.0  # seconds to wait for somebody else's transaction
 PATIENCE = Patience()
 NO_RATES = Rates()
+MOVED = (
+    "The file %s was removed or replaced while this process had it open: what stands there now is"
+    " used from here on."
+)
 ASK_AGAIN = 10.0  # seconds after which a server is asked for its time again
 
 
@@ -62,6 +66,7 @@ class Outbox:
         self.serial = count()
         self._clock = clock
         self._engine: Engine | None = None
+        self._file: object = None  # the one that is open, which may be another than stands there
         self._checked = False
         self._seen_in: WeakSet[Transaction] = WeakSet()
         self._opening = OwnLock()
@@ -115,8 +120,11 @@ class Outbox:
         Raises OutboxUnavailable where it cannot be, naming the fix.
         """
         self.mind_fork()
-        if self._engine is None:
+        if self._engine is None or self._file != self.database.identity():
             with self._opening.here():
+                if self._engine is not None and self._file != self.database.identity():
+                    log.warning(MOVED, self.database)
+                    self.close()
                 if self._engine is None:
                     self._engine = self._opened()
         return self._engine
@@ -125,6 +133,7 @@ class Outbox:
         database = self.database
         if database.make():
             log.info("The outbox is kept in %s, made now, for this user only.", database)
+        self._file = database.identity()
         engine = database.engine()
         try:
             with database.reading(engine) as connection:
@@ -173,8 +182,9 @@ class Outbox:
             database.close(engine)
 
     def _upgrade(self, engine: Engine) -> None:
-        with self.database.writing(engine) as connection:
-            brought_up_to_date(connection, self.database)
+        database = self.database
+        with database.writing(engine) as connection, database.changing(connection):
+            brought_up_to_date(connection, database)
 
     def close(self) -> None:
         """Close every connection; the next transaction opens anew.

@@ -53,6 +53,9 @@ class Database(Protocol):
         """Make it, where it is ours to make; tell whether it is new."""
         ...
 
+    def identity(self) -> object:
+        """Tell its file from any other that may stand there; None where there is none of ours."""
+
     def engine(self) -> Engine:
         """Give SQLAlchemy's way to it."""
         ...
@@ -66,6 +69,10 @@ class Database(Protocol):
 
     def alone(self, connection: Connection, key: str, /) -> AbstractContextManager[None]:
         """Keep others with the same key= waiting where they must not wait for its row together."""
+        ...
+
+    def changing(self, connection: Connection, /) -> AbstractContextManager[None]:
+        """Keep others waiting who would change the tables at the same time."""
         ...
 
     def is_duplicate(self, cause: BaseException | None, /) -> bool:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from hashlib import blake2b
 from typing import Any
 
@@ -11,6 +11,7 @@ from sqlalchemy import URL, Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from flask_outbox.mail.errors import OutboxUnavailable, TooLargeError
+from flask_outbox.outbox.schema import UPGRADE
 from flask_outbox.outbox.server import CONNECT, Limits, Server, told
 
 OLDEST = {"MariaDB": (10, 6), "MySQL": (8, 0, 14)}  # SKIP LOCKED; JSON_TABLE for any user
@@ -107,19 +108,24 @@ class MySql(Server):
                 f" {self._packet} in {self}. Raise that to 64M, and start the app again."
             )
 
-    @contextmanager
-    def alone(self, connection: Connection, key: str, /) -> Generator[None]:
+    def alone(self, connection: Connection, key: str, /) -> AbstractContextManager[None]:
         """Let one session at a time wait within InnoDB for the row of a key.
 
         Where several do, and whoever had it rolls back, all but one of their transactions are
         undone: each is given the place, and then no one may fill it.
         """
+        return self._locked(connection, key, "others have waited with this key=")
+
+    def changing(self, connection: Connection, /) -> AbstractContextManager[None]:
+        """Let one session at a time: a transaction cannot, since CREATE and ALTER commit it."""
+        return self._locked(connection, UPGRADE, "another session has changed its tables")
+
+    @contextmanager
+    def _locked(self, connection: Connection, key: str, why: str) -> Generator[None]:
         name = lock_of(self.url, key)
         seconds = math.ceil(self.limits.lock)  # MySQL knows no parts of one
         if connection.execute(_TAKE, {"name": name, "seconds": seconds}).scalar() != 1:
-            raise OutboxUnavailable(
-                f"The outbox {self} was busy: others have waited with this key= for {seconds} s."
-            )
+            raise OutboxUnavailable(f"The outbox {self} was busy: {why} for {seconds} s.")
         try:
             yield
         finally:

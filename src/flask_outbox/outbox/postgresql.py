@@ -1,6 +1,7 @@
 """PostgreSQL, by psycopg 3: our tables in a schema of our own, so that nobody drops them."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, event
@@ -23,6 +24,7 @@ FIXES = {
     "40001": "another transaction came first. Roll this one back and begin it anew.",
     "55P03": "another session holds a lock for too long. pg_blocking_pids() tells which.",
 }
+CHANGING = "SELECT pg_advisory_xact_lock(hashtext('flask outbox upgrade'))"  # in this database
 GAVE_WAY = ("40001", "40P01")  # serialization_failure, deadlock_detected
 
 # For a session, where it is ours alone: a pooler gives its clients process ids of its own making.
@@ -102,6 +104,11 @@ class PostgreSql(Server):
                     f"{name} is off in {self}: mail that was acknowledged may be lost when the"
                     " power fails. Switch it on."
                 )
+
+    def changing(self, connection: Connection, /) -> AbstractContextManager[None]:
+        """Let one session at a time, until its transaction ends."""
+        connection.exec_driver_sql(CHANGING).close()
+        return nullcontext()
 
     def gave_way(self, cause: BaseException | None) -> bool:
         """Tell whether the transaction was undone for the sake of another one."""

@@ -65,6 +65,9 @@ class Server:
         """Leave making a database to those who keep the server."""
         return False
 
+    def identity(self) -> object:
+        """Say nothing: a server knows where its files are."""
+
     def engine(self) -> Engine:
         """Make an engine, or take the app's, with transactions as we need them."""
         options = self.options
@@ -103,6 +106,10 @@ class Server:
     def alone(self, _connection: Connection, _key: str, /) -> AbstractContextManager[None]:
         """Let all wait at once: whoever comes first wakes the others."""
         return nullcontext()
+
+    def changing(self, connection: Connection, /) -> AbstractContextManager[None]:
+        """Let one session at a time: two that find nothing would both make it."""
+        raise NotImplementedError
 
     def is_duplicate(self, _cause: BaseException | None, /) -> bool:
         """Say no: an INSERT that meets a key is no error."""

@@ -130,6 +130,16 @@ class Sqlite:
             raise self._no_folder(f"cannot be written ({error.strerror})") from None
         return True
 
+    def identity(self) -> object:
+        """Tell the file that stands there from any other, by what a rename does not change."""
+        if self.file is None or self._apps is not None:
+            return None
+        try:
+            found = self.file.stat()
+        except OSError:  # it is gone, and whoever has it open writes into nothing
+            return None
+        return found.st_dev, found.st_ino
+
     def _no_folder(self, why: str) -> OutboxUnavailable:
         folder = self.file.parent if self.file else ""
         return OutboxUnavailable(
@@ -238,6 +248,10 @@ class Sqlite:
         """Take anything."""
 
     def alone(self, _connection: Connection, _key: str, /) -> AbstractContextManager[None]:
+        """Do nothing: there is one writer."""
+        return nullcontext()
+
+    def changing(self, _connection: Connection, /) -> AbstractContextManager[None]:
         """Do nothing: there is one writer."""
         return nullcontext()
 
