@@ -10,15 +10,18 @@ from itertools import pairwise
 import pytest
 
 from flask_outbox.mail.errors import OutboxUnavailable
-from flask_outbox.mail.exchange import Write
+from flask_outbox.mail.exchange import Report, Write
 from flask_outbox.mail.lifecycle import State
-from flask_outbox.mail.outcome import Deferred, Fault, Unclear
+from flask_outbox.mail.outcome import Accepted, Deferred, Fault, Unclear
 from flask_outbox.mail.retry import MAX_CRASHES
+from flask_outbox.mail.submission import Receipt
 from flask_outbox.outbox.claim import claim, start
 from flask_outbox.outbox.database import Outbox
+from flask_outbox.outbox.record import record
 from flask_outbox.outbox.schedule import Schedule
+from flask_outbox.outbox.status import status
 from flask_outbox.transports.smtp import Smtp
-from flask_outbox.worker import journey, leased, loop
+from flask_outbox.worker import journey, leased, loop, upkeep
 from flask_outbox.worker.loop import Worker, drain
 from flask_outbox.worker.plan import Plan
 from hostile import Hostile
@@ -158,6 +161,42 @@ def test_a_send_that_takes_longer_than_the_lease_keeps_it_and_so_does_what_waits
         hold.set()
         wait_for(lambda: eyes.count("state = 'accepted'") == 12)
     assert (len(transport.begun), other.begun) == (12, [])
+    outbox.close()
+
+
+def test_who_was_kept_from_the_database_for_a_lease_lets_others_come_back_first(
+    file, transport, monkeypatch
+):
+    """What they sent meanwhile is theirs to record."""
+    outbox = Outbox(f"sqlite:///{file}", lease=1.5)
+    away = threading.Event()
+    extend = upkeep.extend
+
+    def reached(*arguments):
+        if away.is_set():
+            raise OutboxUnavailable("away")
+        return extend(*arguments)
+
+    monkeypatch.setattr(upkeep, "extend", reached)
+    with at_work(Plan(outbox=outbox, transports={"elsewhere": transport})) as worker:
+        wait_for(lambda: worker._upkeep.at)
+        away.set()
+        [row] = put(outbox, a_submission())
+        mine = claim(outbox, transports=["default"], limit=1, worker="other")
+        start(outbox, mine)
+        time.sleep(2 * outbox.lease)
+        minded = worker._upkeep.at
+        away.clear()
+        wait_for(lambda: worker._upkeep.at > minded)
+        record(
+            outbox,
+            [Report(each, Receipt.same(each, Accepted("250"))) for each in mine],
+            lambda: 0.5,
+        )
+        assert status(outbox, row).state is State.ACCEPTED
+        [row] = put(outbox, a_submission())
+        start(outbox, claim(outbox, transports=["default"], limit=1, worker="dead"))
+        wait_for(lambda: status(outbox, row).state is State.QUEUED)
     outbox.close()
 
 

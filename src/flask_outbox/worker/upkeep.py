@@ -28,6 +28,8 @@ class Upkeep:
         self, outbox: Outbox, leased: Leased, lanes: Lanes, badge: Badge, retention: Retention
     ) -> None:
         self._beat_at = 0.0
+        self._minded_at = float("inf")
+        self._takes_over_at = 0.0
         self._slots_at = 0.0
         self._slots_after = ""
         self._retention = retention
@@ -55,13 +57,17 @@ class Upkeep:
         outbox, name = self._outbox, self._leased.worker
         # However long a send takes, its lease does not run out.
         extend(outbox, [*self._leased, *self._lanes.begun()])
-        self._news += reclaim(outbox)  # kept, should the next step fail
+        if now - self._minded_at > outbox.lease:  # the database was away, for the others, too:
+            self._takes_over_at = now + outbox.lease  # they may be alive, and have what to record
+        if now >= self._takes_over_at:
+            self._news += reclaim(outbox)  # kept, should the next step fail
         self._news += heartbeat(
             outbox, name, host=platform.node(), pid=os.getpid(), badge=self._badge
         )
         if now >= self._slots_at:
             self._slots_after = bring_forward(outbox, self._slots_after).after
             self._slots_at = now + SLOTS_EVERY
+        self._minded_at = now
         self._beat_at = now + min(outbox.lease / OFTEN, BEAT_WITHIN)
         news, self._news = self._news, []
         return news
