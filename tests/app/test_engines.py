@@ -301,6 +301,17 @@ def test_a_limit_for_the_apps_own_tasks_does_not_cut_a_drain_short():
     assert (app.tasks[TASK].time_limit, app.tasks[TASK].soft_time_limit) == (3600, 3600)
 
 
+@pytest.mark.parametrize("limit", ["time_limit", "soft_time_limit"])
+@pytest.mark.parametrize("task", ["*", TASK])
+def test_a_limit_that_is_annotated_stops_neither_a_drain_nor_a_hint(task, limit):
+    annotations = {task: {limit: 5, "rate_limit": "9/s"}}
+    app = Celery("shop", set_as_current=False)
+    app.config_from_object({**NOWHERE, "task_annotations": annotations})
+    register(app)
+    assert (app.tasks[TASK].time_limit, app.tasks[TASK].soft_time_limit) == (3600, 3600)
+    assert app.tasks[TASK].rate_limit == "9/s"
+
+
 def test_tasks_that_run_at_once_in_the_caller_send(make_app):
     with running() as server:
         app = make_app(MAIL_PORT=server.port, MAIL_WORKER="celery")

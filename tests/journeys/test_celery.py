@@ -10,6 +10,7 @@ import pytest
 from brokers import broker
 from engine_stage import CELERY, all_accepted, later, staged
 from hostile import Hostile
+from hostile import later as late
 from worker_stage import BOUND, wait_for
 
 ROUND = 12  # mails
@@ -132,3 +133,15 @@ def test_the_recipe_of_every_tutorial_runs_unchanged(tmp_path, name, worker):
             wait_for(lambda: stage.heard("message_sent"))
         assert len(relay.message_ids) == 1
         assert not (tmp_path / "outbox.sqlite3").exists()
+
+
+def test_a_child_that_ends_lets_the_worker_inside_it_finish(tmp_path):
+    with Hostile({"dot": late(4.0)}) as relay, staged(tmp_path, relay) as stage:
+        stage.mail, stage.register = {"MAIL_WORKER": "embedded"}, None
+        desk = stage.app()
+        with stage.celery_worker("prefork", 1):
+            desk.extensions["celery"].tasks["send_later_task"].delay("ada")
+            relay.wait_until(lambda there: b"DATA" in there.heard, BOUND)
+        assert all_accepted(stage, 1)
+        assert stage.eyes.rows("SELECT name FROM outbox_worker") == []
+        assert len(relay.message_ids) == 1

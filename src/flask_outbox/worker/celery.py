@@ -67,7 +67,7 @@ def register(celery_app: Any, *, sweep: float | None = SWEEP, at_once: int = AT_
     drain.__doc__ = "Send the mail that is due."
     # Not shared: it would appear in each Celery of the process.
     declare = celery_app.task(
-        name=TASK, ignore_result=True, shared=False, soft_time_limit=HANG, time_limit=HANG
+        name=TASK, ignore_result=True, shared=False, annotate=classmethod(_annotate)
     )
     declare(drain)
     if sweep is not None:
@@ -79,6 +79,15 @@ def register(celery_app: Any, *, sweep: float | None = SWEEP, at_once: int = AT_
     signals.worker_shutting_down.connect(leaving.begin)
     signals.beat_init.connect(_put_the_sweep_back)
     registered.add(celery_app)
+
+
+def _annotate(task: Any) -> None:
+    """Let ``task_annotations`` say what they like but a limit, which is above those of any task.
+
+    A hard one below our soft one had Celery refuse each hint and each sweep.
+    """
+    task.__base__.annotate.__func__(task)
+    task.soft_time_limit = task.time_limit = HANG
 
 
 def _put_the_sweep_back(sender: Any, **_named: Any) -> None:

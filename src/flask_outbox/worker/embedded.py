@@ -74,6 +74,7 @@ class Embedded:
                 return
             self._thread = thread
             self._pid = os.getpid()
+            _hear_of_celerys_end()
 
     def _say_once(self, why: str) -> None:
         if not self._refused:
@@ -151,8 +152,14 @@ def _forget_all() -> None:
         embedded.forget()
 
 
+def _hear_of_celerys_end() -> None:
+    """Hear that a child of Celery's pool ends, as that calls nothing of ``atexit``."""
+    if (signals := sys.modules.get("celery.signals")) is not None:
+        signals.worker_process_shutdown.connect(_stop_all)
+
+
 @atexit.register
-def _stop_all() -> None:
+def _stop_all(**_named: Any) -> None:
     for embedded in list(_all):
         embedded.ask_to_stop()
     for embedded in list(_all):
