@@ -20,6 +20,7 @@ from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.record import record
 from flask_outbox.outbox.schedule import Schedule
 from flask_outbox.outbox.status import status
+from flask_outbox.outbox.workers import SILENT, heartbeat
 from flask_outbox.transports.smtp import Smtp
 from flask_outbox.worker import journey, leased, loop, upkeep
 from flask_outbox.worker.loop import Worker, drain
@@ -165,7 +166,7 @@ def test_a_send_that_takes_longer_than_the_lease_keeps_it_and_so_does_what_waits
 
 
 def test_who_was_kept_from_the_database_for_a_lease_lets_others_come_back_first(
-    file, transport, monkeypatch
+    file, transport, monkeypatch, caplog
 ):
     """What they sent meanwhile is theirs to record."""
     outbox = Outbox(f"sqlite:///{file}", lease=1.5)
@@ -180,11 +181,12 @@ def test_who_was_kept_from_the_database_for_a_lease_lets_others_come_back_first(
     monkeypatch.setattr(upkeep, "extend", reached)
     with at_work(Plan(outbox=outbox, transports={"elsewhere": transport})) as worker:
         wait_for(lambda: worker._upkeep.at)
+        heartbeat(outbox, "other", host="there", pid=1)
         away.set()
         [row] = put(outbox, a_submission())
         mine = claim(outbox, transports=["default"], limit=1, worker="other")
         start(outbox, mine)
-        time.sleep(2 * outbox.lease)
+        time.sleep(1.2 * SILENT * outbox.lease)
         minded = worker._upkeep.at
         away.clear()
         wait_for(lambda: worker._upkeep.at > minded)
@@ -193,7 +195,9 @@ def test_who_was_kept_from_the_database_for_a_lease_lets_others_come_back_first(
             [Report(each, Receipt.same(each, Accepted("250"))) for each in mine],
             lambda: 0.5,
         )
+        assert heartbeat(outbox, "other", host="there", pid=1) == []
         assert status(outbox, row).state is State.ACCEPTED
+        assert "stopped beating" not in caplog.text
         [row] = put(outbox, a_submission())
         start(outbox, claim(outbox, transports=["default"], limit=1, worker="dead"))
         wait_for(lambda: status(outbox, row).state is State.QUEUED)

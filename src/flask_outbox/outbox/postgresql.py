@@ -25,6 +25,7 @@ FIXES = {
     "55P03": "another session holds a lock for too long. pg_blocking_pids() tells which.",
 }
 CHANGING = "SELECT pg_advisory_xact_lock(hashtext('flask outbox upgrade'))"  # in this database
+SILENT = 15  # seconds after which a host is given up that acknowledges nothing
 GAVE_WAY = ("40001", "40P01")  # serialization_failure, deadlock_detected
 
 # For a session, where it is ours alone: a pooler gives its clients process ids of its own making.
@@ -83,10 +84,10 @@ class PostgreSql(Server):
         return {
             "connect_timeout": CONNECT,
             "application_name": "flask-outbox",
-            "keepalives_idle": 30,
-            "keepalives_interval": 10,
+            "keepalives_idle": SILENT // 3,
+            "keepalives_interval": SILENT // 3,
             "keepalives_count": 3,
-            "tcp_user_timeout": int(self.limits.lock * 1000),
+            "tcp_user_timeout": SILENT * 1000,
             "prepare_threshold": None,
             **self.url.query,
         }

@@ -116,11 +116,18 @@ class WorkerLost:
 UNKNOWN = Badge()
 
 
-def heartbeat(
-    outbox: Outbox, name: str, *, host: str, pid: int, badge: Badge = UNKNOWN
+def heartbeat(  # noqa: PLR0913  who says so, and of whom
+    outbox: Outbox,
+    name: str,
+    *,
+    host: str,
+    pid: int,
+    badge: Badge = UNKNOWN,
+    misses: bool = True,
 ) -> list[WorkerLost]:
     """Say that this worker lives; give those that it is the first to find silent.
 
+    ``misses``: whether who is silent is missed, as nobody is whose database was away.
     With its first beat it forgets those that have been silent for a day, and drains like itself
     that have ended. It says so where others have another SECRET_KEY, unless one of those drains
     did. If nobody runs with the same settings, perhaps it was the settings: what is held back for
@@ -130,7 +137,7 @@ def heartbeat(
     is_new = False
     with outbox.begin() as connection:
         now = outbox.now(connection)
-        lost = _lost(connection, name, now, SILENT * outbox.lease)
+        lost = _lost(connection, name, now, SILENT * outbox.lease) if misses else []
         beat = connection.execute(_BEAT, {"b_name": name, "beat_at": now})
         if beat.rowcount == 0:
             others = workers(connection)

@@ -57,13 +57,11 @@ class Upkeep:
         outbox, name = self._outbox, self._leased.worker
         # However long a send takes, its lease does not run out.
         extend(outbox, [*self._leased, *self._lanes.begun()])
-        if now - self._minded_at > outbox.lease:  # the database was away, for the others, too:
-            self._takes_over_at = now + outbox.lease  # they may be alive, and have what to record
-        if now >= self._takes_over_at:
+        misses = self._misses(now)
+        if misses:
             self._news += reclaim(outbox)  # kept, should the next step fail
-        self._news += heartbeat(
-            outbox, name, host=platform.node(), pid=os.getpid(), badge=self._badge
-        )
+        host, pid = platform.node(), os.getpid()
+        self._news += heartbeat(outbox, name, host=host, pid=pid, badge=self._badge, misses=misses)
         if now >= self._slots_at:
             self._slots_after = bring_forward(outbox, self._slots_after).after
             self._slots_at = now + SLOTS_EVERY
@@ -71,6 +69,17 @@ class Upkeep:
         self._beat_at = now + min(outbox.lease / OFTEN, BEAT_WITHIN)
         news, self._news = self._news, []
         return news
+
+    def _misses(self, now: float) -> bool:
+        """Tell whether who is silent is missed.
+
+        After a lease without the database others may be alive, and have something to record: they
+        have a lease to come back. A database that is always so slow gives it every second time.
+        """
+        was_away = now - self._minded_at > self._outbox.lease
+        if was_away and self._takes_over_at < self._minded_at:
+            self._takes_over_at = now + self._outbox.lease
+        return now >= self._takes_over_at
 
     def end(self, farewell: Callable[[Outbox, str], None]) -> None:
         """Say so, where there is somebody to say it to."""
