@@ -163,7 +163,7 @@ class MariaDb(Server):
     )
 
     def _make(self) -> None:
-        subprocess.run(
+        made = subprocess.run(
             [
                 "mariadb-install-db",
                 "--no-defaults",
@@ -172,11 +172,12 @@ class MariaDb(Server):
                 "--skip-test-db",
                 *([f"--user={self.user}"] if os.geteuid() == 0 else []),
             ],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             **self.run_as(),
         )
+        assert made.returncode == 0, made.stdout.decode(errors="replace")
 
     def _command(self) -> list[str]:
         return [

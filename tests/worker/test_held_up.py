@@ -60,15 +60,18 @@ def turns(monkeypatch):
 
 @pytest.fixture
 def has(url):
-    """Lock a row as an app's open transaction does, which may stand still for long."""
+    """Lock a row as an app's open transaction does, which may stand still for long.
+
+    By its id: a search would keep on MariaDB what it had to wait for, too.
+    """
     app = Outbox(url)
-    query = select(message.c.id).with_for_update()
+    ids = select(message.c.id)
 
     @contextmanager
     def has(name):
         with app.begin() as connection:
-            ours = query.where(message.c.message_id == f"<{name}@example.com>")
-            assert connection.execute(ours).first()
+            [row] = connection.execute(ids.where(message.c.message_id == f"<{name}@example.com>"))
+            assert connection.execute(ids.where(message.c.id == row.id).with_for_update()).first()
             yield
 
     yield has
