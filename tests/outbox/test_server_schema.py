@@ -2,10 +2,11 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
 import pytest
 from alembic import command
-from sqlalchemy import inspect, update
+from sqlalchemy import Engine, event, inspect, update
 
 from flask_outbox.mail.errors import ConfigurationError, OutboxUnavailable
 from flask_outbox.outbox.database import Outbox
@@ -113,6 +114,46 @@ def test_several_may_upgrade_at_once(server, opened, was_at):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(upgrade, [opened(place) for _ in range(4)]))
     assert put(opened(place))
+
+
+@pytest.mark.parametrize("was_at", ["", "0001"])
+def test_an_upgrade_that_was_broken_off_is_finished_by_the_next(mariadb, opened, was_at):
+    """Wherever it was, since each of its steps is committed."""
+    whole = opened(mariadb.new())
+    whole.upgrade()
+    for steps in count(1):
+        outbox = opened(mariadb.new())
+        if was_at:
+            at_version(outbox, was_at)
+        if not broken_off(outbox, steps):
+            break
+        outbox.upgrade()
+        assert schema(outbox) == schema(whole)
+        outbox.close()
+    assert steps > 10
+
+
+class BrokenOffError(Exception):
+    """As by a kill."""
+
+
+def broken_off(outbox, steps):
+    """Upgrade it until so many steps are done; tell whether there were as many."""
+    left = [steps]
+
+    def step(_connection, _cursor, statement, *_more):
+        left[0] -= statement.lstrip().startswith(("CREATE", "ALTER", "DROP"))
+        if not left[0]:
+            raise BrokenOffError
+
+    event.listen(Engine, "after_cursor_execute", step)
+    try:
+        outbox.upgrade()
+    except BrokenOffError:
+        return True
+    finally:
+        event.remove(Engine, "after_cursor_execute", step)
+    return False
 
 
 def test_a_password_stands_in_no_error_and_no_repr():

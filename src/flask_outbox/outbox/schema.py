@@ -96,6 +96,9 @@ def brought_up_to_date(connection: Connection, database: "Database") -> None:
         return
     if found is None or (not found and not missing(connection, schema)):  # all but the version
         metadata.create_all(connection)
+        for table in metadata.sorted_tables:  # where each step is committed, one may have been last
+            for index in table.indexes:
+                index.create(connection, checkfirst=True)
         connection.execute(insert(schema_version), {"version_num": REVISION})
     else:
         from flask_outbox.outbox.migrations import migrate  # noqa: PLC0415  Alembic, only now

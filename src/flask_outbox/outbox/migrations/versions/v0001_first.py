@@ -6,6 +6,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
+from flask_outbox.outbox.migrations.steps import create_index, create_table
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -33,7 +35,7 @@ def upgrade() -> None:
 
 
 def _messages() -> None:
-    op.create_table(
+    create_table(
         "outbox_message",
         sa.Column("id", sa.String(32), primary_key=True),
         sa.Column("message_id", sa.String(998), nullable=False),
@@ -83,7 +85,7 @@ def _messages() -> None:
         ("uq_outbox_message_key", ["key"], True, "key IS NOT NULL"),
     ):
         condition = sa.text(where) if where else None
-        op.create_index(
+        create_index(
             name,
             "outbox_message",
             columns,
@@ -95,14 +97,14 @@ def _messages() -> None:
 
 
 def _parts() -> None:
-    op.create_table(
+    create_table(
         "outbox_content",
         sa.Column("message", sa.String(32), primary_key=True),
         sa.Column("content", CONTENT, nullable=False),
         sa.ForeignKeyConstraint(["message"], ["outbox_message.id"], ondelete="CASCADE"),
         **TABLE,
     )
-    op.create_table(
+    create_table(
         "outbox_recipient",
         sa.Column("message", sa.String(32), primary_key=True),
         sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
@@ -116,7 +118,7 @@ def _parts() -> None:
         sa.ForeignKeyConstraint(["message"], ["outbox_message.id"], ondelete="CASCADE"),
         **TREE,
     )
-    op.create_table(
+    create_table(
         "outbox_event",
         sa.Column("number", NUMBER, primary_key=True),
         sa.Column("message", sa.String(32), nullable=False),
@@ -127,11 +129,11 @@ def _parts() -> None:
         sa.Column("text", sa.Text, nullable=False),
         **TABLE,
     )
-    op.create_index("ix_outbox_event_message", "outbox_event", ["message"])
+    create_index("ix_outbox_event_message", "outbox_event", ["message"])
 
 
 def _others() -> None:
-    op.create_table(
+    create_table(
         "outbox_route",
         sa.Column("name", sa.String(64), primary_key=True),
         sa.Column("paused_at", sa.Double),
@@ -141,7 +143,7 @@ def _others() -> None:
         sa.Column("reason", sa.Text, nullable=False),
         **TREE,
     )
-    op.create_table(
+    create_table(
         "outbox_worker",
         sa.Column("name", sa.String(128), primary_key=True),
         sa.Column("host", sa.String(255), nullable=False),

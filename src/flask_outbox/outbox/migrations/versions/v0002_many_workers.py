@@ -6,6 +6,8 @@ Expands only: what the revision before wrote, and what its code writes yet, stay
 import sqlalchemy as sa
 from alembic import op
 
+from flask_outbox.outbox.migrations.steps import add_column
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
@@ -27,7 +29,7 @@ COLUMNS = (
 def upgrade() -> None:
     """Add columns that may be left out."""
     for table, column in COLUMNS:
-        op.add_column(table, column())
+        add_column(table, column())
 
 
 def downgrade() -> None:

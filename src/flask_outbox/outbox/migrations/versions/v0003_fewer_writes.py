@@ -6,6 +6,8 @@ Expands only: the index that goes away is one that no answer hangs on.
 import sqlalchemy as sa
 from alembic import op
 
+from flask_outbox.outbox.migrations.steps import add_column, create_index, drop_index
+
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
@@ -25,11 +27,11 @@ OPEN = ("ix_outbox_message_open", ["state", "due_from"], "state <> 'accepted'")
 
 def upgrade() -> None:
     """Add columns that may be left out, and other indexes."""
-    op.add_column("outbox_message", sa.Column("claimed_at", sa.Double))
-    op.add_column("outbox_event", sa.Column("began_at", sa.Double))
+    add_column("outbox_message", sa.Column("claimed_at", sa.Double))
+    add_column("outbox_event", sa.Column("began_at", sa.Double))
     for each in INDEXES:
         _index(*each)
-    op.drop_index(OPEN[0], "outbox_message")
+    drop_index(OPEN[0], "outbox_message")
 
 
 def downgrade() -> None:
@@ -43,6 +45,6 @@ def downgrade() -> None:
 
 def _index(name: str, columns: list[str], where: str) -> None:
     condition = sa.text(where)
-    op.create_index(
+    create_index(
         name, "outbox_message", columns, sqlite_where=condition, postgresql_where=condition
     )

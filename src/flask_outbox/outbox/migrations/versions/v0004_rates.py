@@ -8,6 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
+from flask_outbox.outbox.migrations.steps import add_column, create_table
+
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
@@ -29,7 +31,7 @@ _TREE: dict[str, Any] = {
 
 def upgrade() -> None:
     """Add a table, and a column that may be left out."""
-    op.create_table(
+    create_table(
         "outbox_rate",
         sa.Column("name", sa.String(400), primary_key=True),
         sa.Column("next_at", sa.Double, nullable=False),
@@ -45,7 +47,7 @@ def upgrade() -> None:
         sa.Column("written_at", sa.Double, nullable=False),
         **_TREE,
     )
-    op.add_column("outbox_message", sa.Column("slot_at", sa.Double))
+    add_column("outbox_message", sa.Column("slot_at", sa.Double))
 
 
 def downgrade() -> None:

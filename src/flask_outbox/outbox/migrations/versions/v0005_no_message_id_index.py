@@ -5,6 +5,8 @@ Expands only, as no answer hangs on it. It comes back with what will ask, for th
 
 from alembic import op
 
+from flask_outbox.outbox.migrations.steps import drop_index
+
 revision = "0005"
 down_revision = "0004"
 branch_labels = None
@@ -17,7 +19,7 @@ PREFIX = {"message_id": 255}
 
 def upgrade() -> None:
     """Take it away."""
-    op.drop_index(NAME, "outbox_message")
+    drop_index(NAME, "outbox_message")
 
 
 def downgrade() -> None:
