@@ -15,7 +15,7 @@ from flask import Flask
 from flask.cli import FlaskGroup
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, create_engine, event, text, update
 
 import certificates
 import relay
@@ -25,10 +25,13 @@ from flask_outbox.app.doctor import examine
 from flask_outbox.app.patient import Patient
 from flask_outbox.mail.diagnosis import Grade
 from flask_outbox.mail.exchange import HttpRequest, Tls
+from flask_outbox.outbox.tables import message
+from flask_outbox.outbox.workers import heartbeat
 from flask_outbox.transports.resend import Resend
 from flask_outbox.wire import aws, sync
 from hostile import Hostile, say
 from hostile_http import HostileHttp
+from outbox_mail import put
 
 NOW = 1_700_000_000.0
 DOCTOR = ("outbox", "doctor", "--no-dns")
@@ -230,6 +233,26 @@ class TestOutbox:
         assert one(app, "clock", now=lambda: now - 3600)[0] == "warning"
         assert " s ahead of this machine's" in one(app, "clock", now=lambda: now - 3600)[1]
         assert " s behind this machine's" in one(app, "clock", now=lambda: now + 3600)[1]
+
+    @pytest.mark.parametrize(
+        ("kind", "word"),
+        [("embedded", "request"), ("process", "outbox worker"), ("celery", "task_routes")],
+    )
+    def test_whose_mail_is_due_and_looked_after_by_nobody_says_how_that_begins(
+        self, shop, database, kind, word
+    ):
+        app = shop(MAIL_OUTBOX_URL=database, MAIL_WORKER=kind)
+        outbox = app.extensions["outbox"].outbox
+        outbox.upgrade()
+        assert one(app, "workers")[0] == "ok"
+        put(outbox)
+        assert one(app, "workers")[0] == "ok"
+        with outbox.begin() as connection:
+            connection.execute(update(message).values(due_at=message.c.due_at - 200))
+        severity, what, fix = one(app, "workers")
+        assert (severity, word in fix) == ("warning", True), (what, fix)
+        heartbeat(outbox, "w1", host="there", pid=1)
+        assert one(app, "workers")[0] == "ok"
 
     def test_that_took_its_time_to_answer_has_no_wrong_clock(self, shop, tmp_path):
         app = shop(MAIL_OUTBOX_URL=f"sqlite:///{tmp_path / 'shop.sqlite3'}")

@@ -1,4 +1,4 @@
-"""The doctor's look at the outbox: schema, durability, clock."""
+"""The doctor's look at the outbox: schema, durability, clock, and who sends what is due."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -9,6 +9,13 @@ from flask_outbox.app.patient import Patient
 from flask_outbox.mail.diagnosis import Diagnosis, Grade
 from flask_outbox.wire.blocking import within
 
+UNHEEDED = 150.0  # seconds: a sweep of Celery's, or a drain of cron's, may have just failed to come
+BEGINS = {  # by MAIL_WORKER
+    "embedded": "Let the app serve a request: the worker in each of its processes begins with one.",
+    "process": "Run `flask outbox worker`.",
+    "celery": "See that beat runs, and that a Celery worker consumes the queue that the task"
+    " flask_outbox.drain goes to, by task_routes or by default.",
+}
 APART = 5.0  # seconds between two clocks before a person should know
 SILENT = (
     "Look whether its server can be reached, or whether another program, such as a database shell,"
@@ -64,6 +71,14 @@ def outbox(patient: Patient) -> Iterator[Diagnosis]:
     if not found.weaknesses:
         yield Diagnosis("durability", Grade.OK, "What is acknowledged is on the disk.")
     yield _clock(found.ahead)
+    yield _workers(found.unheeded, runtime.settings.worker)
+
+
+def _workers(unheeded: float, kind: str) -> Diagnosis:
+    if unheeded <= UNHEEDED:
+        return Diagnosis("workers", Grade.OK, "No mail is due that nobody looks after.")
+    text = f"Mail is due, and no worker and no drain has been heard of for {unheeded:.0f} s."
+    return Diagnosis("workers", Grade.WARNING, text, BEGINS[kind])
 
 
 def _clock(ahead: float) -> Diagnosis:

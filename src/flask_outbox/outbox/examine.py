@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, Connection, func, make_url, select
 from sqlalchemy.exc import ArgumentError
 
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.kinds import place
 from flask_outbox.outbox.schema import APPS, is_current, version
-from flask_outbox.outbox.tables import REVISION, metadata
+from flask_outbox.outbox.tables import REVISION, message, metadata, worker
 
+_OLDEST_DUE = select(func.min(message.c.due_at)).where(message.c.due_at.is_not(None))
+_LAST_HEARD = select(func.max(worker.c.beat_at))  # of drains, too
 DROPPED = True, None  # what Alembic says of a table that is in the database, and in no model
 
 
@@ -22,7 +24,8 @@ class Examined:
 
     ``revision``: its schema; None where it has none yet. ``upgrade``: the command that brings it
     up to date; "" where the first use does. ``weaknesses``: why mail that was acknowledged may
-    be lost. ``ahead``: seconds by which its clock is ahead of this machine's.
+    be lost. ``ahead``: seconds by which its clock is ahead of this machine's. ``unheeded``: seconds
+    for which mail has been due while no worker was heard of; 0.0 where none was.
     """
 
     revision: str | None
@@ -30,6 +33,7 @@ class Examined:
     upgrade: str
     weaknesses: tuple[str, ...]
     ahead: float
+    unheeded: float
 
 
 def cannot_be_made(file: Path) -> str:
@@ -60,15 +64,24 @@ def examine(outbox: Outbox, here: Callable[[], float]) -> Examined:
             ahead = database.time(connection) - here()
             current = is_current(connection, database)
             kept_by_app = database.keeper == APPS
+            unheeded = _unheeded(connection, database.time(connection)) if current else 0.0
             return Examined(
                 revision=REVISION if kept_by_app else version(connection, database.schema),
                 current=current,
                 upgrade=database.keeper,
                 weaknesses=weaknesses,
                 ahead=ahead,
+                unheeded=unheeded,
             )
     finally:
         database.close(engine)
+
+
+def _unheeded(connection: Connection, now: float) -> float:
+    oldest = connection.execute(_OLDEST_DUE).scalar_one()
+    if oldest is None:
+        return 0.0
+    return max(0.0, now - max(oldest, connection.execute(_LAST_HEARD).scalar_one() or 0.0))
 
 
 def is_spared_by(include: Callable[..., object]) -> bool:
