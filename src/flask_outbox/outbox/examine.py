@@ -78,10 +78,9 @@ def examine(outbox: Outbox, here: Callable[[], float]) -> Examined:
 
 
 def _unheeded(connection: Connection, now: float) -> float:
-    oldest = connection.execute(_OLDEST_DUE).scalar_one()
-    if oldest is None:
-        return 0.0
-    return max(0.0, now - max(oldest, connection.execute(_LAST_HEARD).scalar_one() or 0.0))
+    oldest: float | None = connection.execute(_OLDEST_DUE).scalar_one()
+    heard: float | None = connection.execute(_LAST_HEARD).scalar_one()
+    return 0.0 if oldest is None else max(0.0, now - max(oldest, heard or 0.0))
 
 
 def is_spared_by(include: Callable[..., object]) -> bool:
