@@ -153,7 +153,12 @@ def test_a_signal_that_ends_uwsgi_is_handled_by_no_thread_of_ours(folder, eyes, 
     with Hostile() as relay, serving(folder, SERVERS[name], relay.port) as home:
         assert get(f"{home}/send/ada")[0] == 200
         wait_for(lambda: eyes.count("state = 'accepted'") == 1)
-        process = int(get(f"{home}/quiet")[1])
+
+        def one_that_sends():
+            process = int(get(f"{home}/quiet")[1])
+            return process if len(threads_of(process)) > 1 else 0
+
+        process = wait_for(one_that_sends)
         blocked = {thread: blocked_in(process, thread) for thread in threads_of(process)}
     ending = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
     assert not ending & blocked.pop(process)
