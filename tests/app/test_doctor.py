@@ -41,7 +41,7 @@ DOCTOR = ("outbox", "doctor", "--no-dns")
 def shop(tmp_path):
     made = []
 
-    def make(db=None, **config):
+    def make(db=None, engine=None, **config):
         app = Flask("shop", instance_path=str(tmp_path / "instance"), root_path=str(tmp_path))
         plain = {
             "SECRET_KEY": "key",
@@ -52,7 +52,7 @@ def shop(tmp_path):
         app.config.update({key: value for key, value in given.items() if value is not None})
         if db is not None:
             db.init_app(app)
-        Mail(app)
+        Mail(app, engine=engine)
         made.append(app)
         return app
 
@@ -94,6 +94,20 @@ def settings(app):
 
 def doctor(app, *options):
     return app.test_cli_runner().invoke(args=[*DOCTOR, *options])
+
+
+class Nobody:
+    """An engine of an app that tells nobody."""
+
+    def wake(self, due_at):
+        pass
+
+
+def overdue(outbox):
+    """Put a mail there that should have gone long ago."""
+    put(outbox)
+    with outbox.begin() as connection:
+        connection.execute(update(message).values(due_at=message.c.due_at - 200))
 
 
 class TestSettings:
@@ -234,6 +248,14 @@ class TestOutbox:
         assert " s ahead of this machine's" in one(app, "clock", now=lambda: now - 3600)[1]
         assert " s behind this machine's" in one(app, "clock", now=lambda: now + 3600)[1]
 
+    def test_whose_mail_is_due_and_the_apps_own_engine_looks_after_nothing_is_told(
+        self, shop, tmp_path
+    ):
+        app = shop(engine=Nobody(), MAIL_OUTBOX_URL=f"sqlite:///{tmp_path / 'shop.sqlite3'}")
+        overdue(app.extensions["outbox"].outbox)
+        severity, what, fix = one(app, "workers")
+        assert (severity, "mail.drain()" in fix) == ("warning", True), (what, fix)
+
     @pytest.mark.parametrize(
         ("kind", "word"),
         [("embedded", "request"), ("process", "outbox worker"), ("celery", "task_routes")],
@@ -244,11 +266,9 @@ class TestOutbox:
         app = shop(MAIL_OUTBOX_URL=database, MAIL_WORKER=kind)
         outbox = app.extensions["outbox"].outbox
         outbox.upgrade()
-        assert one(app, "workers")[0] == "ok"
         put(outbox)
         assert one(app, "workers")[0] == "ok"
-        with outbox.begin() as connection:
-            connection.execute(update(message).values(due_at=message.c.due_at - 200))
+        overdue(outbox)
         severity, what, fix = one(app, "workers")
         assert (severity, word in fix) == ("warning", True), (what, fix)
         heartbeat(outbox, "w1", host="there", pid=1)

@@ -10,7 +10,8 @@ from flask_outbox.mail.diagnosis import Diagnosis, Grade
 from flask_outbox.wire.blocking import within
 
 UNHEEDED = 150.0  # seconds: a sweep of Celery's, or a drain of cron's, may have just failed to come
-BEGINS = {  # by MAIL_WORKER
+BEGINS = {  # by MAIL_WORKER, or for an app's own engine
+    "engine": "See that your engine reaches somebody, and that mail.drain() is called there.",
     "embedded": "Let the app serve a request: the worker in each of its processes begins with one.",
     "process": "Run `flask outbox worker`.",
     "celery": "See that beat runs, and that a Celery worker consumes the queue that the task"
@@ -71,7 +72,8 @@ def outbox(patient: Patient) -> Iterator[Diagnosis]:
     if not found.weaknesses:
         yield Diagnosis("durability", Grade.OK, "What is acknowledged is on the disk.")
     yield _clock(found.ahead)
-    yield _workers(found.unheeded, runtime.settings.worker)
+    kind = runtime.settings.worker if runtime.engine is None else "engine"
+    yield _workers(found.unheeded, kind)
 
 
 def _workers(unheeded: float, kind: str) -> Diagnosis:
