@@ -15,8 +15,8 @@ unclear          Unclear              yes      third in row   after 1/576, then 
 No deferral is tried again later than the give-up time, 2 days from when it was first due: then it
 has failed, or is unknown if it was ever unclear. But what was not its own attempt ends nothing, and
 who came to its first one so late, after an outage, has one more: a greylist asks it of everybody.
-How long a route pauses, how one mail at a time
-probes it, and who may take another, stands in ``mail/route.py``.
+How long a route pauses, how one mail at a time probes it, and who may take another, stands in
+``mail/route.py``.
 
 All times are UNIX seconds, ``jitter`` is a number in [0, 1).
 """
