@@ -19,7 +19,7 @@ from flask_outbox.mail.outcome import Accepted, Refused
 from flask_outbox.outbox.claim import claim, release
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.erase import erase
-from flask_outbox.outbox.sqlite import READING
+from flask_outbox.outbox.sqlite_driver import READING
 from flask_outbox.outbox.tables import content
 from outbox_mail import ADA, KEYRING, a_submission, look, one, put, say, take
 from outbox_process import other_process

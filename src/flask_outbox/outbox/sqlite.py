@@ -16,7 +16,6 @@ import threading
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from time import monotonic, sleep
 from types import MappingProxyType
 from typing import Any
 
@@ -27,47 +26,16 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from flask_outbox.mail.errors import ConfigurationError, OutboxUnavailable
 from flask_outbox.mail.say import Say
+from flask_outbox.outbox import sqlite_driver
 from flask_outbox.outbox.begin import about_to_write, begin_for_real
 from flask_outbox.outbox.forks import uwsgi_forks_next
 from flask_outbox.outbox.schema import APPS
+from flask_outbox.outbox.sqlite_driver import FULL, NORMAL, READING
 
 log = Say("flask_outbox.outbox")
 
 OLDEST = (3, 35, 0)  # the first with RETURNING and DROP COLUMN, which migrations need
-NAP_LEAST, NAP_MOST = 0.0002, 0.002  # seconds between two looks at a lock
 FORK_WAITS = 5.0  # seconds for a transaction under way to end before a fork
-READING = {"outbox_reads": True}
-WAITS = "outbox_waits"
-WIPES = "outbox_wipes"
-SYNCS = "outbox_syncs"
-
-NORMAL, FULL = 1, 2  # of PRAGMA synchronous; with NORMAL the next FULL commit brings it to the disk
-
-PRAGMAS = (
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",  # NORMAL may lose what was acknowledged when the power fails
-    "PRAGMA foreign_keys = ON",
-    "PRAGMA secure_delete = ON",  # what is wiped is overwritten
-    "PRAGMA journal_size_limit = 16777216",  # the log shrinks again after large attachments
-)
-NOW = "SELECT (julianday('now') - 2440587.5) * 86400.0"
-
-# What SQLite says, and what a person can do about it.
-FIXES = {
-    "SQLITE_FULL": "the disk is full. Make room; what waits is sent by itself then.",
-    "SQLITE_BUSY_SNAPSHOT": "this transaction had read before another one wrote, and cannot write "
-    "any more. Roll it back and begin it anew, with the write first.",
-    "SQLITE_BUSY": "another program held its write lock all the time. Look for one that keeps a "
-    "transaction open, such as a database shell.",
-    "SQLITE_READONLY": "it is read-only. Make the file and its folder writable for this user.",
-    "SQLITE_CANTOPEN": "it cannot be opened. Make its folder exist and writable for this user, or "
-    "set MAIL_OUTBOX_URL to a file elsewhere.",
-    "SQLITE_PERM": "this user may not use it. Make the file and its folder its own.",
-    "SQLITE_IOERR": "the disk reports an error. Look at the disk and its file system.",
-    "SQLITE_CORRUPT": "its content is damaged. Restore it, or move it away and start with a new "
-    "one.",
-    "SQLITE_NOTADB": "it is not an SQLite database. Set MAIL_OUTBOX_URL to another file.",
-}
 
 
 class Sqlite:
@@ -205,7 +173,7 @@ class Sqlite:
         with self._turn(self._writing):
             if self._apps is not None:  # whose pool may be small
                 with engine.connect() as connection:
-                    self._let_wipe(connection)
+                    sqlite_driver.let_wipe(connection)
                     with about_to_write():
                         transaction = connection.begin()
                     with transaction:
@@ -215,7 +183,7 @@ class Sqlite:
             if writer is None or writer.engine is not engine or writer.invalidated:
                 self._let_writer_go()
                 writer = self._writer = engine.connect()
-            self._let_sync(writer, FULL if lasting else NORMAL)
+            sqlite_driver.let_sync(writer, FULL if lasting else NORMAL)
             try:
                 with writer.begin():
                     yield writer
@@ -293,89 +261,22 @@ class Sqlite:
                 f"The outbox {self} could not be used: all connections of this process are in use."
             ) from error
         except (DatabaseError, sqlite3.DatabaseError) as error:
-            if (said := self._explanation(error)) is None:
+            if (fix := sqlite_driver.fix(error)) is None:
                 raise
-            raise OutboxUnavailable(said) from error
+            raise OutboxUnavailable(f"The outbox {self} could not be used: {fix}") from error
 
-    def now(self, connection: Connection) -> float:
-        """Ask the database for the time; of the driver, since every enqueue does."""
-        driver: Any = connection.connection.dbapi_connection
-        cursor = driver.cursor()  # an app's may be aiosqlite's, which has no execute() of its own
-        try:
-            cursor.execute(NOW)
-            return float(cursor.fetchone()[0])
-        finally:
-            cursor.close()
+    @staticmethod
+    def now(connection: Connection) -> float:
+        """Ask the database for the time."""
+        return sqlite_driver.now(connection)
 
     time = now
 
-    def _explanation(self, error: DatabaseError | sqlite3.DatabaseError) -> str | None:
-        cause = error.orig if isinstance(error, DatabaseError) else error
-        name = _errorname(cause)
-        fix = next((fix for prefix, fix in FIXES.items() if name.startswith(prefix)), None)
-        if fix is None and isinstance(cause, sqlite3.OperationalError):
-            fix = f"{cause}."
-        return None if fix is None else f"The outbox {self} could not be used: {fix}"
+    def _connected(self, driver: Any, _record: object) -> None:
+        sqlite_driver.prepare(driver, self.busy)
 
     def _begun(self, connection: Connection) -> None:
-        driver: Any = connection.connection.dbapi_connection
-        if "outbox_reads" in connection.get_execution_options():
-            self._let_wait(connection, int(self.busy * 1000))
-            driver.execute("BEGIN")
-        else:
-            self._let_wait(connection, 0)  # a commit has the lock already; only BEGIN waits
-            self._patiently(driver, "BEGIN IMMEDIATE")
-
-    def _connected(self, driver: Any, _record: object) -> None:
-        """Say to a new connection what SQLite must be told.
-
-        While another process makes the file, SQLite does not wait before it changes the journal.
-        """
-        for pragma in PRAGMAS:
-            self._patiently(driver, pragma)
-
-    @staticmethod
-    def _let_wait(connection: Connection, milliseconds: int) -> None:
-        """Set SQLite's own waiting, which a connection keeps, where it is another."""
-        if connection.info.get(WAITS) != milliseconds:
-            driver: Any = connection.connection.dbapi_connection
-            driver.execute(f"PRAGMA busy_timeout = {milliseconds}")
-            connection.info[WAITS] = milliseconds
-
-    @staticmethod
-    def _let_sync(connection: Connection, level: int) -> None:
-        """Set how a commit is brought to the disk, which can only be said between transactions."""
-        if connection.info.get(SYNCS, FULL) != level:
-            driver: Any = connection.connection.dbapi_connection
-            driver.execute(f"PRAGMA synchronous = {level}").close()
-            connection.info[SYNCS] = level
-
-    @staticmethod
-    def _let_wipe(connection: Connection) -> None:
-        """Have what is wiped overwritten, in an app's database, too."""
-        if not connection.info.get(WIPES):
-            driver: Any = connection.connection.dbapi_connection
-            driver.execute("PRAGMA secure_delete = ON").close()
-            connection.info[WIPES] = True
-
-    def _patiently(self, driver: Any, statement: str) -> None:
-        """Execute it, waiting for a lock with shorter naps than SQLite's own.
-
-        Those grow to 100 ms. Where several processes write all the time that is too long to hit a
-        gap, and every thread that writes stands behind it.
-        """
-        until = monotonic() + self.busy
-        nap = NAP_LEAST
-        while True:
-            try:
-                driver.execute(statement).close()
-            except sqlite3.OperationalError as error:
-                if not _errorname(error).startswith("SQLITE_BUSY") or monotonic() >= until:
-                    raise
-                sleep(nap)
-                nap = min(nap * 1.2, NAP_MOST)
-            else:
-                return
+        sqlite_driver.begin(connection, self.busy)
 
     # Forks
 
@@ -407,8 +308,3 @@ class Sqlite:
 
 
 _LEFT_BY_PARENT: list[Any] = []
-
-
-def _errorname(error: BaseException | None) -> str:
-    name: str = getattr(error, "sqlite_errorname", "")
-    return name
