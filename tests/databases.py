@@ -172,6 +172,7 @@ class MariaDb(Server):
                 "--skip-test-db",
                 *([f"--user={self.user}"] if os.geteuid() == 0 else []),
             ],
+            env={**os.environ, "TMPDIR": str(self.folder)},  # for the same reason as below
             check=False,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
