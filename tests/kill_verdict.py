@@ -1,7 +1,8 @@
 """The verdict over a run of kills: what the server accepted, against what the outbox says.
 
 A message is lost where nobody has it and nobody knows: it must be accepted by the server, or stand
-as ``unknown`` with the history that explains it. A copy is excused only by a kill at which this
+as ``unknown`` with the history that explains it. It is stuck where a killed worker still has it two
+leases later. A copy is excused only by a kill at which this
 very message was in flight, that is started and not recorded, as read from the database.
 """
 
@@ -38,6 +39,7 @@ class Verdict:
 
     lost: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    stuck: list[str] = field(default_factory=list)
     copies: int = 0
     excused: int = 0
     unknown: int = 0
@@ -47,15 +49,17 @@ class Verdict:
     @property
     def holds(self) -> bool:
         """Whether the promise was kept."""
-        return not self.lost and not self.wrong
+        return not (self.lost or self.stuck or self.wrong)
 
     def lines(self) -> Iterable[str]:
         """Print it."""
         yield f"lost                   {len(self.lost)}"
+        yield f"stuck after two leases {len(self.stuck)}"
         yield f"copies beyond one      {self.copies} (at most {self.excused} were in flight)"
         yield f"unknown                {self.unknown}"
         yield f"kills                  {self.kills}, {self.between} between MAIL and the record"
         yield from (f"LOST  {each}" for each in self.lost[:20])
+        yield from (f"STUCK {each}" for each in self.stuck[:20])
         yield from (f"WRONG {each}" for each in self.wrong[:20])
 
 
@@ -63,6 +67,7 @@ def judge(  # noqa: PLR0913  what a run is judged by
     rows: Mapping[str, Row],
     accepted: Sequence[str],
     kills: Sequence[Kill],
+    stuck: Iterable[str] = (),
     *,
     patience: Patience,
     wanted: int | None = None,
@@ -70,7 +75,8 @@ def judge(  # noqa: PLR0913  what a run is judged by
 ) -> Verdict:
     """Judge a run.
 
-    ``wanted``: how many kills there should have been. ``enough``: the share that has to hit.
+    ``stuck``: what the dead still had when it was to be taken over. ``wanted``: how many kills
+    there should have been. ``enough``: the share of them that has to hit.
     """
     copies = Counter(accepted)
     flown = Counter(each for kill in kills for each in kill.in_flight)
@@ -82,6 +88,7 @@ def judge(  # noqa: PLR0913  what a run is judged by
         kills=len(kills),
     )
     verdict.lost = [name for name, row in rows.items() if _is_lost(row, copies[name])]
+    verdict.stuck = sorted(stuck)
     verdict.wrong = [
         *(f"{name} was never enqueued" for name in copies if name not in rows),
         *_unexplained(rows, patience),

@@ -44,6 +44,7 @@ POOL = 3
 MAIN = 1 / 4  # of the kills from outside hit the main process
 LEASE = 3.0
 SWEEP = 1.0
+LATE = 15.0  # seconds beyond two leases: until a new Celery works, on a broker that is new, too
 ENOUGH = 0.4  # of the kills must hit a mail in flight: a main process has none
 LOOK = 0.1
 
@@ -205,6 +206,7 @@ def run(  # noqa: PLR0913  what a run is made of
         every = max(1, int(messages * len(POINTS) / (kills + 1) * 0.8))
         crew = Crew(folder, {})
         killer = Hunter(eyes, chance, kills, every, speaker=crew.speaker, crew=crew)
+        killer.taken_over = 2 * LEASE + LATE
         script: dict[str, Act | list[Act]] = {point: act(point, killer) for point in POINTS}
         relay = stack.enter_context(Hostile(script))
         crew.config = {
@@ -232,6 +234,7 @@ def run(  # noqa: PLR0913  what a run is made of
                 middle.restart()
             left = messages - len(asked) + open_mails(eyes)
             tell(f"{left} to go, {len(killer.kills)} kills, {len(relay.accepted)} accepted")
+            killer.look()
             time.sleep(0.25)
         accepted = relay.message_ids
     rows = {str(name): Row(*what) for name, *what in eyes.rows(ROWS)}
@@ -239,6 +242,7 @@ def run(  # noqa: PLR0913  what a run is made of
         rows,
         accepted,
         killer.kills,
+        killer.stuck,
         patience=PATIENCE,
         wanted=kills,
         enough=ENOUGH,

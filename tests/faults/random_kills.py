@@ -27,7 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' modules are
 
 import databases
-from faults_worker import PATIENCE, an_outbox, note_pid, pid_of, started
+from faults_worker import LEASE, PATIENCE, an_outbox, note_pid, pid_of, started
 from hostile import Act, Hostile, Session
 from kill_verdict import Kill, Row, Verdict, judge
 from worker_stage import Eyes, a_submission, put
@@ -36,11 +36,13 @@ POINTS = ("MAIL", "RCPT", "DATA", "body", "dot", "answered")
 FROM_OUTSIDE = 1 / 3  # of the kills
 TELL_EVERY = 10.0
 DEAD_WITHIN = 5.0  # seconds from the signal to the end of the process
+LATE = 1.0  # seconds beyond two leases, in which somebody who takes over may have to start first
 IN_FLIGHT = (
     "SELECT message_id FROM outbox_message"
     " WHERE state = 'sending' AND started_at IS NOT NULL AND worker LIKE ?"
 )
 WORKERS = "SELECT DISTINCT worker FROM outbox_message WHERE state = 'sending'"
+OWNED = "SELECT message_id, worker FROM outbox_message WHERE state = 'sending'"
 ROWS = (
     "SELECT message_id, state,"
     " (SELECT count(*) FROM outbox_event e WHERE e.message = m.id AND e.kind = 'unclear'),"
@@ -58,6 +60,9 @@ class Killer:
     wanted: int
     every: int  # points of the dialogue between two kills, on average
     speaker: Callable[[Session], int] = pid_of
+    taken_over: float = 2 * LEASE + LATE  # seconds after a kill
+    stuck: set[str] = field(default_factory=set)
+    killed_at: float = 0.0
     kills: list[Kill] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -79,8 +84,7 @@ class Killer:
                     self._kill("outside" if self.outside else point, self.chance.choice(victims))
 
     def _victims(self) -> list[int]:
-        names = [str(name) for (name,) in self.eyes.rows(WORKERS)]
-        return sorted(pid for pid in {int(name.split(":")[-2]) for name in names} if lives(pid))
+        return sorted(filter(lives, {pid_in(name) for (name,) in self.eyes.rows(WORKERS)}))
 
     def _kill(self, point: str, pid: int) -> None:
         if not pid or not lives(pid):  # 0 would be all of us
@@ -92,11 +96,24 @@ class Killer:
             time.sleep(0.001)
         rows = [row for each in dying for row in self.eyes.rows(IN_FLIGHT, f"%:{each}:%")]
         self.kills.append(Kill(point, frozenset(str(name) for (name,) in rows)))
+        self.killed_at = time.monotonic()
         self.left = self._next()
+
+    def look(self) -> None:
+        """Note what the dead still have, where there has been time enough to take it over."""
+        with self.lock:
+            if self.kills and time.monotonic() - self.killed_at > self.taken_over:
+                owned = self.eyes.rows(OWNED)
+                self.stuck.update(name for name, whose in owned if not lives(pid_in(whose)))
 
     def die_with(self, pid: int) -> list[int]:
         """List the processes that end when this one does, itself included."""
         return [pid]
+
+
+def pid_in(worker: str) -> int:
+    """Read who it is in a worker's name."""
+    return int(worker.split(":")[-2])
 
 
 def lives(pid: int) -> bool:
@@ -126,6 +143,7 @@ def run(  # noqa: PLR0913  what a run is made of
     workers: int,
     seconds: float,
     options: Sequence[str] = (),
+    late: float = LATE,
     tell: Callable[[str], object] = lambda _: None,
 ) -> Verdict:
     """Enqueue, send, kill, wait for the end, judge."""
@@ -139,6 +157,7 @@ def run(  # noqa: PLR0913  what a run is made of
     outbox.close()
     points = messages * len(POINTS)
     killer = Killer(eyes, chance, kills, max(1, int(points / (kills + 1) * 0.8)))
+    killer.taken_over = 2 * LEASE + late
     script: dict[str, Act | list[Act]] = {point: act(point, killer) for point in POINTS}
     with ExitStack() as stack:
         server = stack.enter_context(Hostile({"EHLO": note_pid, **script}))
@@ -158,13 +177,14 @@ def run(  # noqa: PLR0913  what a run is made of
         while (left := open_mails(eyes)) and time.monotonic() < end:
             assert program.poll() is None, "the workers' parent ended"
             tell(f"{left} to go, {len(killer.kills)} kills, {len(server.accepted)} accepted")
+            killer.look()
             time.sleep(0.25)
         program.terminate()
         with suppress(Exception):
             program.wait(20)
         accepted = server.message_ids
     rows = {str(name): Row(*what) for name, *what in eyes.rows(ROWS)}
-    return judge(rows, accepted, killer.kills, patience=PATIENCE, wanted=kills)
+    return judge(rows, accepted, killer.kills, killer.stuck, patience=PATIENCE, wanted=kills)
 
 
 def open_mails(eyes: Eyes) -> int:

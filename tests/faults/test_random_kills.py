@@ -24,7 +24,7 @@ def verdict(rows=None, accepted=None, kills=None, **more):
 
 @pytest.mark.timeout(100)
 def test_random_kills_lose_nothing_and_copy_only_what_was_in_flight(place: str):
-    judged = run(place, seed=20, kills=12, messages=300, workers=2, seconds=60.0)
+    judged = run(place, seed=20, kills=12, messages=300, workers=2, seconds=60.0, late=20.0)
     assert judged.holds, "\n".join(judged.lines())
     assert judged.kills == 12
 
@@ -44,6 +44,21 @@ def test_a_worker_that_sends_twice_does_not_pass(tmp_path: Path):
     )
     assert not judged.lost
     assert sum("accepted 2 times" in each for each in judged.wrong) == 6
+
+
+def test_workers_that_do_not_take_over_from_the_dead_do_not_pass(tmp_path: Path):
+    judged = run(
+        tmp_path / "outbox.sqlite3",
+        seed=1,
+        kills=1,
+        messages=60,
+        workers=1,
+        seconds=8.0,
+        options=["--lease", "60"],
+    )
+    assert judged.stuck
+    assert set(judged.stuck) <= {*judged.lost}
+    assert not judged.holds
 
 
 def test_a_run_in_which_all_is_well_holds():
