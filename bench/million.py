@@ -1,7 +1,8 @@
 """A claim, with a million mails due and a million more that wait.
 
-On each database: a million rows due now; half a million due tomorrow, as what a rate or a retry
-moved to its time is; half a million behind a paused route. No statistics are gathered. What filling
+On each database: a million rows due now; half a million due tomorrow, as what a retry or the limit
+of a domain moved to its time is; a quarter of a million behind a paused route, and as many of a
+transport that may send one a minute. No statistics are gathered. What filling
 wrote is on the disk before the first claim: no app adds two million rows at a stroke.
 
 Then claims of one and of a hundred are timed: released again, so that the same rows are claimed and
@@ -33,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the servers of o
 import databases
 from flask_outbox.mail.exchange import Conversation, Report
 from flask_outbox.mail.outcome import Accepted
+from flask_outbox.mail.rates import Rates
 from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.outbox.claim import claim, release, start
 from flask_outbox.outbox.database import Outbox
@@ -55,12 +57,15 @@ IDS = {
     "mariadb": "lpad(lower(hex(n)), 32, '0')",
 }
 DUE = "CASE WHEN (n & 3) = 2 THEN {now} + 86400.0 ELSE {now} - 60.0 END"
+TRANSPORT = "CASE (n & 7) WHEN 3 THEN 'away' WHEN 7 THEN 'slow' ELSE 'default' END"
+TRANSPORTS = ("default", "away", "slow")
+RATES = Rates(transports={"slow": 1 / 60})
 MESSAGE = (
     "INSERT INTO {at}outbox_message (id, message_id, transport, route, priority, state, due_at,"
     " created_at, first_due, worker, attempts, crashes, alone, unclear, sender, size, extra,"
     " fingerprint, reason)"
-    " {numbers} SELECT {id}, {id}, CASE WHEN (n & 3) = 3 THEN 'away' ELSE 'default' END, '',"
-    " 'normal', 'queued', {due}, {now}, {now}, '', 0, 0, {no}, {no}, 'shop@example.com', 300,"
+    " {numbers} SELECT {id}, {id}, {transport}, '', 'normal', 'queued', {due}, {now}, {now}, '',"
+    " 0, 0, {no}, {no}, 'shop@example.com', 300,"
     " '{{\"date\":0.0}}', '', '' FROM {s}"
 )
 RECIPIENT = (
@@ -118,6 +123,7 @@ def fill(outbox: Outbox, kind: str, rows: int) -> None:
             "numbers": numbers,
             "id": IDS[kind],
             "now": repr(now),
+            "transport": TRANSPORT,
             "no": "false" if kind == "postgresql" else "0",
             "s": "s" if numbers else f"(SELECT seq AS n FROM seq_1_to_{2 * rows}) s",  # noqa: S608  a number
             "octets": octets.get(kind, f"'{OCTETS}'"),
@@ -155,7 +161,7 @@ def timed_claims(
     found = []
     for _ in range(count):
         began = time.perf_counter()
-        mine = claim(outbox, transports=["default", "away"], limit=limit, worker="bench")
+        mine = claim(outbox, transports=TRANSPORTS, limit=limit, worker="bench")
         found.append((time.perf_counter() - began) * 1e3)
         assert len(mine) == limit, len(mine)
         end(outbox, mine)
@@ -180,7 +186,8 @@ def measure(outbox: Outbox, kind: str, rows: int) -> Found:
         for limit, count in ((1, 300), (100, 200))
     ]
     null = Null()
-    worker = Worker(Plan(outbox=outbox, transports={"default": null, "away": Null()}))
+    ways = {name: null if name == "default" else Null() for name in TRANSPORTS}
+    worker = Worker(Plan(outbox=outbox, transports=ways))
     thread = threading.Thread(target=worker.run)
     thread.start()
     time.sleep(5.0)
@@ -235,7 +242,7 @@ def main() -> int:
     print(f"{'':12}{''.join(f'{each:>9}' for each in columns)}{'s':>9}{'+MiB':>9}{'/s':>9}")
     with places() as new:
         for kind in asked.database or list(IDS):
-            outbox = Outbox(new[kind]())
+            outbox = Outbox(new[kind](), rates=RATES)
             outbox.upgrade()
             found = measure(outbox, kind, asked.rows)
             outbox.close()

@@ -15,7 +15,7 @@ from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.status import cancel, list_messages
 from flask_outbox.transports.base import unsigned
 from flask_outbox.worker import leased as leases
-from flask_outbox.worker import pace
+from flask_outbox.worker import looks, pace
 from flask_outbox.worker.engine import drain
 from flask_outbox.worker.journey import turn
 from flask_outbox.worker.leased import Leased
@@ -177,7 +177,7 @@ def test_a_turn_may_come_while_the_next_claim_is_made(leased, clock, late, misse
 
 def test_who_looks_after_a_turn_was_missed_does_so_at_once(leased, clock):
     leased.batch(Free(), ["default"])
-    leased.put(held(0.0), 10, [])
+    leased.put(held(0.0), 10, ["default"])
     assert leased.dry
     clock.now += 1.0
     assert leased.missed()
@@ -196,6 +196,29 @@ def limited(file):
     yield make
     for each in made:
         each.close()
+
+
+def test_what_a_rate_holds_back_is_no_reason_to_let_others_wait(
+    limited, plan, transport, monkeypatch
+):
+    monkeypatch.setattr(looks, "IN_TIME", 60.0)  # until what is limited is looked for again
+    outbox = limited(transports={"slow": 1 / 3600})
+    put(outbox, *(a_submission(f"n{number}") for number in range(300)))
+    put(outbox, *(a_submission(f"s{number}", transport="slow") for number in range(3)))
+    ways = {"default": transport, "slow": Told()}
+    with at_work(replace(plan, outbox=outbox, transports=ways, poll=60.0)):
+        wait_for(lambda: len(transport.sent) == 300)
+
+
+def test_whose_mail_was_not_asked_for_may_have_more(transport):
+    leased = Leased("w", Ways({"default": transport, "slow": Told()}))
+    leased.put([], 10, ["slow"])
+    assert leased.dry
+    assert leased.hungry(Free()) == ["default"]
+    leased.put([], 10, ["default"])
+    assert leased.hungry(Free()) == []
+    leased.ask_anew()
+    assert leased.hungry(Free()) == ["default", "slow"]
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,12 @@ class Leased:
 
     def __init__(self, worker: str, ways: Ways) -> None:
         self.worker = worker
-        self.dry = False  # the latest claim took all there was; the loop says when to look again
         self.brought = 0  # by the latest claim
         self.held_back = 0  # by all of them, since it could not be decrypted
         self.closed = False
         self.held_up = False  # nothing more is claimed for now
         self._ways = ways
+        self._dry: set[str] = set()  # transports of which a claim took all there was
         self._waiting: defaultdict[str, deque[Submission]] = defaultdict(deque)  # by route
         self._round: list[str] = []  # transports to be loaded that have mail and had no turn yet
         self._served: list[str] = []  # those that had one and may have more, the latest last
@@ -47,6 +47,15 @@ class Leased:
     def __iter__(self) -> Iterator[Submission]:
         for waiting in (self._alone, *self._waiting.values()):
             yield from waiting
+
+    @property
+    def dry(self) -> bool:
+        """Whether a claim took all there was of some; the loop says when to look again."""
+        return bool(self._dry)
+
+    def ask_anew(self) -> None:
+        """Let the next claim ask for all of them."""
+        self._dry.clear()
 
     def routing(self, transport: str) -> Routing:
         """Tell the routes of a transport."""
@@ -75,7 +84,7 @@ class Leased:
             waiting = sum(len(self._waiting.get(route, ())) for route in routes)
             return waiting + len(self._alone) < self._room(lanes, name, full)
 
-        configured = () if self.dry else self._ways.names
+        configured = (name for name in self._ways.names if name not in self._dry)
         by_turns = chain.from_iterable(zip_longest(self._round, self._served))
         loaded = (name for name in by_turns if name is not None and is_hungry(name))
         return [*filter(is_hungry, configured), *islice(loaded, LOADED_AT_ONCE)]
@@ -121,7 +130,7 @@ class Leased:
         Unless some was held back: then there may be more behind it.
         """
         has_more = len(claimed) == limit or held_back > 0
-        self.dry = self.dry or not has_more
+        self._dry.update(() if has_more else asked)
         self.brought = len(claimed)
         self.held_back += held_back
         again = [name for name in (*self._round, *self._served) if name in asked]
@@ -160,7 +169,7 @@ class Leased:
         gone = [each for each in self if each.id in late] if late else []
         for each in gone:
             (self._alone if each.alone else self._waiting[each.route]).remove(each)
-        self.dry = self.dry and not gone
+        self._dry.difference_update(each.transport for each in gone)
         return gone
 
     def take(self, windows: Sequence[Window], started: Sequence[Submission]) -> list[Window]:

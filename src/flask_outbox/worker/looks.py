@@ -62,7 +62,8 @@ class Looks:
         """Where it is time to, ask anew for what is configured, and who else has mail."""
         now = time.monotonic()
         if self._woken or now >= self._look_at:
-            self._woken = self._leased.dry = False
+            self._woken = False
+            self._leased.ask_anew()
             self.is_curious = self._ways.loads
         # What is recorded puts off the look time and again.
         if now >= self._names_at + (0.0 if self.is_curious else self._poll):
@@ -76,7 +77,7 @@ class Looks:
         if self._leased.dry and not self._was_dry:
             self._look_at = time.monotonic() + self._next_look()
         if recorded and (not self._is_paced or self._frees or any(map(_is_due_again, recorded))):
-            self._leased.dry = False  # what one outcome held back, by its route or row, may go now
+            self._leased.ask_anew()  # what one outcome held back, by its route or row, may go now
             self.is_curious = self._ways.loads
 
     def _next_look(self) -> float:
