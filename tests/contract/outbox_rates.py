@@ -331,6 +331,16 @@ class RateContract(Ground):
         other = put(outbox)
         assert other in ids(take(outbox) + take(outbox))
 
+    def test_a_claim_names_what_it_moved_since_there_may_be_more_behind_it(self, limited):
+        outbox = limited(domains={"gmail.com": 1.0})
+        put_in, other, moved = flood(outbox, 5), put(outbox), []
+        asked = {"transports": ["default"], "limit": 6, "worker": "w1"}
+        got = ids(claims.claim(outbox, **asked, moved=moved))
+        assert got == [put_in[0], other]
+        assert moved == put_in[1:]
+        assert claims.claim(outbox, **asked, moved=moved) == []
+        assert moved == put_in[1:]
+
     def test_each_of_a_flood_is_moved_once(self, limited, clock):
         outbox = limited(domains={"gmail.com": 100.0})
         put_in = flood(outbox, 300)

@@ -210,6 +210,15 @@ def test_what_a_rate_holds_back_is_no_reason_to_let_others_wait(
         wait_for(lambda: len(transport.sent) == 300)
 
 
+def test_nor_is_what_has_a_slot_however_much_of_it_there_is(limited, plan, eyes, monkeypatch):
+    monkeypatch.setattr(looks, "IN_TIME", 60.0)
+    outbox = limited(domains={"gmail.com": 1 / 3600})
+    mixed = ("example.org" if number % 20 == 0 else "gmail.com" for number in range(1000))
+    put(outbox, *(a_submission(f"n{n}", recipients=(f"n{n}@{at}",)) for n, at in enumerate(mixed)))
+    with at_work(replace(plan, outbox=outbox, poll=60.0)):
+        wait_for(lambda: eyes.count("state = 'accepted'") == 51)
+
+
 def test_whose_mail_was_not_asked_for_may_have_more(transport):
     leased = Leased("w", Ways({"default": transport, "slow": Told()}))
     leased.put([], 10, ["slow"])

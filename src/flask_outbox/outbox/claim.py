@@ -143,6 +143,7 @@ def claim(  # noqa: PLR0913  each is named
     full: Collection[str] = (),
     failed: list[Recorded] | None = None,
     held_back: list[str] | None = None,
+    moved: list[str] | None = None,
     takes: float = 0.0,
 ) -> list[Submission]:
     """Take what is due, most urgent first, and of equal urgency by turns of the transports.
@@ -152,10 +153,11 @@ def claim(  # noqa: PLR0913  each is named
     message to try it with, and none more while that is under way. A row that was on the line when a
     worker died comes alone in its list. What cannot be decrypted, and what is over a limit, is held
     back, and does not stand in the way. ``routing`` tells the routes of a transport; those that are
-    ``full`` get none, while the others of their tier do, and no other tier instead; ``failed`` gets
-    what became of rows that cannot be read, ``held_back`` the ids of what cannot be decrypted: then
-    there may be more to be had, since a claim looks on for a while only. ``takes``: seconds that a
-    claim takes about, so that no turn is given that would be over before its end.
+    ``full`` get none, while the others of their tier do, and no other tier instead. ``failed`` gets
+    what became of rows that cannot be read, ``held_back`` the ids of what cannot be decrypted, and
+    ``moved`` of what is over a limit: then there may be more to be had, since a claim looks on for
+    a while only. ``takes``: seconds that a claim takes about, so that no turn is given that would
+    be over before its end.
     """
     routings = [routing(name) for name in transports]
     held_back = [] if held_back is None else held_back
@@ -168,6 +170,8 @@ def claim(  # noqa: PLR0913  each is named
             continue
         if failed is not None:
             failed += found.failed
+        if moved is not None:
+            moved += found.moved
         readable = opened(outbox, found.claimed, held_back)
         if readable or is_over:
             return readable
@@ -213,12 +217,12 @@ def _claim(  # noqa: PLR0913, PLR0917  as above
             ours = {each for its in by_route.values() for each in its}
             turns = gate.close([row for row in rows if row["id"] in ours], done)
             if not rows:
-                return Read([], []), not gate.moved
+                return Read([], [], gate.moved), not gate.moved
             ids += [row["id"] for row in rows if row["id"] in ours]
             terms = {"b_fence": fence, "b_worker": worker, "now": now, "until": now + outbox.lease}
             for name, its in by_route.items():
                 _LEASE.run(connection, ids=its, b_route=name, **terms)
-            taken = read(connection, ids, fence, now, people)
+            taken = read(connection, ids, fence, now, people)._replace(moved=gate.moved)
             return paced(taken, turns, asked_at + takes), False
     except InDoubt:  # what has our fence is ours
         with outbox.begin() as connection:

@@ -53,6 +53,7 @@ class Read(NamedTuple):
 
     claimed: list[Claimed]
     failed: list[Recorded]
+    moved: Sequence[str] = ()  # to a slot of their own
 
 
 def read(

@@ -55,9 +55,9 @@ class Gate:
         self._moved: list[dict[str, Any]] = []
 
     @property
-    def moved(self) -> int:
-        """How many it has moved."""
-        return len(self._moved)
+    def moved(self) -> list[str]:
+        """The ids of what it has moved."""
+        return [each["row"] for each in self._moved]
 
     def shut(self, now: float) -> bool:
         """Lock the transports' own limits; tell whether there are any, so that time may pass.

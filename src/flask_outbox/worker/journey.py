@@ -31,6 +31,7 @@ def turn(outbox: Outbox, leased: Leased, lanes: Lanes, sign: Signing) -> list[Re
     if hungry and (len(too_old) < EXPIRED_MOST or leased.is_late):
         limit = leased.batch(lanes, hungry)
         held_back: list[str] = []
+        moved: list[str] = []
         claimed = claim(
             outbox,
             transports=hungry,
@@ -40,9 +41,10 @@ def turn(outbox: Outbox, leased: Leased, lanes: Lanes, sign: Signing) -> list[Re
             full=leased.full(lanes),
             failed=recorded,
             held_back=held_back,
+            moved=moved,
             takes=leased.pace.takes,
         )
-        leased.put(claimed, limit, hungry, len(held_back))
+        leased.put(claimed, limit, hungry, held_back=len(held_back), moved=len(moved))
 
     # start: one small commit before the first byte, for at most a window per free lane. What missed
     # the time that a limit gave it does not go along; it gets another.

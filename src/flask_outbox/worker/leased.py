@@ -123,13 +123,19 @@ class Leased:
         return self._batch
 
     def put(
-        self, claimed: Sequence[Submission], limit: int, asked: Collection[str], held_back: int = 0
+        self,
+        claimed: Sequence[Submission],
+        limit: int,
+        asked: Collection[str],
+        *,
+        held_back: int = 0,
+        moved: int = 0,
     ) -> None:
         """Hold what a claim brought; less than its limit: there was no more to be had.
 
-        Unless some was held back: then there may be more behind it.
+        Unless some was held back, or moved to its slot: then there may be more behind it.
         """
-        has_more = len(claimed) == limit or held_back > 0
+        has_more = len(claimed) == limit or held_back > 0 or moved > 0
         self._dry.update(() if has_more else asked)
         self.brought = len(claimed)
         self.held_back += held_back
