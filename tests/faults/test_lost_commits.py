@@ -18,6 +18,7 @@ from flask_outbox.mail.submission import Receipt
 from flask_outbox.outbox.claim import claim, extend, reclaim, release, start
 from flask_outbox.outbox.enqueue import Schedule, put
 from flask_outbox.outbox.record import record
+from flask_outbox.outbox.status import cancel, retry
 from flask_outbox.outbox.workers import heartbeat
 from flask_outbox.worker import journey
 from flask_outbox.worker.loop import Worker
@@ -184,6 +185,18 @@ def test_a_record_that_was_not_done_is_said_again(outbox, cutter, mails, eyes):
     assert eyes.count("state = 'sending'") == 3
     assert len(record(outbox, reports(started), float)) == 3
     assert eyes.rows("SELECT count(*) FROM outbox_event WHERE kind = 'accepted'") == [(3,)]
+
+
+def test_a_cancel_and_a_retry_that_were_done_are_told_so(outbox, cutter, mails, eyes):
+    for step in (cancel, retry):
+        cutter.at_commit(done=True)
+        assert step(outbox, mails[0])
+        cutter.at_commit(done=False)
+        with pytest.raises(InDoubt):
+            step(outbox, mails[1])
+        assert step(outbox, mails[1])
+    assert cutter.cuts == 4
+    assert eyes.count("state = 'queued'") == 3
 
 
 SLOW_COMMITS = """
