@@ -1,4 +1,4 @@
-"""A line between a program and its database server that can be cut, also at a COMMIT.
+"""A line between a program and its database server that can be cut, at a COMMIT or anywhere.
 
 ::
 
@@ -6,7 +6,8 @@
         ...                          # connect to cutter.port
         cutter.at_commit(done=True)  # the next one is done, and nobody hears of it
         cutter.at_commit(done=None)  # the next one arrives, and the server is still about it
-    cutter.at_commit(done=False) # the next one does not arrive
+        cutter.at_commit(done=False) # the next one does not arrive
+        cutter.at_word(7, done=True) # the same at the seventh thing that is said from now on
         cutter.away = True           # nobody gets through any more
         cutter.cut()                 # all lines, now
 """
@@ -27,12 +28,13 @@ class Cutter:
     def __init__(self, to: int) -> None:
         self._to = to
         self._commits: list[bool | None] = []
+        self._word: tuple[int, bool] | None = None
         self._lines: list[_Line] = []
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.away = False
-        self.cuts = 0  # at commits
+        self.cuts = 0  # at commits and words
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def __enter__(self) -> Self:
@@ -51,6 +53,11 @@ class Cutter:
         """Cut at the next COMMIT, on whichever line it comes."""
         with self._lock:
             self._commits.append(done)
+
+    def at_word(self, number: int, *, done: bool) -> None:
+        """Cut at this one of what clients say from now on, counted on all lines together."""
+        with self._lock:
+            self._word = number, done
 
     def cut(self) -> None:
         """Cut every line."""
@@ -74,10 +81,16 @@ class Cutter:
                 continue
             self._lines.append(_Line(self, near, far))
 
-    def commits(self) -> list[bool | None]:
-        """Tell how to cut at a COMMIT that has just come, if at all."""
+    def comes(self, *, is_commit: bool) -> list[bool | None]:
+        """Tell how to cut at what has just come, if at all."""
         with self._lock:
-            now, self._commits = self._commits[:1], self._commits[1:]
+            now: list[bool | None] = []
+            if self._word is not None:
+                left, done = self._word
+                self._word = (left - 1, done) if left > 1 else None
+                now = [] if self._word else [done]
+            if is_commit and not now:
+                now, self._commits = self._commits[:1], self._commits[1:]
             self.cuts += len(now)
             return now
 
@@ -105,7 +118,7 @@ class _Line:
             while data := self._near.recv(65_536):
                 before, statement = statement, data[HEADER:]
                 commits = statement.startswith(COMMIT) and not before.startswith(NOTHING)
-                how = self._cutter.commits() if commits else []
+                how = self._cutter.comes(is_commit=commits)
                 if how == [False]:
                     break
                 self._silent = bool(how)

@@ -108,6 +108,25 @@ def test_tables_that_were_made_by_what_was_rolled_back_are_made_again(engine, ma
     assert kept(mail, row)
 
 
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
+def test_a_session_whose_line_is_lost_while_we_write_is_rolled_back_as_any_other(
+    request, database, engine, mail
+):
+    kind = "postgresql" if database.startswith("postgresql") else "mariadb"
+    mail.send_later(note())  # from now on it is known that our tables are there
+    with Session(engine) as session:
+        session.add(Order(name="tea"))
+        session.flush()
+        request.getfixturevalue(kind).kick(database)
+        with pytest.raises(OutboxUnavailable):
+            mail.send_later(note(), session=session)
+        session.rollback()
+        row = mail.send_later(note(), session=session)
+        session.commit()
+    assert mail.status(row).state is State.QUEUED
+    assert ask(database, "SELECT count(*) FROM shop_order") == [(0,)]
+
+
 def test_a_scoped_session_is_one_too(engine, mail):
     session = scoped_session(sessionmaker(engine))
     row = mail.send_later(note(), session=session)

@@ -18,7 +18,10 @@ from flask_outbox.mail.submission import Receipt
 from flask_outbox.outbox.claim import claim, extend, reclaim, release, start
 from flask_outbox.outbox.enqueue import Schedule, put
 from flask_outbox.outbox.record import record
+from flask_outbox.outbox.status import cancel, retry
 from flask_outbox.outbox.workers import heartbeat
+from flask_outbox.worker import journey
+from flask_outbox.worker.loop import Worker
 from flask_outbox.worker.plan import Plan
 from worker_stage import Eyes, Told, a_submission, at_work, wait_for
 
@@ -134,6 +137,37 @@ def test_a_start_in_doubt_is_said_again_and_counts_once(outbox, cutter, mails, e
     assert eyes.count("attempts = 1") == 3
 
 
+def test_a_start_in_doubt_may_be_given_back_as_nothing_of_it_was_sent(outbox, cutter, mails, eyes):
+    claimed = take(outbox)
+    cutter.at_commit(done=True)
+    with pytest.raises(InDoubt):
+        start(outbox, claimed)
+    assert eyes.count("attempts = 1") == 3
+    release(outbox, claimed)
+    assert eyes.count("state = 'queued' AND attempts = 0 AND started_at IS NULL") == 3
+    assert len(start(outbox, take(outbox))) == 3
+
+
+def test_who_is_told_to_stop_in_doubt_about_a_start_gives_it_back(
+    outbox, cutter, eyes, monkeypatch
+):
+    put(outbox, a_submission(at_most_once=True))
+    transport, begin = Told(), journey.start
+    worker = Worker(Plan(outbox=outbox, transports={"default": transport}))
+
+    def in_doubt(outbox, submissions):
+        if submissions:
+            worker.stop()
+            cutter.at_commit(done=True)
+        return begin(outbox, submissions)
+
+    monkeypatch.setattr(journey, "start", in_doubt)
+    worker.run()
+    assert cutter.cuts == 1
+    assert transport.sent == []
+    assert (eyes.one("state"), eyes.one("attempts")) == ("queued", 0)
+
+
 def test_a_record_that_was_done_is_told_of_as_any_other(outbox, cutter, mails, eyes):
     started = start(outbox, take(outbox))
     cutter.at_commit(done=True)
@@ -151,6 +185,18 @@ def test_a_record_that_was_not_done_is_said_again(outbox, cutter, mails, eyes):
     assert eyes.count("state = 'sending'") == 3
     assert len(record(outbox, reports(started), float)) == 3
     assert eyes.rows("SELECT count(*) FROM outbox_event WHERE kind = 'accepted'") == [(3,)]
+
+
+def test_a_cancel_and_a_retry_that_were_done_are_told_so(outbox, cutter, mails, eyes):
+    for step in (cancel, retry):
+        cutter.at_commit(done=True)
+        assert step(outbox, mails[0])
+        cutter.at_commit(done=False)
+        with pytest.raises(InDoubt):
+            step(outbox, mails[1])
+        assert step(outbox, mails[1])
+    assert cutter.cuts == 4
+    assert eyes.count("state = 'queued'") == 3
 
 
 SLOW_COMMITS = """

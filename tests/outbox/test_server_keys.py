@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from database_fixtures import KINDS
 from flask_outbox.mail.errors import Contended, KeyConflict, OutboxUnavailable
 from flask_outbox.outbox import enqueue as enqueuing
-from flask_outbox.outbox import rates
+from flask_outbox.outbox import mysql, rates
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.enqueue import Schedule, enqueue
 from flask_outbox.outbox.enqueue import put as put_alone
@@ -213,6 +213,18 @@ def test_whoever_waits_for_the_lock_of_a_key_too_long_writes_nothing(on_mariadb)
     with on_mariadb.read() as connection:
         assert connection.execute(select(message.c.id)).scalars().all() == [other]
     assert put(on_mariadb, key="order-7") != other
+
+
+def test_a_line_that_is_lost_when_the_lock_is_let_go_says_so_and_leaves_nothing(
+    on_mariadb, monkeypatch
+):
+    monkeypatch.setattr(mysql, "_LET_GO", text("KILL CONNECTION_ID()"))
+    with pytest.raises(OutboxUnavailable):
+        put(on_mariadb, key="order-7")
+    monkeypatch.undo()
+    row = put(on_mariadb, key="order-7")
+    with on_mariadb.read() as connection:
+        assert connection.execute(select(message.c.id)).scalars().all() == [row]
 
 
 def test_the_lock_of_a_key_has_a_name_of_its_own_and_a_short_one(on_mariadb):

@@ -558,6 +558,23 @@ def test_what_came_too_late_is_told_like_any_other_that_ended(outbox, plan, tran
     assert transport.sent == []
 
 
+def test_what_ended_is_told_though_its_turn_fails_at_a_later_step(outbox, plan, monkeypatch):
+    claim, heard, failed = journey.claim, [], []
+
+    def away_once(*given, **named):
+        if not failed:
+            failed.append(None)
+            raise OutboxUnavailable("away")
+        return claim(*given, **named)
+
+    monkeypatch.setattr(journey, "claim", away_once)
+    put(outbox, a_submission("late"), schedule=Schedule(expires=1.0))
+    put(outbox, a_submission("good"))
+    with at_work(replace(plan, observe=heard.append)):
+        wait_for(lambda: any(each.state is State.ACCEPTED for each in heard))
+    assert [each.state for each in heard] == [State.EXPIRED, State.ACCEPTED]
+
+
 @pytest.fixture
 def in_the_way(eyes, monkeypatch):
     """How many wait to expire, at each claim."""

@@ -119,7 +119,9 @@ def test_who_missed_the_time_is_given_up_and_who_waits_for_a_lane_has_not_missed
 def test_it_is_due_again_as_it_was_and_was_not_begun(outbox, leased, clock, eyes):
     put(outbox, *(a_submission(f"n{number}") for number in range(5)))
     clock.now = time.monotonic() + 10.0
-    assert turn(outbox, leased, Free(), unsigned) == []
+    recorded = []
+    turn(outbox, leased, Free(), unsigned, recorded)
+    assert recorded == []
     assert leased.brought == 5
     assert eyes.count("state = 'queued' AND due_at IS NOT NULL AND attempts = 0") == 5
 

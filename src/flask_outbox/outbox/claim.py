@@ -329,16 +329,20 @@ def leave(outbox: Outbox, submission: Submission) -> bool:
 
 
 def release(outbox: Outbox, submissions: Sequence[Submission]) -> None:
-    """Give back what was not started: due as it was, nothing charged."""
+    """Give back what was not begun: due as it was, nothing charged.
+
+    That is what ``start`` has not returned. Its commit may have been done, in doubt.
+    """
     if not submissions:
         return
-    fences = {each.id: each.fence for each in submissions}
+    given = {each.id: each for each in submissions}
     with outbox.begin() as connection:
         now = outbox.now(connection)
         rows = [
             row
-            for row in connection.execute(ROWS, {"ids": list(fences)}).mappings()
-            if row["fence"] == fences[row["id"]] and row["started_at"] is None
+            for row in connection.execute(ROWS, {"ids": list(given)}).mappings()
+            if row["fence"] == given[row["id"]].fence
+            and (row["started_at"] is None or given[row["id"]].began_at is None)
         ]
         held = hold(connection, rows, now)
         for each in held:

@@ -102,11 +102,12 @@ class Held:
         self.tell(kind, reason)
 
     def give_back(self) -> None:
-        """End a lease that was never started: nothing is charged, and it is due as it was.
+        """End a lease of which nothing was sent: nothing is charged, and it is due as it was.
 
         It was due when it was claimed, so it is due now, wherever the clock was set to since.
         """
         self._heed_the_clock()
+        self.attempts -= self.row["started_at"] is not None
         for place in self.sending():
             place.move(State.QUEUED, min(place.due_at or self.now, self.now))
         self.reason = self.row["reason"]

@@ -157,6 +157,21 @@ def _connection(outbox: Outbox, session: Session, table: Table | None) -> Genera
         except StatementError as error:
             error.hide_parameters = True  # it must not quote a mail, whatever the app's engine says
             raise
+        except Exception as error:
+            _let_go_of_a_lost_line(connection, error)
+            raise
+
+
+def _let_go_of_a_lost_line(connection: Connection, error: Exception) -> None:
+    """Do what SQLAlchemy does where it runs a statement itself, which ours are not.
+
+    Else the session's rollback would be said to nobody, and raise.
+    """
+    if connection.invalidated:
+        return
+    dialect: Any = connection.dialect
+    if dialect.is_disconnect(error, connection.connection.dbapi_connection, None):
+        connection.invalidate(error)
 
 
 @contextmanager

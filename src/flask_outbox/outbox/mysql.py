@@ -128,9 +128,11 @@ class MySql(Server):
             raise OutboxUnavailable(f"The outbox {self} was busy: {why} for {seconds} s.")
         try:
             yield
-        finally:
+        except BaseException:
             with suppress(SQLAlchemyError):  # the line is lost, and with it the lock
                 connection.execute(_LET_GO, {"name": name}).close()
+            raise
+        connection.execute(_LET_GO, {"name": name}).close()
 
     def is_duplicate(self, cause: BaseException | None, /) -> bool:
         """Tell whether a row was refused for one that is there."""

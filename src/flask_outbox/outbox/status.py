@@ -1,12 +1,13 @@
 """What a person asks of the outbox, and what a person may do: look, cancel, retry."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, bindparam, select, update
 
-from flask_outbox.mail.errors import MessageError
+from flask_outbox.mail.errors import InDoubt, MessageError, OutboxUnavailable
 from flask_outbox.mail.lifecycle import OPEN, State
 from flask_outbox.mail.submission import Submission
 from flask_outbox.outbox.database import Outbox
@@ -176,8 +177,14 @@ def submission(outbox: Outbox, id: str) -> Submission | None:  # noqa: A002  the
 
 def cancel(outbox: Outbox, id: str) -> bool:  # noqa: A002  the word that users see
     """Keep a queued message from being sent; False where a worker has it, or it has ended."""
-    with outbox.begin() as connection:
-        return cancel_within(connection, outbox, id)
+    done = False
+    try:
+        with outbox.begin() as connection:
+            done = cancel_within(connection, outbox, id)
+    except InDoubt:
+        if not done or _state_now(outbox, id) != State.CANCELLED.value:
+            raise
+    return done
 
 
 def cancel_within(connection: Connection, outbox: Outbox, id: str) -> bool:  # noqa: A002  the same
@@ -206,6 +213,24 @@ def retry(outbox: Outbox, id: str) -> bool:  # noqa: A002  the word that users s
     Only the recipients that gave it its state are tried, with patience counted anew. Nobody who
     accepted it gets it again. Raises MessageError where its content is no longer kept.
     """
+    before: list[str] = []
+    try:
+        return _retry(outbox, id, before)
+    except InDoubt:
+        if not before or _state_now(outbox, id) in {None, *before}:
+            raise
+        return True
+
+
+def _state_now(outbox: Outbox, row: str) -> str | None:
+    """Look, where that is possible, whether a commit in doubt was done."""
+    with suppress(OutboxUnavailable), outbox.read() as connection:
+        found: str | None = connection.execute(_STATE, {"id": row}).scalar()
+        return found
+    return None
+
+
+def _retry(outbox: Outbox, id: str, before: list[str]) -> bool:  # noqa: A002  the same
     with outbox.begin() as connection:
         now = outbox.now(connection)
         rows = connection.execute(ROWS, {"ids": [id]}).mappings().all()
@@ -215,6 +240,7 @@ def retry(outbox: Outbox, id: str) -> bool:  # noqa: A002  the word that users s
         if connection.execute(_HAS_CONTENT, {"id": id}).first() is None:
             raise MessageError("Its content is no longer kept: compose the message again.")
         one = held[0]
+        before.append(one.state.value)
         _begin_afresh(one)
         settle(connection, held)
         expires = one.row["expires_at"]

@@ -19,10 +19,13 @@ from flask_outbox.worker.lanes import Lanes
 from flask_outbox.worker.leased import Leased
 
 
-def turn(outbox: Outbox, leased: Leased, lanes: Lanes, sign: Signing) -> list[Recorded]:
-    """Take each step once; a step that has nothing to do does nothing."""
-    recorded: list[Recorded] = []
+def turn(
+    outbox: Outbox, leased: Leased, lanes: Lanes, sign: Signing, recorded: list[Recorded]
+) -> None:
+    """Take each step once; a step that has nothing to do does nothing.
 
+    ``recorded`` gets what came of it, also of the steps before one that fails: it is committed.
+    """
     # claim: what is due becomes ours until its lease ends. One commit, nothing is charged.
     hungry = leased.hungry(lanes)
     too_old = expire(outbox) if hungry else []  # what is too old by now ends instead
@@ -62,7 +65,7 @@ def turn(outbox: Outbox, leased: Leased, lanes: Lanes, sign: Signing) -> list[Re
         recorded += expire_leased(outbox, next_ones)  # what got too old while it was ours
 
     # record: what the far side said; a row whose fence is no longer ours stays as it is.
-    return recorded + keep_books(outbox, lanes, lanes.reports())
+    recorded += keep_books(outbox, lanes, lanes.reports())
 
 
 def keep_books(outbox: Outbox, lanes: Lanes, reports: Sequence[Report]) -> list[Recorded]:

@@ -179,9 +179,12 @@ class Worker:
         self._tell(self._upkeep.mind())
         self._began()
         self._began = _nothing
-        recorded = turn(plan.outbox, leased, self._lanes, plan.sign)
-        self._count += sum(each.submission.began_at is not None for each in recorded)
-        self._tell(recorded)
+        recorded: list[Recorded] = []
+        try:
+            turn(plan.outbox, leased, self._lanes, plan.sign, recorded)
+        finally:
+            self._count += sum(each.submission.began_at is not None for each in recorded)
+            self._tell(recorded)
         paused = {each.submission.route for each in recorded if was_our_fault(each)}
         self._release(leased.let_go(paused))  # what would go by a route that is paused now
         self._looks.after_turn(recorded)
