@@ -104,3 +104,17 @@ def test_flask_outbox_drain_list_show_and_stats_go_by_the_apps_engine(open_one, 
             assert result.exit_code == 0, result.output
             assert said in result.output
         assert len(server.taken) == 1
+
+
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
+def test_by_the_apps_engine_ours_read_what_is_committed_and_the_apps_as_it_wants(open_one):
+    """In REPEATABLE READ a claim would lock gaps, and see no mail that came since."""
+    options = {"isolation_level": "REPEATABLE READ", "pool_size": 1, "max_overflow": 0}
+    with open_one(MAIL_WORKER="process", SQLALCHEMY_ENGINE_OPTIONS=options) as shop:
+        shop.mail.send_later(note())
+        shop.db.session.commit()
+        for _ in range(2):
+            with shop.app.extensions["outbox"].outbox.begin() as ours:
+                assert ours.get_isolation_level() == "READ COMMITTED"
+            assert shop.db.session.connection().get_isolation_level() == "REPEATABLE READ"
+            shop.db.session.rollback()
