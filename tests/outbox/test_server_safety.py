@@ -178,3 +178,25 @@ def test_a_server_that_accepts_and_never_answers_is_given_up(opened, monkeypatch
         with pytest.raises(OutboxUnavailable):
             put(outbox)
         outbox.close()
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_connections_that_were_ended_while_they_rested_cost_nobody_an_error(request, opened, kind):
+    server = request.getfixturevalue(kind)
+    url = server.new()
+    outbox = opened(url)
+    outbox.upgrade()
+    put(outbox)
+    assert server.kick(url)
+    put(outbox)
+
+
+def test_on_postgresql_nothing_is_prepared_which_a_pooler_might_not_know(postgresql, opened):
+    url = postgresql.new()
+    outbox = opened(url)
+    outbox.upgrade()
+    with outbox.begin() as connection:
+        for _ in range(9):  # the driver prepares what it says five times in a transaction
+            outbox.now(connection)
+        asked = "SELECT statement FROM pg_prepared_statements"
+        assert connection.exec_driver_sql(asked).all() == []
