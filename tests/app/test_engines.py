@@ -14,8 +14,10 @@ from app_server import running
 from engine_stage import later
 from flask_outbox import ConfigurationError, Mail, Message, State
 from flask_outbox.app import engines
+from flask_outbox.outbox.database import Outbox
 from flask_outbox.worker import celery as module
 from flask_outbox.worker.celery import TASK, Hints, register
+from flask_outbox.worker.listening import Listening
 from worker_stage import wait_for
 
 NOWHERE = {"broker_url": "memory://", "task_ignore_result": True}
@@ -135,6 +137,21 @@ def test_under_testing_draining_lets_what_is_due_count_as_sent(make_app):
         assert Mail().status(row).state is State.ACCEPTED
         assert Mail().status(tomorrow).state is State.QUEUED
     assert engine.dues == []
+
+
+def test_on_postgresql_workers_elsewhere_are_told_by_the_database(make_app, postgresql):
+    place = postgresql.new()
+    Outbox(place).upgrade()
+    app = make_app(MAIL_OUTBOX_URL=place, MAIL_WORKER="process")
+    heard = []
+    listening = Listening(app.extensions["outbox"].outbox, lambda: heard.append(1))
+    listening.begin()
+    listens = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'LISTEN %' AND datname = '{}'"
+    try:
+        wait_for(lambda: postgresql.ask(listens.format(place.rpartition("/")[2])))
+        wait_for(lambda: (later(app, "ada"), heard)[1])
+    finally:
+        listening.end()
 
 
 def test_an_engine_and_a_word_for_one_are_not_both_given(make_app):

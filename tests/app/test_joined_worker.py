@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from flask_outbox import State, message_sent
+from forked import in_child
 from shop import note, open_shop
 from worker_stage import BOUND, wait_for
 
@@ -104,3 +105,46 @@ def test_flask_outbox_drain_list_show_and_stats_go_by_the_apps_engine(open_one, 
             assert result.exit_code == 0, result.output
             assert said in result.output
         assert len(server.taken) == 1
+
+
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
+def test_by_the_apps_engine_ours_read_what_is_committed_and_the_apps_as_it_wants(open_one):
+    """In REPEATABLE READ a claim would lock gaps, and see no mail that came since."""
+    options = {"isolation_level": "REPEATABLE READ", "pool_size": 1, "max_overflow": 0}
+    with open_one(MAIL_WORKER="process", SQLALCHEMY_ENGINE_OPTIONS=options) as shop:
+        shop.mail.send_later(note())
+        shop.db.session.commit()
+        for _ in range(2):
+            with shop.app.extensions["outbox"].outbox.begin() as ours:
+                assert ours.get_isolation_level() == "READ COMMITTED"
+            assert shop.db.session.connection().get_isolation_level() == "REPEATABLE READ"
+            shop.db.session.rollback()
+
+
+WHO = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT connection_id()"}
+
+
+def test_what_the_app_has_open_at_a_fork_is_not_its_childs(open_one, database):
+    """As where it makes its tables while it is imported, and its server forks afterwards."""
+    with open_one(MAIL_WORKER="process") as shop:
+        kind = shop.db.engine.dialect.name
+
+        def used():
+            if kind == "sqlite":
+                shop.orders()
+                opened = [each.resolve() for each in Path("/proc/self/fd").iterdir()]
+                return [each for each in opened if each.name == Path(shop.place).name]
+            found = shop.db.session.execute(shop.db.text(WHO[kind])).scalar_one()
+            shop.db.session.rollback()
+            return [found]
+
+        shop.db.session.execute(shop.db.select(shop.Order)).all()
+        shop.db.session.rollback()  # it rests in the pool
+        ours = used()
+
+        def child():
+            assert used() != ours
+
+        assert ours
+        in_child(child)
+        assert kind == "sqlite" or used() == ours

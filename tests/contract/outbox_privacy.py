@@ -18,7 +18,7 @@ from flask_outbox.outbox.enqueue import enqueue
 from flask_outbox.outbox.prune import OCTETS_MOST, Keep, Pruned, pieces, prune
 from flask_outbox.outbox.schedule import Priority, Schedule
 from flask_outbox.outbox.status import cancel, history, list_messages, retry, submission
-from flask_outbox.outbox.tables import content, event, message, recipient
+from flask_outbox.outbox.tables import FORMAT, content, event, message, recipient
 from outbox_mail import (
     ADA,
     BOB,
@@ -199,6 +199,17 @@ class EncryptionContract(Ground):
         )
         assert held_back == [first]
         assert look(outbox, second).state is State.CANCELLED
+
+    def test_one_of_a_newer_version_is_left_alone(self, outbox):
+        ours, newer = put(outbox, a_secret()), put(outbox, a_secret())
+        with outbox.begin() as connection:
+            by_newer = update(message).where(message.c.id == newer)
+            connection.execute(by_newer.values(format=FORMAT + 1))
+        outbox.keyring = OTHERS
+        held_back = []
+        claim(outbox, transports=["default"], limit=1, worker="w1", held_back=held_back)
+        assert held_back == [ours]
+        assert (look(outbox, newer).due_at, look(outbox, newer).reason) == (EPOCH, "")
 
     def test_its_neighbours_in_a_claim_leave(self, outbox):
         put(outbox, a_secret())

@@ -68,6 +68,25 @@ def test_every_migration_can_be_taken_back(outbox):
         assert version(connection) == REVISION
 
 
+def test_taken_back_each_leaves_what_was_there_before_it(place):
+    outbox = Outbox(place)
+    outbox.open()
+    revisions = [f"{each:04}" for each in range(1, int(REVISION) + 1)]
+    before = {}
+
+    def walk(step, to):
+        with outbox.begin() as connection:
+            step(config(connection, outbox.database.schema), to)
+        return schema(outbox)
+
+    walk(command.downgrade, "base")
+    for each in revisions:
+        before[each] = walk(command.upgrade, each)
+    for each in reversed(revisions[:-1]):
+        assert walk(command.downgrade, each) == before[each]
+    outbox.close()
+
+
 def test_an_older_schema_is_migrated_on_first_use(outbox, caplog):
     outbox.open()
     with outbox.begin() as connection:

@@ -1,7 +1,9 @@
 """What a server must be allowed, and must promise: the page of the documentation, carried out."""
 
 import logging
+import os
 import re
+import socket
 from pathlib import Path
 
 import psycopg
@@ -9,6 +11,8 @@ import pytest
 from sqlalchemy import make_url
 
 from flask_outbox.mail.errors import OutboxUnavailable
+from flask_outbox.outbox import mysql
+from flask_outbox.outbox import postgresql as postgresql_module
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.prune import prune
 from flask_outbox.outbox.stats import stats
@@ -147,3 +151,52 @@ def test_mariadb_that_takes_no_large_message_is_warned_of(mariadb, opened, caplo
         mariadb.ask("SET GLOBAL max_allowed_packet = 67108864")
     (line,) = warnings(caplog)
     assert "max_allowed_packet is 16777216" in line
+
+
+# Nobody waits without end for a host that has vanished
+
+
+def test_on_postgresql_the_kernel_gives_up_who_acknowledges_nothing(postgresql, opened):
+    url = postgresql.new()
+    opened(url).upgrade()
+    with opened(url).read() as connection:
+        driver = connection.connection.driver_connection
+        with socket.socket(fileno=os.dup(driver.fileno())) as line:
+            options = ("TCP_USER_TIMEOUT", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
+            found = [line.getsockopt(socket.IPPROTO_TCP, getattr(socket, it)) for it in options]
+    assert found == [15_000, 5, 5, 3]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["postgresql", "mysql"])
+def test_a_server_that_accepts_and_never_answers_is_given_up(opened, monkeypatch, kind):
+    monkeypatch.setattr(postgresql_module, "CONNECT", 2)  # seconds; libpq knows no less
+    monkeypatch.setattr(mysql, "CONNECT", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"{kind}://outbox@127.0.0.1:{silent.getsockname()[1]}/shop"
+        outbox = Outbox(place, busy=1.0)
+        with pytest.raises(OutboxUnavailable):
+            put(outbox)
+        outbox.close()
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_connections_that_were_ended_while_they_rested_cost_nobody_an_error(request, opened, kind):
+    server = request.getfixturevalue(kind)
+    url = server.new()
+    outbox = opened(url)
+    outbox.upgrade()
+    put(outbox)
+    assert server.kick(url)
+    put(outbox)
+
+
+def test_on_postgresql_nothing_is_prepared_which_a_pooler_might_not_know(postgresql, opened):
+    url = postgresql.new()
+    outbox = opened(url)
+    outbox.upgrade()
+    with outbox.begin() as connection:
+        for _ in range(9):  # the driver prepares what it says five times in a transaction
+            outbox.now(connection)
+        asked = "SELECT statement FROM pg_prepared_statements"
+        assert connection.exec_driver_sql(asked).all() == []

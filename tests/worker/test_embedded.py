@@ -17,10 +17,11 @@ import pytest
 
 from flask_outbox.mail.errors import ConfigurationError
 from flask_outbox.outbox.database import Outbox
+from flask_outbox.transports.smtp import Smtp
 from flask_outbox.worker import embedded as module
 from flask_outbox.worker.embedded import Embedded
 from flask_outbox.worker.plan import Plan
-from hostile import Hostile
+from hostile import Hostile, later
 from worker_stage import BOUND, Told, a_submission, put, wait_for
 
 
@@ -234,6 +235,29 @@ def test_children_that_multiprocessing_makes_send_too(embedded, outbox, eyes):
     process.join(BOUND)
     assert process.exitcode == 0
     process.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_that_multiprocessing_ends_lets_its_worker_finish(outbox, eyes):
+    """As it ends by os._exit, which calls nothing of atexit."""
+    context = multiprocessing.get_context("fork")
+    with Hostile({"dot": later(1.0)}) as server:
+        smtp = Smtp("127.0.0.1", server.port)
+        embedded = Embedded(lambda: Plan(outbox=outbox, transports={"default": smtp}, poll=0.05))
+
+        def child():
+            put(outbox, a_submission())
+            embedded.ensure()
+            wait_for(lambda: eyes.count("started_at IS NOT NULL"))
+
+        process = context.Process(target=child)
+        process.start()
+        process.join(BOUND)
+        assert process.exitcode == 0
+        process.close()
+        assert eyes.one("state") == "accepted"
+        assert len(server.message_ids) == 1
+    assert eyes.rows("SELECT name FROM outbox_worker") == []
 
 
 # --- servers ---

@@ -204,6 +204,14 @@ def test_who_was_kept_from_the_database_for_a_lease_lets_others_come_back_first(
     outbox.close()
 
 
+def test_a_worker_with_a_long_lease_is_not_missed_by_those_with_a_short_one(file, transport):
+    outbox = Outbox(f"sqlite:///{file}", lease=3600.0)
+    with at_work(Plan(outbox=outbox, transports={"default": transport})) as worker:
+        wait_for(lambda: worker._upkeep.at)
+        assert worker._upkeep.at - time.monotonic() <= 30.0 / 4  # that of most
+    outbox.close()
+
+
 def test_what_a_dead_worker_left_is_taken_over(outbox, plan, transport, eyes):
     put(outbox, a_submission("unbegun"), a_submission("begun"))
     dead = claim(outbox, transports=["default"], limit=10, worker="dead")

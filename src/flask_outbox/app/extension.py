@@ -90,6 +90,8 @@ class Mail(_MailMixin):
             runtime.check()
         if self._joined is not None:
             self._joined.start(app, settings, suppressed=runtime.suppressed)
+            if not runtime.suppressed:
+                _ = runtime.outbox  # from here on no child has what the app has open
         engines.make_known(runtime)
         before = app.extensions.get("outbox")
         if isinstance(before, Runtime):

@@ -193,9 +193,9 @@ class Server:
         """Go on."""
 
     def after_fork_in_child(self, engine: Engine | None) -> None:
-        """Leave the parent's connections alone."""
-        if engine is not None:
-            engine.dispose(close=False)
+        """Leave the parent's connections alone, those of an app that we have not used yet, too."""
+        if (its := engine or self._apps) is not None:
+            its.dispose(close=False)
 
 
 def _cannot(error: BaseException | None) -> bool:

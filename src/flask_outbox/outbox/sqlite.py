@@ -289,8 +289,8 @@ class Sqlite:
                 self._held.append(lock)
         if self._writing in self._held:
             self._let_writer_go()
-        if engine is not None:
-            engine.dispose()
+        if (its := engine or self._apps) is not None:
+            its.dispose()
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
@@ -300,9 +300,9 @@ class Sqlite:
 
     def after_fork_in_child(self, engine: Engine | None) -> None:
         """Start anew. What a thread of the parent still had open is never touched, nor closed."""
-        if engine is not None and self.file is not None:
-            _LEFT_BY_PARENT.extend([engine.pool, self._writer])
-            engine.dispose(close=False)
+        if (its := engine or self._apps) is not None and self.file is not None:
+            _LEFT_BY_PARENT.extend([its.pool, self._writer])
+            its.dispose(close=False)
         self._writer = None
         self._lock_anew()
 

@@ -103,14 +103,18 @@ def choose_carrier(seconds: float) -> Carrier:
 
 def is_cooperative() -> bool:
     """Tell whether gevent or eventlet has taken over this process's sockets."""
-    for module, question in _PATCHERS:
-        with suppress(AttributeError, KeyError):
-            if getattr(sys.modules[module], question)("socket"):
-                return True
+    return any(map(is_patched_by, _PATCHERS))
+
+
+def is_patched_by(library: str) -> bool:
+    """Tell whether it was one of these."""
+    module, question = _PATCHERS[library]
+    with suppress(AttributeError, KeyError):
+        return bool(getattr(sys.modules[module], question)("socket"))
     return False
 
 
-_PATCHERS = (
-    ("gevent.monkey", "is_module_patched"),
-    ("eventlet.patcher", "is_monkey_patched"),
-)
+_PATCHERS = {
+    "gevent": ("gevent.monkey", "is_module_patched"),
+    "eventlet": ("eventlet.patcher", "is_monkey_patched"),
+}

@@ -74,7 +74,7 @@ class Embedded:
                 return
             self._thread = thread
             self._pid = os.getpid()
-            _hear_of_celerys_end()
+            _hear_of_the_end()
 
     def _say_once(self, why: str) -> None:
         if not self._refused:
@@ -152,10 +152,15 @@ def _forget_all() -> None:
         embedded.forget()
 
 
-def _hear_of_celerys_end() -> None:
-    """Hear that a child of Celery's pool ends, as that calls nothing of ``atexit``."""
+def _hear_of_the_end() -> None:
+    """Hear that a child of Celery's pool ends, or of multiprocessing: without atexit."""
     if (signals := sys.modules.get("celery.signals")) is not None:
         signals.worker_process_shutdown.connect(_stop_all)
+    processes = sys.modules.get("multiprocessing")
+    if processes is not None and processes.parent_process() is not None:
+        from multiprocessing.util import Finalize  # noqa: PLC0415  where it is there anyway
+
+        Finalize(None, _stop_all, exitpriority=0)
 
 
 @atexit.register

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from flask_outbox.mail.errors import OutboxUnavailable
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.notify import LOOK_UP, Deaf, listen
+from flask_outbox.worker.carriers import is_patched_by
 from flask_outbox.worker.say import say
 from flask_outbox.worker.unexpected import place
 
@@ -25,6 +26,9 @@ class Listening:
     def begin(self) -> None:
         """Listen from now on."""
         if not self._outbox.database.notifies:
+            return
+        if is_patched_by("eventlet"):  # to which psycopg does not yield, as it does to gevent
+            say.info("new mail is found by polling alone: to listen would hold up eventlet")
             return
         thread = threading.Thread(target=self._run, name="flask-outbox-listening", daemon=True)
         try:
