@@ -61,7 +61,7 @@ def slow():
 
 @contextmanager
 def draining(
-    folder: Path, port: int, count: int = 60, **settings: object
+    folder: Path, port: int, count: int = 60, options: tuple[str, ...] = (), **settings: object
 ) -> Iterator[subprocess.Popen[str]]:
     """Put so much into the outbox, and drain it."""
     (folder / "shop.py").write_text(textwrap.dedent(APP))
@@ -75,15 +75,14 @@ def draining(
     }
     subprocess.run((*FLASK, "put"), cwd=folder, env=environment, check=True)
     program = subprocess.Popen(
-        (*FLASK, "outbox", "drain"),
+        (*FLASK, "outbox", "drain", *options),
         cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    try:
-        with program:
+    with program:
+        try:
             yield program
+        finally:
             program.kill()
-    finally:
-        program.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -104,6 +103,22 @@ def test_a_signal_lets_what_is_under_way_finish_and_gives_back_the_rest(
     assert 1 <= begun <= 4
     assert eyes.count("state = 'accepted'") == begun
     assert eyes.count("state = 'queued' AND attempts = 0") == 60 - begun
+
+
+def test_after_its_seconds_it_finishes_what_is_under_way_and_says_that_something_is_left(
+    tmp_path, eyes, slow
+):
+    with draining(tmp_path, slow.port, options=("--seconds", "1")) as program:
+        wait_for(lambda: "DATA" in slow.verbs())
+        wait_for(lambda: eyes.count("state = 'queued'") >= 56 and not eyes.count(WAITING))
+        assert program.poll() is None
+        slow.go.set()
+        _, complaints = program.communicate(timeout=BOUND)
+    begun = len(slow.message_ids)
+    assert program.returncode == 1
+    assert "Something that is due could not be sent yet." in complaints
+    assert 1 <= begun <= 4
+    assert eyes.count("state = 'accepted'") == begun
 
 
 def test_a_second_signal_abandons_and_the_lease_brings_the_mail_back(tmp_path, eyes, slow):
