@@ -19,6 +19,7 @@ from typing import Self
 
 HEADER = 5  # octets before the text of a statement, at PostgreSQL and at MySQL
 COMMIT = b"COMMIT"
+UNANSWERED = 3.0  # seconds, then it is cut without an answer
 NOTHING = (b"SET ", b"COMMIT", b"ROLLBACK")  # after which there is nothing to commit
 
 
@@ -103,6 +104,7 @@ class _Line:
         self._near = near
         self._far = far
         self._silent = False  # what the server says now is not passed on
+        self._answered = threading.Event()
         self._threads = [
             threading.Thread(target=self._forth, daemon=True),
             threading.Thread(target=self._back, daemon=True),
@@ -126,7 +128,8 @@ class _Line:
                 if how == [None]:
                     break
                 if how:
-                    return  # cut when it has answered
+                    self._answered.wait(UNANSWERED)  # never, where the rest of it did not come
+                    break
         self.cut()
 
     def _back(self) -> None:
@@ -135,6 +138,7 @@ class _Line:
                 if self._silent:  # it has answered, so it is done
                     break
                 self._near.sendall(data)
+        self._answered.set()
         self.cut()
 
     def cut(self) -> None:
