@@ -3,6 +3,7 @@
 Whoever wrote looks again before anything is decided: by the id of the row, or by the fence.
 """
 
+from contextlib import nullcontext
 from functools import partial
 from itertools import cycle
 
@@ -245,17 +246,46 @@ def test_upkeep_in_doubt_may_be_done_again(outbox, cutter, mails, eyes, done):
         partial(extend, outbox, claimed[1:]),
         partial(release, outbox, claimed[:1]),
         partial(reclaim, outbox),
-        partial(heartbeat, outbox, "w", host="h", pid=1),
     ]
     for step in steps:
         cutter.at_commit(done=done)
         with pytest.raises(InDoubt):
             step()
         step()
-    assert cutter.cuts == len(steps)
+    cutter.at_commit(done=done)
+    with nullcontext() if done else pytest.raises(InDoubt):
+        heartbeat(outbox, "w", host="h", pid=1)
+    heartbeat(outbox, "w", host="h", pid=1)
+    assert cutter.cuts == len(steps) + 1
     assert eyes.rows("SELECT id FROM outbox_message WHERE state = 'queued'") == [(mails[0],)]
     assert len(start(outbox, claimed)) == 2
     assert eyes.rows("SELECT name FROM outbox_worker") == [("w",)]
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_who_died_and_what_that_left_is_told_once_whether_or_not_the_commit_was_done(
+    outbox, cutter, mails, eyes, done
+):
+    start(outbox, take(outbox))
+    heartbeat(outbox, "dead", host="h", pid=1)
+    eyes.change("UPDATE outbox_message SET leased_at = 1.0, lease_until = 2.0")
+    eyes.change("UPDATE outbox_worker SET beat_at = 2.0")
+    steps = {
+        partial(reclaim, outbox): lambda news: sorted(each.submission.id for each in news),
+        partial(heartbeat, outbox, "w", host="h", pid=2): lambda news: [
+            each.worker.name for each in news
+        ],
+    }
+    told = []
+    for step, read in steps.items():
+        cutter.at_commit(done=done)
+        if not done:
+            with pytest.raises(InDoubt):
+                step()
+        told += read(step())
+        assert step() == []
+    assert told == [*sorted(mails), "dead"]
+    assert cutter.cuts == len(steps)
 
 
 def test_a_worker_whose_commits_are_cut_again_and_again_sends_each_mail_once(

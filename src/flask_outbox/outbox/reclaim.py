@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, Double, String, bindparam, case, func, or_, select, update
 
-from flask_outbox.mail.errors import ConfigurationError
+from flask_outbox.mail.errors import ConfigurationError, InDoubt
 from flask_outbox.mail.lifecycle import State
 from flask_outbox.mail.outcome import Deferred, Outcome, Refused, Unclear
 from flask_outbox.mail.retry import MAX_CRASHES
@@ -14,7 +14,7 @@ from flask_outbox.mail.submission import Receipt, Submission
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.enqueue import uuid7
 from flask_outbox.outbox.held import Held, Judge, Kind
-from flask_outbox.outbox.record import Recorded
+from flask_outbox.outbox.record import Recorded, still_fenced
 from flask_outbox.outbox.settle import hold, settle
 from flask_outbox.outbox.statements import Each
 from flask_outbox.outbox.stored import Unreadable, unpack
@@ -91,13 +91,20 @@ def reclaim(outbox: Outbox) -> list[Recorded]:
     and claimed alone from then on. Started, claimed alone, and not marked as leaving: it died with
     its worker before the first byte; charged, and poison after MAX_CRASHES of that.
     """
-    with outbox.begin() as connection:
-        now = outbox.now(connection)
-        _mend(connection, now, outbox.lease)
-        rows = connection.execute(_LEFT_BEHIND, {"now": now}).mappings().all()
-        held = hold(connection, rows, now)
-        recorded = [one for each in held if (one := _take_back(outbox, each)) is not None]
-        settle(connection, held)
+    fences: dict[str, str] = {}
+    recorded: list[Recorded] = []
+    try:
+        with outbox.begin() as connection:
+            now = outbox.now(connection)
+            _mend(connection, now, outbox.lease)
+            rows = connection.execute(_LEFT_BEHIND, {"now": now}).mappings().all()
+            held = hold(connection, rows, now)
+            fences.update({each.row["id"]: each.row["fence"] for each in held})
+            recorded += [one for each in held if (one := _take_back(outbox, each)) is not None]
+            settle(connection, held)
+    except InDoubt:  # nobody would find them again, and tell of them
+        if not recorded or still_fenced(outbox, fences):
+            raise
     return recorded
 
 

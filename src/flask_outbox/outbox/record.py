@@ -90,7 +90,7 @@ def record(
     try:
         _write(outbox, first, jitter, _Written(done, alerts, theirs), waits=busy is None)
     except InDoubt:
-        if _still_ours(outbox, first, done):
+        if still_fenced(outbox, {id_: first[id_].submission.fence for id_ in done}):
             raise
     if busy is not None:
         busy += theirs
@@ -109,11 +109,11 @@ def record(
     ]
 
 
-def _still_ours(outbox: Outbox, first: Mapping[str, Report], done: Mapping[str, Ended]) -> bool:
-    """Tell whether a commit in doubt was not done: what is recorded has lost its fence."""
+def still_fenced(outbox: Outbox, fences: Mapping[str, str]) -> bool:
+    """Tell whether a commit in doubt was not done, which was to take these fences away, by id."""
     with outbox.begin() as connection:
-        rows = connection.execute(_FENCES, {"ids": list(done)})
-        return any(row.fence == first[row.id].submission.fence for row in rows)
+        rows = connection.execute(_FENCES, {"ids": list(fences)})
+        return any(row.fence == fences[row.id] for row in rows)
 
 
 def _write(

@@ -5,13 +5,13 @@ that has stopped beating: whichever worker marks it first tells it. A drain is s
 somebody looks, so it leaves its row for a day, marked as ended, until the next like it begins.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 
 from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
 
-from flask_outbox.mail.errors import Contended, OutboxUnavailable
+from flask_outbox.mail.errors import Contended, InDoubt, OutboxUnavailable
 from flask_outbox.mail.say import Say
 from flask_outbox.outbox.database import Outbox
 from flask_outbox.outbox.keyless import bring_back
@@ -26,6 +26,11 @@ FORGOTTEN = 86400.0  # seconds after the last sign of life
 
 _w = worker.c
 _BEAT = update(worker).where(_w.name == bindparam("b_name")).values(lost_at=None)
+_BEATEN = (
+    select(_w.beat_at)
+    .where(_w.name == bindparam("b_name"))
+    .with_for_update()  # the server may still be about a commit whose answer nobody hears
+)
 _SILENT = select(_w.name).where(_w.beat_at < bindparam("before"))
 _FORGET = delete(worker).where(_w.name.in_(bindparam("names", expanding=True)))
 _GONE = delete(worker).where(_w.name == bindparam("b_name"))
@@ -133,25 +138,22 @@ def heartbeat(  # noqa: PLR0913  who says so, and of whom
     did. If nobody runs with the same settings, perhaps it was the settings: what is held back for
     its key is due at once, and if there are others, paused routes are probed at once.
     """
+    lost: list[WorkerLost] = []
     strangers: list[str] = []
-    is_new = False
-    with outbox.begin() as connection:
-        now = outbox.now(connection)
-        lost = _lost(connection, name, now, SILENT * outbox.lease) if misses else []
-        beat = connection.execute(_BEAT, {"b_name": name, "beat_at": now})
-        if beat.rowcount == 0:
-            others = workers(connection)
-            known = {"name": name, "host": host, "pid": pid, **asdict(badge)}
-            connection.execute(insert(worker), {**known, "started_at": now, "beat_at": now})
-            # Looked for first: a DELETE that searches would wait for every row that others beat.
-            silent = connection.execute(_SILENT, {"before": now - FORGOTTEN}).scalars().all()
-            before = _like(others, host, badge)
-            if over := sorted({*silent, *before}):
-                connection.execute(_FORGET, {"names": over})
-            is_new = badge.settings not in {None, *(each.settings for each in others)}
-            if is_new and others:
-                probe_now(connection, now)
-            strangers = [] if before else _strangers(others, badge)
+    is_new, now = False, 0.0
+    try:
+        with outbox.begin() as connection:
+            now = outbox.now(connection)
+            lost = _lost(connection, name, now, SILENT * outbox.lease) if misses else []
+            beat = connection.execute(_BEAT, {"b_name": name, "beat_at": now})
+            if beat.rowcount == 0:
+                others = workers(connection)
+                known = {"name": name, "host": host, "pid": pid, **asdict(badge)}
+                connection.execute(insert(worker), {**known, "started_at": now, "beat_at": now})
+                strangers, is_new = _look_round(connection, others, host, badge, now)
+    except InDoubt:  # what it found would be found, and told, by nobody any more
+        if not _has_beaten(outbox, name, now):
+            raise
     for each in lost:
         log.error("%s", each)
     if strangers:
@@ -164,6 +166,27 @@ def heartbeat(  # noqa: PLR0913  who says so, and of whom
         with suppress(OutboxUnavailable, Contended):  # they leave by themselves, though later
             bring_back(outbox)
     return lost
+
+
+def _look_round(
+    connection: Connection, others: Sequence[Worker], host: str, badge: Badge, now: float
+) -> tuple[list[str], bool]:
+    """Tell who has another SECRET_KEY, and whether nobody runs with the same settings."""
+    # Looked for first: a DELETE that searches would wait for every row that others beat.
+    silent = connection.execute(_SILENT, {"before": now - FORGOTTEN}).scalars().all()
+    before = _like(others, host, badge)
+    if over := sorted({*silent, *before}):
+        connection.execute(_FORGET, {"names": over})
+    is_new = badge.settings not in {None, *(each.settings for each in others)}
+    if is_new and others:
+        probe_now(connection, now)
+    return [] if before else _strangers(others, badge), is_new
+
+
+def _has_beaten(outbox: Outbox, name: str, at: float) -> bool:
+    """Tell whether a beat whose commit was in doubt was written."""
+    with outbox.begin() as connection:
+        return connection.execute(_BEATEN, {"b_name": name}).scalar() == at
 
 
 def _lost(connection: Connection, me: str, now: float, silence: float) -> list[WorkerLost]:
