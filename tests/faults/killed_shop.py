@@ -7,6 +7,7 @@ KILLED_SHOP='{"place": "sqlite:////tmp/x/shop.sqlite3", "instance": "/tmp/x", "m
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def shop_of(given: dict[str, Any]) -> Shop:
                 shop.db.session.rollback()
                 shop.order(name)
                 shop.db.session.commit()
+                time.sleep(0.05)  # so that of the kills some come in between
                 shop.mail.send_later(note(recipients=[f"{name}@example.org"]), key=name)
         shop.db.session.commit()
         return name
